@@ -1,0 +1,177 @@
+"""Backbones: normalized images in, one map of features out."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Protocol, cast
+
+import timm
+import timm.data
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tag2mask.models.strides import center_cells, drop_strides
+from tag2mask.models.wide_resnet38 import WideResNet38
+
+RGB = tuple[float, float, float]
+
+LITE0 = "tf_efficientnet_lite0"
+# The packaged weights were trained on (x - 127) / 128, which is not timm's (x / 255 - 0.5) / 0.5.
+_OWN_NORMALIZATION: dict[str, tuple[RGB, RGB]] = {LITE0: ((127.0,) * 3, (128.0,) * 3)}
+_PROBE = 128
+"""Side of the picture that measures a backbone's stride: a multiple of every usual stride."""
+
+
+class Backbone(Protocol):
+    """What the network needs from a backbone."""
+
+    channels: int
+    """D, features per cell."""
+    stride: int
+    """Pixels per cell."""
+    mean: RGB
+    """Mean of the input in levels of 0-255."""
+    std: RGB
+    """Standard deviation of the input in levels of 0-255."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalized images [B, 3, H, W] to features [B, D, ceil(H / stride), ceil(W / stride)]."""
+
+    def finish(self) -> None:
+        """Drop what the feature map does not need; called once, after the weights are loaded."""
+
+
+def build_backbone(name: str, *, output_stride: int, dilate: bool) -> nn.Module:
+    """The backbone `name` with random weights: `wide_resnet38` or any model of timm.
+
+    Args:
+        name: name as timm spells it, or `wide_resnet38`.
+        output_stride: 8, 16 or 32 pixels per cell; a plain ViT keeps its patch size.
+        dilate: keep the receptive field behind a dropped stride with dilated convolutions.
+
+    Raises:
+        ValueError: no such backbone, or it cannot give that stride.
+    """
+    if name == "wide_resnet38":
+        if output_stride != WideResNet38.stride:
+            raise ValueError(f"wide_resnet38 has stride 8, got --output-stride {output_stride}; use --output-stride 8")
+        return WideResNet38()
+    return TimmBackbone(name, output_stride=output_stride, dilate=dilate)
+
+
+class TimmBackbone(nn.Module):
+    """Any timm model as a map of features, with the normalization that its weights expect.
+
+    Images are stretched to the next multiple of the stride, so that the cells tile the picture exactly at every
+    size; otherwise a map of ceil(H / stride) rows would cover more than the picture and be shifted against it.
+    """
+
+    def __init__(self, name: str, *, output_stride: int, dilate: bool) -> None:
+        super().__init__()
+        self.body = _create(name, output_stride if dilate else 32)
+        self._nhwc = str(getattr(self.body, "output_fmt", "NCHW")) == "NHWC"
+        self.mean, self.std = _OWN_NORMALIZATION.get(name) or _timm_normalization(self.body)
+        self.stride = 32
+        tokens, self.stride = self._probe(name)
+        if not tokens:
+            if self.stride > output_stride:
+                drop_strides(self.body, output_stride, _PROBE)
+                self.stride = self._probe(name)[1]
+            if self.stride != output_stride:
+                raise ValueError(
+                    f"Backbone {name} gives stride {self.stride}, not --output-stride {output_stride}; "
+                    f"use --output-stride {self.stride}" + ("" if dilate else " or --dilate")
+                )
+            center_cells(self.body, self.stride, _PROBE)
+        self.channels = int(self.body.num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized images [B, 3, H, W] to features [B, D, ceil(H / stride), ceil(W / stride)]."""
+        rows, columns = (-(-n // self.stride) for n in images.shape[-2:])
+        size = (rows * self.stride, columns * self.stride)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        return self._map(self.body.forward_features(images), rows, columns)
+
+    def finish(self) -> None:
+        """Replace the modules that only a classifier uses, so that every trainable parameter gets a gradient."""
+        with torch.enable_grad():
+            used = _parameters_behind(self(torch.zeros(1, 3, 2 * self.stride, 2 * self.stride)))
+        for name, child in self.body.named_children():
+            own = list(child.parameters())
+            if own and not any(id(p) in used for p in own):
+                setattr(self.body, name, nn.Identity())
+        for parameter in self.body.parameters():
+            parameter.requires_grad_(id(parameter) in used)
+
+    def _map(self, features: Tensor, rows: int, columns: int) -> Tensor:
+        if features.ndim == 3:
+            prefix = int(getattr(self.body, "num_prefix_tokens", 0) or 0)
+            return features[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+        return features.permute(0, 3, 1, 2) if self._nhwc else features
+
+    def _probe(self, name: str) -> tuple[bool, int]:
+        """(does it give tokens, stride); the model stays in the mode that it is in."""
+        was_training = self.body.training
+        self.body.eval()
+        reduction = _reduction(self.body)
+        side = -(-_PROBE // reduction) * reduction
+        try:
+            with torch.no_grad():
+                features = self.body.forward_features(torch.zeros(1, 3, side, side))
+        except (RuntimeError, AssertionError) as error:
+            size = "x".join(str(n) for n in self.body.pretrained_cfg["input_size"][1:])
+            raise ValueError(
+                f"Backbone {name} takes only pictures of {size} pixels ({error}); choose one for every size"
+            ) from error
+        finally:
+            self.body.train(was_training)
+        if features.ndim == 3:
+            return True, reduction
+        return False, side // features.shape[1 if self._nhwc else 2]
+
+
+def _create(name: str, output_stride: int) -> Any:
+    """The timm model without classifier, at `output_stride` and for pictures of any size where it can."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*timm.list_models(), "wide_resnet38"], n=4, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
+        raise ValueError(f"There is no backbone {name!r}{hint}")
+    wished: list[dict[str, Any]] = [{"dynamic_img_size": True}, {}]
+    if output_stride < 32:
+        wished.insert(0, {"output_stride": output_stride})
+    for options in wished:
+        try:
+            return timm.create_model(name, pretrained=False, num_classes=0, **options)
+        except (TypeError, AssertionError, NotImplementedError):
+            continue  # the model does not know the option; what it gives is checked afterwards
+    raise ValueError(f"timm cannot build {name} without its classifier; choose another --backbone")
+
+
+def _timm_normalization(body: nn.Module) -> tuple[RGB, RGB]:
+    config = timm.data.resolve_model_data_config(body)
+    return cast(RGB, tuple(255.0 * m for m in config["mean"])), cast(RGB, tuple(255.0 * s for s in config["std"]))
+
+
+def _reduction(body: Any) -> int:
+    """Pixels per cell of the last stage, as timm declares it."""
+    info = getattr(body, "feature_info", None)
+    stages = getattr(info, "info", info)
+    return int(stages[-1].get("reduction", 32)) if stages else 32
+
+
+def _parameters_behind(output: Tensor) -> set[int]:
+    """Ids of the parameters that `output` depends on, from its graph."""
+    used: set[int] = set()
+    seen: set[Any] = set()
+    stack: list[Any] = [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            used.add(id(node.variable))
+        stack.extend(following for following, _ in node.next_functions)
+    return used
