@@ -1,0 +1,97 @@
+"""What a reader hands on: a list of pictures with tags, and what the ids in its masks mean. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tag2mask.config import BACKGROUND, IGNORE
+
+
+class DataError(ValueError):
+    """The data set cannot be used as it is; the message names file, line and cure."""
+
+
+class MissingDataError(DataError, FileNotFoundError):
+    """A file or folder that the data set needs is not there."""
+
+
+class SplitError(DataError):
+    """The split that was asked for does not exist or holds no picture."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a data set."""
+
+    path: Path
+    """File of the picture."""
+    name: str
+    """Its path relative to the picture folder, with forward slashes, as in tags.csv."""
+    tags: tuple[int, ...]
+    """Indices into the class list, ascending; empty for a negative picture (or for one whose tags are not known)."""
+    mask: Path | None
+    """Its mask, where there is one."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """One split of a data set, checked."""
+
+    classes: tuple[str, ...]
+    """Class names; class `i` has label `i + 1`, label 0 is the background."""
+    pictures: tuple[Picture, ...]
+    mask_codes: NDArray[np.uint8]
+    """uint8 [256]: label 0..C or 255 for each id that a mask file may hold."""
+    root: Path
+    split: str
+    data_format: str
+    """`folder` or `voc`."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C, without background."""
+        return len(self.classes)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any picture of this split has a mask."""
+        return any(picture.mask is not None for picture in self.pictures)
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """uint8 [256, 3]: the PASCAL VOC colour of each label; 255 is (224, 224, 192)."""
+        return voc_palette()
+
+
+def voc_palette() -> NDArray[np.uint8]:
+    """The PASCAL VOC colour map, uint8 [256, 3].
+
+    Bits 0, 1, 2 of the label become the highest free bit of red, green, blue; then bits 3, 4, 5, and so on.
+    """
+    label = np.arange(256)[:, None]
+    shifts = np.arange(8)
+    bits = (label[..., None] >> (3 * shifts + np.arange(3)[:, None])) & 1
+    return np.asarray((bits << (7 - shifts)).sum(-1), dtype=np.uint8)
+
+
+def label_codes(num_classes: int, *, others: str) -> NDArray[np.uint8]:
+    """Codes of masks that hold labels already: 0..C and 255 stay, other ids become 255 (0 for "background")."""
+    codes = np.full(256, other_code(others), dtype=np.uint8)
+    codes[: num_classes + 1] = np.arange(num_classes + 1)
+    codes[IGNORE] = IGNORE
+    return codes
+
+
+def other_code(others: str) -> int:
+    """Label of mask ids outside the class list.
+
+    Raises:
+        ValueError: `others` is neither "ignore" nor "background".
+    """
+    if others not in ("ignore", "background"):
+        raise ValueError(f"others must be ignore or background, got {others!r}")
+    return IGNORE if others == "ignore" else BACKGROUND

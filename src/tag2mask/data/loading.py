@@ -1,0 +1,144 @@
+"""Pictures of a set as samples: random crops for training, whole pictures for evaluation."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from tag2mask.batch import Sample
+from tag2mask.config import AugmentConfig
+from tag2mask.data.dataset import DataError, Picture, PictureSet
+from tag2mask.data.pictures import PictureError, read_mask, read_picture
+from tag2mask.data.transforms import draw, joint_transform
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingPictures(Dataset[Sample]):
+    """Draw `n` of a whole training run, for every `n`.
+
+    Draws `e N .. (e + 1) N - 1` are the N pictures in an order that (seed, e) fixes; the augmentation of draw `n` is
+    fixed by (seed, n). So neither the number of workers nor a resumed run changes any sample.
+    A picture that cannot be read is passed over to the next of its epoch's order and named in `Sample.broken`.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureSet,
+        augment: AugmentConfig,
+        image_size: int | None,
+        fill_rgb: tuple[int, int, int],
+        seed: int,
+        length: int | None = None,
+    ) -> None:
+        """Samples of `pictures`.
+
+        Args:
+            pictures: From `open_data`.
+            augment: The joint transform.
+            image_size: Longer side to which pictures are resized before the random scale; None keeps them.
+            fill_rgb: Colour of the padding, the backbone's mean, 0-255.
+            seed: 0 or more.
+            length: Number of draws that `len` reports; default one epoch. Any n may be drawn.
+        """
+        self.pictures = pictures
+        self.augment = augment
+        self.image_size = image_size
+        self.fill_rgb = fill_rgb
+        self.seed = seed
+        self.length = len(pictures.pictures) if length is None else length
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, n: int) -> Sample:
+        """Draw `n`.
+
+        Raises:
+            DataError: no picture of the set can be read.
+        """
+        epoch, start = divmod(n, len(self.pictures.pictures))
+        order = self._epoch_order(epoch)
+        broken: list[str] = []
+        for index in np.roll(order, -start) if start else order:
+            picture = self.pictures.pictures[index]
+            try:
+                return self._sample(picture, n, tuple(broken))
+            except (PictureError, FileNotFoundError):
+                broken.append(picture.name)
+        raise DataError(
+            f"None of the {len(broken)} pictures of split {self.pictures.split!r} in {self.pictures.root} can be read, "
+            f"for example {broken[0]}. Replace them."
+        )
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        if self._order[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch, 0))
+            self._order = (epoch, rng.permutation(len(self.pictures.pictures)))
+        return self._order[1]
+
+    def _sample(self, picture: Picture, n: int, broken: tuple[str, ...]) -> Sample:
+        rgb = read_picture(picture.path)
+        mask = self._mask(picture, (rgb.shape[0], rgb.shape[1]))
+        crop = joint_transform(
+            rgb,
+            mask,
+            draw(np.random.default_rng((self.seed, n, 1)), self.augment),
+            crop_size=self.augment.crop_size,
+            image_size=self.image_size,
+            fill_rgb=self.fill_rgb,
+        )
+        tags = torch.zeros(self.pictures.num_classes, dtype=torch.bool)
+        tags[list(picture.tags)] = True
+        return Sample(crop.rgb, crop.valid, tags, crop.mask, picture.name, broken)
+
+    def _mask(self, picture: Picture, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """The mask, or None: training on tags only measures with masks, so a broken one must not stop it."""
+        if picture.mask is None:
+            return None
+        try:
+            return read_mask(picture.mask, self.pictures.mask_codes, size)
+        except (PictureError, FileNotFoundError) as error:
+            _log.warning("Training goes on without this mask: %s", error)
+            return None
+
+
+class EvaluationSample(NamedTuple):
+    """One whole picture at its own size."""
+
+    name: str
+    rgb: NDArray[np.uint8]
+    """uint8 [H, W, 3]."""
+    mask: NDArray[np.uint8] | None
+    """uint8 [H, W] in {0..C, 255}, or None where the picture has none."""
+    tags: NDArray[np.bool_]
+    """bool [C]."""
+
+
+class EvaluationPictures(Dataset[EvaluationSample]):
+    """The pictures of a set in their order, whole and unchanged. Use `collate_fn=list` or no batching to load them."""
+
+    def __init__(self, pictures: PictureSet) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures.pictures)
+
+    def __getitem__(self, index: int) -> EvaluationSample:
+        """Picture `index`.
+
+        Raises:
+            PictureError: picture or mask is broken, or they differ in size.
+        """
+        picture = self.pictures.pictures[index]
+        rgb = read_picture(picture.path)
+        mask = None if picture.mask is None else read_mask(picture.mask, self.pictures.mask_codes, rgb.shape[:2])
+        tags = np.zeros(self.pictures.num_classes, dtype=np.bool_)
+        tags[list(picture.tags)] = True
+        return EvaluationSample(picture.name, rgb, mask, tags)

@@ -1,0 +1,113 @@
+"""Picture and mask files to arrays. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+"""Suffixes, in lower case, of files that count as pictures when a folder is searched."""
+_GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+class PictureError(ValueError):
+    """A picture or mask file that cannot be used; the message names it."""
+
+
+def read_picture(path: str | Path) -> NDArray[np.uint8]:
+    """The picture as people see it: rotated by its EXIF data, first frame, any mode (see `to_rgb`).
+
+    Returns:
+        uint8 [H, W, 3], contiguous and writable.
+
+    Raises:
+        PictureError: not a picture, empty, truncated or broken.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(_upright(image))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the decoders raise nearly anything on damaged files
+        raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of a PIL image of any mode as uint8 [H, W, 3].
+
+    Transparency is laid over white. Grey of 16 bits is divided by 257, so 65535 is white; 32-bit and float grey is
+    scaled from the smallest of the usual ranges that holds it (1 for float, 255 for float, 65535, 2^31 - 1).
+    Colour profiles are ignored.
+    """
+    if image.mode in (*_GREY16, "I", "F"):
+        grey = _grey_to_uint8(np.asarray(image), image)
+        return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data must not lose a picture whose pixels are whole
+        return image
+
+
+def _grey_to_uint8(values: NDArray[np.generic], image: Image.Image) -> NDArray[np.uint8]:
+    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    ranges = [65535.0] if image.mode != "I" or image.format == "PNG" else [65535.0, 2.0**31 - 1]
+    if image.mode == "F":
+        ranges = [1.0, 255.0, 65535.0, 2.0**31 - 1]
+    peak = float(wide.max())
+    top = next((limit for limit in ranges if peak <= limit), peak)
+    return np.asarray(np.clip(np.rint(wide * (255.0 / top)), 0, 255), dtype=np.uint8)
+
+
+def read_mask(path: str | Path, codes: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """The labels of an indexed PNG.
+
+    Args:
+        path: Palette PNG, or 8-bit grey PNG that holds the ids themselves.
+        codes: uint8 [256], label of each id.
+        size: (height, width) of the picture; a mask of another size is refused.
+
+    Returns:
+        uint8 [H, W] in {0..C, 255}.
+
+    Raises:
+        PictureError: broken, not an indexed PNG, or of another size.
+        FileNotFoundError: there is no such file.
+    """
+    ids = _mask_ids(Path(path))
+    if size is not None and ids.shape != tuple(size):
+        raise PictureError(
+            f"Mask {path} is {ids.shape[0]} x {ids.shape[1]} (height x width), its picture {size[0]} x {size[1]} "
+            "after EXIF rotation. Draw the mask on the picture as it is shown."
+        )
+    return codes[ids]
+
+
+def _mask_ids(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
+            stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
+            kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
+            ids = np.asarray(image)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the decoders raise nearly anything on damaged files
+        raise PictureError(f"{path} cannot be read as a mask: {error}. Replace or remove it.") from error
+    if kind not in ("P", "L", "1") or stretched:
+        raise PictureError(
+            f"Mask {path} is {kind}{' of fewer than 8 bits' if stretched else ''}, not an indexed PNG. Save it as "
+            "8-bit palette PNG whose pixel values are the labels (0 background, 1 the first class, 255 ignored)."
+        )
+    return ids.astype(np.uint8)

@@ -1,0 +1,178 @@
+"""Text files of a data set: tags.csv, classes.txt and split lists. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from tag2mask.data.dataset import DataError, MissingDataError
+
+MAX_CLASSES = 254
+"""Labels 1..254; 0 is the background and 255 is ignored."""
+_ON_OFF = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
+
+
+@dataclass(frozen=True)
+class TagRow:
+    """One row of tags.csv."""
+
+    line: int
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TagTable:
+    """tags.csv, by picture."""
+
+    path: Path
+    rows: dict[str, TagRow]
+    columns: tuple[str, ...]
+    """Class columns of a 0/1 table; empty for a `file_name,tags` table."""
+
+
+def read_text(path: Path) -> str:
+    """Text of a UTF-8 file, without byte order mark.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise MissingDataError(f"There is no file {path}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+
+
+def safe_name(value: object, where: str) -> str:
+    """A picture's name with forward slashes, certain to stay inside the picture folder.
+
+    Raises:
+        DataError: not a string, empty, absolute, or with `..` in it.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: file_name must be the name of a picture, got {value!r}")
+    name = PurePosixPath(value.strip())
+    windows = PureWindowsPath(value.strip())
+    if name.is_absolute() or windows.drive or windows.root or ".." in name.parts or ".." in windows.parts:
+        raise DataError(
+            f"{where}: file_name {value!r} leaves the picture folder. Give the path relative to it, without '..'."
+        )
+    return name.as_posix()
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names of classes.txt, one per line, in the order of their labels 1, 2, ...
+
+    Raises:
+        DataError: no name, a name twice, `background` (it is label 0 and not listed), or more than 254.
+    """
+    classes: dict[str, int] = {}
+    for line, name in numbered_lines(path):
+        if name in classes:
+            raise DataError(f"{path} line {line}: class {name!r} is already on line {classes[name]}. Remove one.")
+        if name.lower() == "background":
+            raise DataError(f"{path} line {line}: background is label 0 and is not listed. Remove the line.")
+        classes[name] = line
+    if not classes:
+        raise DataError(f"{path} names no class. Write one class name per line, or delete the file.")
+    return checked_classes(tuple(classes), path)
+
+
+def checked_classes(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    """`classes`, if a uint8 mask can hold them."""
+    if len(classes) > MAX_CLASSES:
+        raise DataError(f"{path} names {len(classes)} classes; a mask holds at most {MAX_CLASSES}.")
+    return classes
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The non-empty lines of a text file, stripped, with their 1-based numbers."""
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: name) -> TagTable:
+    """tags.csv: `file_name,tags` with `;` between tags, or `file_name` and one 0/1 column per class.
+
+    Args:
+        path: The file; UTF-8 with or without byte order mark, any line ending, quoted as csv.
+        key: Gives the key under which a picture's row is stored, or None to ignore the row.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: header missing, row too long or short, a name twice or outside the folder, a cell that is not 0/1.
+    """
+    reader = csv.reader(read_text(path).splitlines(keepends=True), strict=True)
+    rows: dict[str, TagRow] = {}
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        columns = _columns(path, header)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            where = f"{path} line {reader.line_num}"
+            _check_width(where, cells, header)
+            cell_of = dict(zip(header, cells, strict=True))
+            name = key(safe_name(cell_of["file_name"], where))
+            if name is None:
+                continue
+            if name in rows:
+                raise DataError(f"{where}: {name!r} is already on line {rows[name].line}. Keep one row per picture.")
+            rows[name] = TagRow(reader.line_num, _row_tags(where, cell_of, columns))
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: not valid csv ({error}). Correct the quotes.") from error
+    return TagTable(path, rows, columns)
+
+
+def _columns(path: Path, header: list[str]) -> tuple[str, ...]:
+    """Class columns of the header; none for a `file_name,tags` table."""
+    if "file_name" not in header:
+        raise DataError(
+            f"{path} line 1: the header must be 'file_name,tags', or 'file_name' and one column per class, "
+            f"separated by commas; got {','.join(header)!r}."
+        )
+    columns = tuple(cell for cell in header if cell != "file_name")
+    if len(set(header)) != len(header) or not all(columns) or not columns:
+        raise DataError(
+            f"{path} line 1: after 'file_name' the header needs 'tags' or the class names, each once and none empty; "
+            f"got {','.join(header)!r}."
+        )
+    return () if "tags" in columns else columns
+
+
+def _check_width(where: str, cells: list[str], header: list[str]) -> None:
+    if len(cells) != len(header):
+        raise DataError(
+            f"{where}: {len(cells)} cells, but the header has {len(header)}. Separate tags by ';' "
+            "and keep the comma before an empty tag cell."
+        )
+
+
+def _row_tags(where: str, cell_of: dict[str, str], columns: tuple[str, ...]) -> tuple[str, ...]:
+    if not columns:
+        return tuple(dict.fromkeys(tag.strip() for tag in cell_of["tags"].split(";") if tag.strip()))
+    for column in columns:
+        if cell_of[column].strip().lower() not in _ON_OFF:
+            raise DataError(f"{where}: column {column!r} must hold 0 or 1, got {cell_of[column]!r}.")
+    return tuple(column for column in columns if _ON_OFF[cell_of[column].strip().lower()])
+
+
+def class_indices(tags: Iterable[str], classes: Sequence[str], where: str, cure: str) -> tuple[int, ...]:
+    """Ascending indices of `tags` in `classes`.
+
+    Raises:
+        DataError: a tag that is no class; the message names `where`, the likely spelling, and `cure`.
+    """
+    indices = set()
+    for tag in tags:
+        if tag not in classes:
+            close = difflib.get_close_matches(tag, classes, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise DataError(f"{where}: unknown class {tag!r}; the classes are {', '.join(classes)}.{hint} {cure}")
+        indices.add(classes.index(tag))
+    return tuple(sorted(indices))

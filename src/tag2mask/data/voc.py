@@ -1,0 +1,181 @@
+"""The PASCAL VOC tree: JPEGImages/, ImageSets/Segmentation/, tags.csv or Annotations/. Imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.data.dataset import (
+    DataError,
+    MissingDataError,
+    Picture,
+    PictureSet,
+    SplitError,
+    label_codes,
+    other_code,
+)
+from tag2mask.data.folder import mask_path, mask_tags
+from tag2mask.data.tables import class_indices, numbered_lines, read_classes, read_tag_table, safe_name
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""The twenty classes of PASCAL VOC; id `i + 1` in its masks."""
+_SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+_log = logging.getLogger(__name__)
+
+
+def open_voc(root: Path, *, split: str | None, tags_from: str, others: str, need_tags: bool) -> PictureSet:
+    """One split of a VOC tree, checked; rules in docs/data.md.
+
+    Raises:
+        DataError: with file, line and cure.
+    """
+    classes_file = root / "classes.txt"
+    classes = read_classes(classes_file) if classes_file.is_file() else VOC_CLASSES
+    codes = voc_codes(classes, others=others)
+    list_file = split_file(root, split)
+    lines = listed_ids(list_file)
+    paths = {name: _picture_path(root, name, f"{list_file} line {line}") for name, line in lines.items()}
+    masks = {name: _mask(root, name) for name in lines}
+    if tags_from == "masks":
+        tags = {name: mask_tags(mask, codes, name) for name, mask in masks.items()}
+    else:
+        tags = _tags(root, lines, list_file, classes, need_tags=need_tags)
+    pictures = tuple(Picture(paths[name], paths[name].name, tags.get(name, ()), masks[name]) for name in lines)
+    return PictureSet(classes, pictures, codes, root, split or list_file.stem, "voc")
+
+
+def voc_codes(classes: tuple[str, ...], *, others: str) -> NDArray[np.uint8]:
+    """uint8 [256]: labels of VOC mask ids, by class name; ids of no listed class become 255 (0 for "background").
+
+    Where no class is one of the twenty, the masks are taken to hold labels in the order of classes.txt.
+    """
+    if not set(classes) & set(VOC_CLASSES):
+        return label_codes(len(classes), others=others)
+    if unknown := [name for name in classes if name not in VOC_CLASSES]:
+        _log.warning("No VOC mask id stands for %s: these classes cannot be scored on masks.", ", ".join(unknown))
+    codes = np.full(256, other_code(others), dtype=np.uint8)
+    codes[BACKGROUND], codes[IGNORE] = BACKGROUND, IGNORE
+    for label, name in enumerate(classes, start=1):
+        if name in VOC_CLASSES:
+            codes[VOC_CLASSES.index(name) + 1] = label
+    return codes
+
+
+def split_file(root: Path, split: str | None) -> Path:
+    """The list of a split; None means train_aug.txt where that exists, else train.txt.
+
+    Raises:
+        SplitError: no such split.
+    """
+    folder = root / "ImageSets" / "Segmentation"
+    names = ("train_aug", "train") if split in (None, "train") else (split,)
+    candidates = [folder / f"{name}.txt" for name in names]
+    for path in candidates if split is None else [*candidates, Path(split)]:
+        if path.is_file():
+            return path
+    known = ", ".join(path.stem for path in sorted(folder.glob("*.txt"))) or "none"
+    raise SplitError(
+        f"{folder} has no split {split or 'train'!r}; splits: {known}. Or give the path of a list of pictures."
+    )
+
+
+def listed_ids(path: Path) -> dict[str, int]:
+    """Picture ids of a list with their lines; a line may also be a file name, or '/JPEGImages/ID.jpg MASK'.
+
+    Raises:
+        SplitError: empty list.
+        DataError: an id twice, or one that leaves the tree.
+    """
+    lines: dict[str, int] = {}
+    for line, text in numbered_lines(path):
+        name = picture_id(safe_name(text.split()[0].removeprefix("/JPEGImages/"), f"{path} line {line}"))
+        if name in lines:
+            raise DataError(f"{path} line {line}: {name!r} is already on line {lines[name]}. Remove one.")
+        lines[name] = line
+    if not lines:
+        raise SplitError(f"{path} lists no picture. Write one picture id per line.")
+    return lines
+
+
+def picture_id(name: str) -> str:
+    """The VOC id of a picture: its name without JPEGImages/ and without suffix."""
+    return _SUFFIX.sub("", name.removeprefix("JPEGImages/"))
+
+
+def _picture_path(root: Path, name: str, where: str) -> Path:
+    for suffix in (".jpg", ".jpeg", ".JPG", ".png"):
+        path = root / "JPEGImages" / f"{name}{suffix}"
+        if path.is_file():
+            return path
+    raise MissingDataError(f"{where}: there is no picture {root / 'JPEGImages' / name}.jpg. Add it or remove the line.")
+
+
+def _mask(root: Path, name: str) -> Path | None:
+    return mask_path(root / "SegmentationClassAug", f"{name}.png") or mask_path(
+        root / "SegmentationClass", f"{name}.png"
+    )
+
+
+def _tags(
+    root: Path, lines: Mapping[str, int], list_file: Path, classes: tuple[str, ...], *, need_tags: bool
+) -> dict[str, tuple[int, ...]]:
+    """Tags of the listed pictures: tags.csv if there, else the object names of Annotations/*.xml."""
+    if (root / "tags.csv").is_file():
+        return _csv_tags(root, lines, list_file, classes, need_tags=need_tags)
+    annotations = root / "Annotations"
+    if any(annotations.glob("*.xml")):
+        return {
+            name: _xml_tags(annotations / f"{name}.xml", classes)
+            for name in lines
+            if need_tags or (annotations / f"{name}.xml").is_file()
+        }
+    if need_tags:
+        raise MissingDataError(
+            f"{root} has no tags: neither tags.csv nor Annotations/*.xml. Write tags.csv with the header "
+            "'file_name,tags', or allow --tags-from masks, which then trains on more than tags."
+        )
+    return {}
+
+
+def _csv_tags(
+    root: Path, lines: Mapping[str, int], list_file: Path, classes: tuple[str, ...], *, need_tags: bool
+) -> dict[str, tuple[int, ...]]:
+    def key(name: str) -> str | None:
+        return picture_id(name) if picture_id(name) in lines else None
+
+    table = read_tag_table(root / "tags.csv", key)
+    missing = next((name for name in lines if name not in table.rows), None)
+    if missing is not None and need_tags:
+        raise DataError(
+            f"{list_file} line {lines[missing]}: {missing!r} has no row in {table.path}. "
+            "Add the row (with an empty tag cell if it shows no class) or remove the line."
+        )
+    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
+    return {
+        name: class_indices(row.tags, classes, f"{table.path} line {row.line}", cure)
+        for name, row in table.rows.items()
+    }
+
+
+def _xml_tags(path: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
+    """Tags from the objects of a VOC annotation; VOC classes outside the class list are left out."""
+    try:
+        objects = ElementTree.parse(path).getroot().findall("object")
+    except FileNotFoundError as error:
+        raise MissingDataError(f"There is no {path}. Add it, or write tags.csv for all pictures.") from error
+    except ElementTree.ParseError as error:
+        line, _ = error.position
+        raise DataError(f"{path} line {line}: not valid XML ({error}). Correct it or write tags.csv.") from error
+    names = [(item.findtext("name") or "").strip() for item in objects]
+    wanted = [name for name in names if name in classes or name not in VOC_CLASSES]
+    return class_indices(wanted, classes, str(path), "Correct the name or add the class to classes.txt.")
