@@ -7,6 +7,7 @@ Each renderer maps a square grid of object coordinates to what is seen there. `x
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -182,9 +183,9 @@ def donut(x: Array, y: Array, light: Array, rng: np.random.Generator) -> Surface
     rgb = np.where(iced[..., None], glaze, dough * (0.75 + 0.5 * noise(rng, x.shape, 20, 2))[..., None])
     for _ in range(int(rng.integers(30, 55))):
         angle, ring, turn = rng.uniform(0, 2 * np.pi), middle + 0.2 * rng.uniform(-1, 1), rng.uniform(0, np.pi)
-        dx, dy = x - ring * np.cos(angle), y - ring * np.sin(angle)
-        along = np.abs(dx * np.cos(turn) + dy * np.sin(turn))
-        across = np.abs(dy * np.cos(turn) - dx * np.sin(turn))
+        dx, dy = x - ring * math.cos(angle), y - ring * math.sin(angle)
+        along = np.abs(dx * math.cos(turn) + dy * math.sin(turn))
+        across = np.abs(dy * math.cos(turn) - dx * math.sin(turn))
         rgb[(along < 0.06) & (across < 0.024)] = color(rng.random(), 0.75, 0.95)
     normal = (tube * x / radius, tube * y / radius, z)
     gloss = np.where(iced, 0.4, 0.05).astype(np.float32)

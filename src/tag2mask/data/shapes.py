@@ -6,6 +6,7 @@ Everything follows from the seed; nothing is downloaded. The result is a plain f
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -110,7 +111,7 @@ def render_scene(rng: np.random.Generator, shape: tuple[int, int], labels: Seque
         mask[layer.alpha > 0.5] = layer.label
     haze = 1 + rng.uniform(-0.3, 0.3) * (noise(rng, shape, 1, 1) - 0.5)
     canvas = (canvas * haze[..., None]) ** rng.uniform(0.7, 1.1)
-    canvas = canvas + rng.normal(0, rng.uniform(0.005, 0.025), canvas.shape).astype(np.float32)
+    canvas = canvas + rng.uniform(0.005, 0.025) * rng.standard_normal(canvas.shape, dtype=np.float32)
     return Scene(np.asarray(np.clip(np.rint(canvas * 255), 0, 255), np.uint8), mask)
 
 
@@ -168,10 +169,10 @@ def _object(rng: np.random.Generator, shape: tuple[int, int], label: int, light:
 
 
 def _shrink(values: Array) -> Array:
-    """Means of blocks of supersampled pixels."""
-    side = values.shape[0] // _SUPERSAMPLE
-    blocks = values.reshape(side, _SUPERSAMPLE, side, _SUPERSAMPLE, *values.shape[2:])
-    return np.asarray(blocks.mean((1, 3)), np.float32)
+    """Means of blocks of supersampled pixels (strided sums: much faster than a mean over a reshaped array)."""
+    offsets = range(_SUPERSAMPLE)
+    total = sum(values[row::_SUPERSAMPLE, column::_SUPERSAMPLE] for row in offsets for column in offsets)
+    return np.asarray(total / np.float32(_SUPERSAMPLE**2), np.float32)
 
 
 def _shadow(alpha: Array, light: Array, shape: tuple[int, int]) -> Array:
@@ -215,10 +216,10 @@ def _pattern(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
         return np.asarray(np.clip((clouds - 0.5) * rng.uniform(6, 20) + 0.5, 0, 1), np.float32)
     if kind == 2:
         return noise(rng, shape, rng.uniform(10, 30), 2, stretch=rng.uniform(1, 8))
-    angle, period = rng.uniform(0, np.pi), rng.uniform(0.04, 0.2) * max(shape)
+    angle, period = rng.uniform(0, math.pi), rng.uniform(0.04, 0.2) * max(shape)
     rows, columns = np.indices(shape, dtype=np.float32)
-    phase = (rows * np.cos(angle) + columns * np.sin(angle)) / period + 1.5 * clouds
-    return np.asarray(np.clip(0.5 + rng.uniform(0.6, 3) * np.sin(2 * np.pi * phase), 0, 1), np.float32)
+    phase = (rows * math.cos(angle) + columns * math.sin(angle)) / period + 1.5 * clouds
+    return np.asarray(np.clip(0.5 + rng.uniform(0.6, 3) * np.sin(2 * math.pi * phase), 0, 1), np.float32)
 
 
 def _patch(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[slice, slice, Array]:

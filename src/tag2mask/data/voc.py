@@ -78,7 +78,7 @@ def split_file(root: Path, split: str | None) -> Path:
         SplitError: no such split.
     """
     folder = root / "ImageSets" / "Segmentation"
-    names = ("train_aug", "train") if split in (None, "train") else (split,)
+    names = ("train_aug", "train") if split is None else (split,)
     candidates = [folder / f"{name}.txt" for name in names]
     for path in candidates if split is None else [*candidates, Path(split)]:
         if path.is_file():
