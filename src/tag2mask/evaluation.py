@@ -195,7 +195,7 @@ def score_masks(folder: Path, pictures: PictureSet, *, limit: int = 0, progress:
             hint = f" Did you mean {folder / 'masks'}?" if (folder / "masks").is_dir() else ""
             raise ValueError(f"There is no mask {path} for picture {picture.name}.{hint}")
         truth = torch.from_numpy(read_mask(picture.mask, pictures.mask_codes))
-        predicted = torch.from_numpy(read_mask(path, codes, truth.shape))
+        predicted = torch.from_numpy(read_mask(path, codes, (truth.shape[0], truth.shape[1])))
         if (predicted == IGNORE - 1).any():
             raise ValueError(f"{path} holds numbers that are no label; allowed are 0..{labels - 1} and {IGNORE}.")
         confusion += confusion_matrix(predicted, truth, labels)

@@ -89,7 +89,7 @@ def heat_map(rgb: Rgb, cam: NDArray[Any], alpha: float = 0.65) -> Rgb:
     part = (position - low)[..., None]
     colors = _HEAT[low] * (1 - part) + _HEAT[low + 1] * part
     grey = rgb.astype(np.float32).mean(-1, keepdims=True)
-    return ((1 - alpha) * grey + alpha * colors).round().astype(np.uint8)
+    return np.asarray(((1 - alpha) * grey + alpha * colors).round(), dtype=np.uint8)
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -160,6 +160,8 @@ class SampleRow:
     """Names of the classes in the picture."""
     cams: NDArray[Any] | None = None
     """float [C, H, W] in [0, 1]."""
+    cam_labels: Labels | None = None
+    """The CAM's own labels [H, W], cut at a background threshold."""
     foreground_vote: Labels | None = None
     """CRF labels [H, W] at the low exponent: which pixels are objects."""
     background_vote: Labels | None = None
@@ -174,6 +176,7 @@ class SampleRow:
 
 _COLUMNS = {
     "cams": "CAM (strongest class)",
+    "cam_labels": "CAM, best threshold",
     "foreground_vote": "CRF vote: objects",
     "background_vote": "CRF vote: background",
     "reliable": "reliable labels",
@@ -254,8 +257,16 @@ def _cell(row: SampleRow, name: str) -> Rgb | None:
     return blend_labels(row.rgb, values)
 
 
-def captioned_grid(cells: Sequence[tuple[str, Rgb]], *, columns: int, cell: int = 320) -> Image.Image:
-    """Pictures in reading order, `columns` per line, each with its caption above.
+def captioned_grid(
+    cells: Sequence[tuple[str, Rgb]],
+    *,
+    columns: int,
+    title: str = "",
+    labels: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    cell: int = 320,
+) -> Image.Image:
+    """Pictures in reading order, `columns` per line, each with its caption above; a legend of `labels` at the foot.
 
     Raises:
         ValueError: there is no picture.
@@ -264,13 +275,17 @@ def captioned_grid(cells: Sequence[tuple[str, Rgb]], *, columns: int, cell: int 
         raise ValueError("A grid needs at least one picture.")
     pad, size = 10, 15
     h, w = cells[0][1].shape[:2]
-    height = max(24, min(2 * cell, round(cell * h / w)))
-    lines = -(-len(cells) // columns)
-    line = height + size + 2 * pad
-    sheet = Image.new("RGB", (pad + min(columns, len(cells)) * (cell + pad), lines * line + pad), PAPER)
+    height, top = max(24, min(2 * cell, round(cell * h / w))), 34 if title else 0
+    lines, line = -(-len(cells) // columns), height + size + 2 * pad
+    width = pad + min(columns, len(cells)) * (cell + pad)
+    foot = _legend_strip([(0, "background"), *((classes.index(n) + 1, n) for n in labels)], width, 14)
+    sheet = Image.new("RGB", (width, top + lines * line + pad + (foot.height if labels else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
+    draw.text((pad, 10), _fit(title, font(17), width - 2 * pad), fill=INK, font=font(17))
     for i, (caption, pixels) in enumerate(cells):
-        x, y = pad + (i % columns) * (cell + pad), (i // columns) * line + pad
-        draw.text((x, y), _fit(caption, font(size), cell), fill=INK, font=font(size))
+        x, y = pad + (i % columns) * (cell + pad), top + (i // columns) * line + pad
+        draw.text((x, y), _fit(caption, font(size), cell), fill=FAINT, font=font(size))
         sheet.paste(Image.fromarray(pixels).resize((cell, height), Image.Resampling.BICUBIC), (x, y + size + 6))
+    if labels:
+        sheet.paste(foot, (0, sheet.height - foot.height))
     return sheet

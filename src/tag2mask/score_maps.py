@@ -31,14 +31,13 @@ class ScoreMaps:
     def probs(self, rows: slice = slice(None)) -> Tensor:
         """Probabilities float32 [K, rows, W] that sum to 1 over K.
 
-        Logits are resized to the picture (bilinear, align_corners=False), softmax, then averaged over scales and
-        flips; labels that are not allowed are 0 and the others share their probability in proportion.
+        Logits are resized to the picture (bilinear, align_corners=False), softmax over the allowed labels,
+        then averaged over scales and flips; labels that are not allowed are 0.
         """
-        mean = torch.stack([_upsampled_rows(m, self.size, rows).softmax(0) for m in self.logits]).mean(0)
-        if self.allowed is None:
-            return mean
-        mean = mean * self.allowed[:, None, None]
-        return mean / mean.sum(0, keepdim=True).clamp(min=1e-12)
+        maps = [_upsampled_rows(m, self.size, rows) for m in self.logits]
+        if self.allowed is not None:
+            maps = [m.masked_fill(~self.allowed[:, None, None], -torch.inf) for m in maps]
+        return torch.stack([m.softmax(0) for m in maps]).mean(0)
 
     def labels(self) -> Tensor:
         """The most probable label of each pixel, uint8 [H, W], computed strip by strip."""
@@ -56,7 +55,8 @@ def _upsampled_rows(logits: Tensor, size: tuple[int, int], rows: slice) -> Tenso
     position = ((y + 0.5) * (logits.shape[1] / h) - 0.5).clamp(min=0)
     low = position.long().clamp(max=logits.shape[1] - 1)
     high = (low + 1).clamp(max=logits.shape[1] - 1)
-    return torch.lerp(wide[:, low], wide[:, high], (position - low)[None, :, None])
+    blended: Tensor = torch.lerp(wide[:, low], wide[:, high], (position - low)[None, :, None])
+    return blended
 
 
 def refine(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFParams) -> Tensor:

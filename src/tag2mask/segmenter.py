@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Literal, TypeAlias, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from tag2mask import render
 from tag2mask.config import CRFParams, TrainConfig
-from tag2mask.data.pictures import read_picture, to_rgb
 from tag2mask.models.network import Network
 from tag2mask.runs import load_model
 from tag2mask.score_maps import ScoreMaps, refine
+from tag2mask.sources import Source, as_rgb, find_pictures, read_tags
 
-Source: TypeAlias = str | Path | Image.Image | NDArray[Any]
 CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
 
 
@@ -139,9 +139,9 @@ class Segmenter:
     def resized(self, rgb: NDArray[np.uint8], scale: float = 1.0) -> Tensor:
         """The picture [H, W, 3] as it enters the network: uint8 [3, h, w] on the network's device."""
         picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)
-        return resize(picture, list(self.network_size((rgb.shape[0], rgb.shape[1]), scale)), antialias=True).to(
-            self.device
-        )
+        size = self.network_size((rgb.shape[0], rgb.shape[1]), scale)
+        small: Tensor = resize(picture, list(size), antialias=True)
+        return small.to(self.device)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -212,12 +212,30 @@ class Segmenter:
         return torch.tensor([True, *(name in tags for name in self.classes)])
 
     @overload
-    def predict(self, source: Source, **options: Any) -> Prediction: ...
-    @overload
-    def predict(self, source: Sequence[Source], **options: Any) -> list[Prediction]: ...
     def predict(
         self,
-        source: Source | Sequence[Source],
+        source: Source,
+        *,
+        crf: CRFChoice = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        batch_size: int = 1,
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self,
+        source: list[Source] | tuple[Source, ...],
+        *,
+        crf: CRFChoice = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        batch_size: int = 1,
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        source: Source | list[Source] | tuple[Source, ...],
         *,
         crf: CRFChoice = None,
         scales: Sequence[float] = (1.0,),
@@ -281,32 +299,6 @@ class Segmenter:
         )
 
 
-def as_rgb(source: Source) -> NDArray[np.uint8]:
-    """A path, PIL image or array as uint8 [H, W, 3]; files and PIL images are turned as their EXIF data say.
-
-    Raises:
-        ValueError: the file is no picture, or the array has another shape or type.
-    """
-    if isinstance(source, (str, Path)):
-        return read_picture(Path(source))
-    if isinstance(source, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(source))
-    if not isinstance(source, np.ndarray):
-        raise ValueError(f"A picture is a path, a PIL image or a numpy array, got {type(source).__name__}.")
-    if source.dtype != np.uint8 or source.size == 0:
-        raise ValueError(
-            f"A picture array must be uint8 in 0-255 and not empty, got {source.dtype} {source.shape}; "
-            "scale it, for instance (255 * x).round().astype(numpy.uint8)."
-        )
-    if source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 1):
-        return np.repeat(source.reshape(*source.shape[:2], 1), 3, axis=2)
-    if source.ndim == 3 and source.shape[2] == 3:
-        return source
-    if source.ndim == 3 and source.shape[2] == 4:
-        return to_rgb(Image.fromarray(source))
-    raise ValueError(f"A picture array must be [H, W, 3] or [H, W], got {source.shape}.")
-
-
 def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
@@ -325,3 +317,90 @@ def _tags_per_picture(tags: Sequence[str] | Sequence[Sequence[str]] | None, coun
     if names or len(tags) != count:
         raise ValueError(f"tags must be one list of class names, or one list for each of the {count} pictures.")
     return list(tags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSummary:
+    """What `predict` wrote."""
+
+    out: Path
+    written: tuple[str, ...]
+    """Names of the pictures done: masks/NAME.png, overlays/NAME.jpg."""
+    errors: dict[str, str]
+    """Message per picture that could not be done."""
+
+
+def predict(
+    run: str | Path | Segmenter,
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    formats: Sequence[Literal["png", "npz"]] = ("png",),
+    crf: CRFChoice = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    tags: str | Path | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> PredictSummary:
+    """Write masks of pictures: OUT/masks/NAME.png, OUT/overlays/NAME.jpg and OUT/scores.csv.
+
+    NAME is the picture's path below the folder or glob that named it, without suffix. Files of an earlier call are
+    replaced. A broken picture is reported in `errors` and the others are done.
+
+    Args:
+        run: Run folder, .safetensors file or `Segmenter`.
+        sources: Files, folders, globs.
+        out: Folder, made if needed.
+        formats: `png` for masks with the VOC palette and overlays; `npz` for OUT/probs/NAME.npz with `probs`
+            float16 [K, H, W] and `labels`, the names of its K maps.
+        crf: Refine the probabilities (see `Segmenter.predict`).
+        scales: Factors on the network's picture size.
+        flip: Average with the mirrored picture.
+        tags: Table `file_name,tags` of the classes known to be in each picture; pictures that it does not list are
+            done without.
+        device: Where the network runs.
+        progress: Called with (done, all).
+
+    Raises:
+        ValueError, FileNotFoundError: nothing could be started: no model, no picture, a bad table.
+    """
+    if unknown := sorted(set(formats) - {"png", "npz"}):
+        raise ValueError(f"--format must be png or npz, got {', '.join(unknown)}.")
+    out = Path(out)
+    pictures = find_pictures([sources] if isinstance(sources, (str, Path)) else sources)
+    known = {} if tags is None else read_tags(tags)
+    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    for names in known.values():
+        segmenter.allowed_labels(names)  # a misspelled class is found before any work
+    written, errors, rows = [], {}, []
+    for done, picture in enumerate(pictures, start=1):
+        try:
+            present = known.get(picture.relative, known.get(picture.path.name))
+            result = segmenter.predict(picture.path, crf=crf, scales=scales, flip=flip, tags=present)
+            _write_prediction(result, picture.name, out, formats)
+            written.append(picture.name)
+            rows.append([picture.relative, *(f"{score:.6f}" for score in result.tag_scores.values())])
+        except (ValueError, OSError) as error:
+            errors[str(picture.path)] = str(error)
+        if progress is not None:
+            progress(done, len(pictures))
+    if rows:
+        render.write_atomically(out / "scores.csv", lambda p: _write_table(p, ["file_name", *segmenter.classes], rows))
+    return PredictSummary(out=out, written=tuple(written), errors=errors)
+
+
+def _write_prediction(result: Prediction, name: str, out: Path, formats: Sequence[str]) -> None:
+    if "png" in formats:
+        render.save_mask(out / "masks" / f"{name}.png", result.mask)
+        render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
+    if "npz" in formats:
+        probs, labels = result.probs.astype(np.float16), np.array(["background", *result.classes])
+        render.write_atomically(
+            out / "probs" / f"{name}.npz", lambda p: np.savez_compressed(p, probs=probs, labels=labels)
+        )
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])

@@ -1,0 +1,144 @@
+"""One picture step by step: tag scores, CAMs, the two CRF votes, reliable labels, prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tag2mask import render
+from tag2mask.config import IGNORE, CRFParams
+from tag2mask.label_quality import picture_cams, tag_vector
+from tag2mask.reliable import crf_votes, labels_from_votes
+from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
+from tag2mask.sources import Source, as_rgb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What `explain` found and wrote."""
+
+    sheet: Path
+    """PNG with every step."""
+    json: Path
+    """The numbers of `steps`."""
+    steps: dict[str, Any]
+
+
+def explain(
+    run: str | Path | Segmenter,
+    image: Source,
+    out: str | Path,
+    *,
+    tags: Sequence[str] | None = None,
+    crf: CRFChoice = True,
+    device: str = "auto",
+) -> Explanation:
+    """Show how the method labels one picture, and what the trained network predicts.
+
+    CAMs, votes and reliable labels are computed as in training, on the whole picture at the network's size and
+    without dropout. The classes are `tags`, else those with a tag score above 0.5, else the one with the best score.
+
+    Args:
+        run: Run folder, .safetensors file or `Segmenter`.
+        image: The picture.
+        out: Folder for NAME.png (the sheet) and NAME.json.
+        tags: Classes known to be in the picture; may be empty.
+        crf: CRF of the last prediction (see `Segmenter.predict`); None leaves it out.
+        device: Where the network runs.
+
+    Raises:
+        ValueError: an unknown tag or an unusable picture.
+    """
+    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"
+    prediction = segmenter.predict(rgb, tags=tags)
+    names = _classes(prediction.tag_scores) if tags is None else [n for n in segmenter.classes if n in tags]
+    vector, rule = tag_vector(segmenter, names), segmenter.config.method.reliable
+    cams, small = picture_cams(segmenter, rgb, vector)
+    present = vector[None].to(cams.device)
+    with torch.no_grad():
+        votes = crf_votes(small, cams, present, rule)
+        labels = labels_from_votes(cams, votes, present, rule)[0].cpu().numpy()
+    low, high = (vote[0].argmax(0).cpu().numpy() for vote in (votes.low, votes.high))
+    picture = small[0].permute(1, 2, 0).cpu().numpy()
+    cells = [("picture", picture)]
+    cells += [(f"CAM of {n}", render.heat_map(picture, _cam(segmenter, cams, n))) for n in names]
+    cells.append((f"CRF vote for objects (power {rule.foreground_power:g})", render.blend_labels(picture, low)))
+    if rule.votes == "two":
+        caption = f"CRF vote for background (power {rule.background_power:g})"
+        cells.append((caption, render.blend_labels(picture, high)))
+    cells += [
+        ("reliable labels (hatched: teaches nothing)", render.color_labels(labels)),
+        ("prediction", render.blend_labels(rgb, prediction.mask)),
+    ]
+    steps: dict[str, Any] = {
+        "picture": name,
+        "size": list(rgb.shape[:2]),
+        "network_size": list(picture.shape[:2]),
+        "tag_scores": prediction.tag_scores,
+        "classes": names,
+        "classes_from": "tag scores" if tags is None else "given tags",
+        "cam": {n: _cam_numbers(_cam(segmenter, cams, n)) for n in names},
+        "foreground_vote": shares(low, segmenter.classes),
+        "background_vote": shares(high, segmenter.classes),
+        "reliable_labels": shares(labels, segmenter.classes),
+        "prediction": shares(prediction.mask, segmenter.classes),
+        "rule": asdict(rule),
+    }
+    if (params := resolve_crf(crf)) is not None:
+        _add_refined(segmenter, rgb, tags, params, cells, steps)
+    return _write(Path(out), name, segmenter, cells, steps)
+
+
+def _classes(scores: dict[str, float]) -> list[str]:
+    return [n for n, score in scores.items() if score > 0.5] or [max(scores, key=lambda n: scores[n])]
+
+
+def _cam(segmenter: Segmenter, cams: Tensor, name: str) -> NDArray[np.float32]:
+    return np.asarray(cams[0, segmenter.classes.index(name)].cpu().numpy(), dtype=np.float32)
+
+
+def _cam_numbers(cam: NDArray[np.float32]) -> dict[str, float]:
+    return {"mean": float(cam.mean()), "share_above_0.5": float((cam > 0.5).mean())}
+
+
+def shares(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, float]:
+    """Share of the pixels per label that occurs, in 0..1; 255 is called "ignored"."""
+    counts = np.bincount(labels.astype(np.int64).ravel(), minlength=256) / labels.size
+    names = {0: "background", IGNORE: "ignored"} | {i: n for i, n in enumerate(classes, start=1)}
+    return {names[int(i)]: float(counts[i]) for i in np.flatnonzero(counts)}
+
+
+def _add_refined(
+    segmenter: Segmenter,
+    rgb: NDArray[np.uint8],
+    tags: Sequence[str] | None,
+    params: CRFParams,
+    cells: list[tuple[str, NDArray[np.uint8]]],
+    steps: dict[str, Any],
+) -> None:
+    refined = segmenter.predict(rgb, tags=tags, crf=params).mask
+    cells.append(("prediction with CRF", render.blend_labels(rgb, refined)))
+    steps["prediction_with_crf"] = shares(refined, segmenter.classes) | {"crf": asdict(params)}
+
+
+def _write(
+    out: Path, name: str, segmenter: Segmenter, cells: list[tuple[str, NDArray[np.uint8]]], steps: dict[str, Any]
+) -> Explanation:
+    title = f"{name}: " + ", ".join(f"{n} {score:.2f}" for n, score in steps["tag_scores"].items())
+    used = [n for n in segmenter.classes if any(n in steps[key] for key in steps if isinstance(steps[key], dict))]
+    sheet = render.captioned_grid(cells, columns=4, title=title, labels=used, classes=segmenter.classes)
+    text = json.dumps(steps, indent=2) + "\n"
+    return Explanation(
+        sheet=render.save_picture(out / f"{name}.png", sheet),
+        json=render.write_atomically(out / f"{name}.json", lambda p: p.write_text(text, encoding="utf-8")),
+        steps=steps,
+    )

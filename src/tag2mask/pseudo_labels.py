@@ -1,0 +1,122 @@
+"""Masks of the training pictures for the second step (method 7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from tag2mask import render
+from tag2mask.config import IGNORE
+from tag2mask.data import PictureError, PictureSet, open_data, read_picture
+from tag2mask.evaluation import Progress, tracked
+from tag2mask.score_maps import refine
+from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelSummary:
+    """What `pseudo_label` wrote."""
+
+    out: Path
+    num_images: int
+    ignored_share: float
+    """Share of all pixels that are 255 for lack of confidence, in 0..1."""
+    errors: dict[str, str]
+    """Message per picture that could not be done."""
+
+
+def pseudo_label(
+    run: str | Path | Segmenter,
+    *,
+    data: str | Path,
+    out: str | Path,
+    split: str | None = None,
+    crf: CRFChoice = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    min_confidence: float = 0.0,
+    data_format: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> PseudoLabelSummary:
+    """Write OUT/NAME.png for every picture: labels 0..C of the data's class list, only those of the picture's tags.
+
+    Args:
+        run: Run folder, .safetensors file or `Segmenter`.
+        data: Data set with tags.
+        out: Folder of the masks; `pseudo_labels.json` in it says how they were made.
+        split: Name of a split or a file with one picture per line; None is the split to train on.
+        crf: Refine the probabilities (see `Segmenter.predict`).
+        scales: Factors on the network's picture size.
+        flip: Average with the mirrored picture.
+        min_confidence: Pixels whose best probability is below become 255; 0 keeps all.
+        data_format: Format of `data` when looking is not enough.
+        device: Where the network runs.
+        progress: Called with (done, all).
+
+    Raises:
+        ValueError: tags that the run does not know, two pictures with one mask name, or masks of the data set in the
+            way.
+    """
+    if not 0 <= min_confidence <= 1:
+        raise ValueError(f"--min-confidence must lie in [0, 1], got {min_confidence}.")
+    out, params = Path(out), resolve_crf(crf)
+    pictures = open_data(data, split=split, data_format=data_format)
+    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
+        raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
+    places = _places(pictures, out)
+    to_data = np.zeros(256, dtype=np.uint8)
+    to_data[IGNORE] = IGNORE
+    for i, name in enumerate(pictures.classes):
+        to_data[segmenter.classes.index(name) + 1] = i + 1
+    ignored, total, errors = 0, 0, {}
+    for picture, place in tracked(list(zip(pictures.pictures, places, strict=True)), progress):
+        try:
+            rgb = read_picture(picture.path)
+        except (PictureError, OSError) as error:
+            errors[str(picture.path)] = str(error)
+            continue
+        allowed = segmenter.allowed_labels([pictures.classes[i] for i in picture.tags])
+        maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
+        best = (maps.probs() if params is None else refine(rgb, maps, params)).max(0)
+        labels = to_data[best.indices.numpy()]
+        labels[best.values.numpy() < min_confidence] = IGNORE
+        render.save_mask(place, labels)
+        ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
+    summary = PseudoLabelSummary(
+        out=out, num_images=len(places) - len(errors), ignored_share=ignored / max(total, 1), errors=errors
+    )
+    settings = {
+        "data": str(pictures.root),
+        "split": pictures.split,
+        "classes": list(pictures.classes),
+        "label_prior": "tags of the picture",
+        "crf": None if params is None else asdict(params),
+        "scales": list(scales),
+        "flip": flip,
+        "min_confidence": min_confidence,
+        "num_images": summary.num_images,
+        "ignored_share": summary.ignored_share,
+        "model_selection": segmenter.selection,
+    }
+    text = json.dumps(settings, indent=2) + "\n"
+    render.write_atomically(out / "pseudo_labels.json", lambda p: p.write_text(text, encoding="utf-8"))
+    return summary
+
+
+def _places(pictures: PictureSet, out: Path) -> list[Path]:
+    """The file of each picture's mask; refused where two would share one, or where a true mask would be lost."""
+    places = [out / PurePosixPath(picture.name).with_suffix(".png") for picture in pictures.pictures]
+    owner: dict[str, str] = {}
+    for picture, place in zip(pictures.pictures, places, strict=True):
+        other = owner.setdefault(str(place).casefold(), picture.name)
+        if other != picture.name:
+            raise ValueError(f"{other} and {picture.name} would share the mask {place}; rename one of them.")
+        if picture.mask is not None and place.resolve() == picture.mask.resolve():
+            raise ValueError(f"--out {out} is the folder of the data set's own masks; choose another.")
+    return places
