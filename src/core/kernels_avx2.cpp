@@ -1,0 +1,2 @@
+#define T2M_ISA avx2
+#include "kernels.inl"

@@ -1,0 +1,2 @@
+#define T2M_ISA baseline
+#include "kernels.inl"

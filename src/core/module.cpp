@@ -1,0 +1,107 @@
+// Python module tag2mask._core. Shapes are checked by the Python callers; only memory safety is checked here.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include <nanobind/stl/optional.h>
+
+#include "pictures.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T, std::size_t N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <class T, std::size_t N>
+using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+void check(bool ok, const char* message) {
+    if (!ok) throw std::invalid_argument(message);
+}
+
+template <class A, class B>
+bool same_shape(const A& a, const B& b) {
+    for (std::size_t i = 0; i < a.ndim(); ++i) {
+        if (a.shape(i) != b.shape(i)) return false;
+    }
+    return a.ndim() == b.ndim();
+}
+
+std::shared_ptr<tag2mask::Lattice> lattice(const In<float, 2>& features) {
+    const auto dims = static_cast<int>(features.shape(0));
+    check(dims >= 1 && dims <= tag2mask::kMaxDims && features.shape(1) >= 1, "features must be [1..8, N >= 1]");
+    const nb::gil_scoped_release released;
+    return tag2mask::make_lattice(features.data(), dims, static_cast<std::int64_t>(features.shape(1)));
+}
+
+void filter(const tag2mask::Lattice& lattice, const In<float, 2>& values, const Out<float, 2>& out, bool transpose) {
+    check(same_shape(values, out) && static_cast<std::int64_t>(values.shape(1)) == lattice.pixels,
+          "values and out must be [n, pixels of the lattice]");
+    const nb::gil_scoped_release released;
+    tag2mask::require(
+        tag2mask::kernels().filter(lattice, values.data(), out.data(), static_cast<int>(values.shape(0)), transpose));
+}
+
+void bilateral_filter(const In<std::uint8_t, 4>& rgb, const In<float, 4>& values, const Out<float, 4>& out, float sigma_xy,
+                      float sigma_rgb, bool transpose, int threads) {
+    check(same_shape(values, out) && rgb.shape(0) == values.shape(0) && rgb.shape(1) == 3 && rgb.shape(2) == values.shape(2)
+              && rgb.shape(3) == values.shape(3),
+          "rgb must be [B, 3, H, W], values and out [B, n, H, W]");
+    tag2mask::FilterBatch b{};
+    b.batch = static_cast<std::int64_t>(values.shape(0));
+    b.channels = static_cast<std::int64_t>(values.shape(1));
+    b.height = static_cast<std::int64_t>(values.shape(2));
+    b.width = static_cast<std::int64_t>(values.shape(3));
+    b.rgb = rgb.data(), b.values = values.data(), b.out = out.data();
+    const nb::gil_scoped_release released;
+    tag2mask::bilateral_filter(b, sigma_xy, sigma_rgb, transpose, threads);
+}
+
+std::int64_t dense_crf(const In<std::uint8_t, 4>& rgb, const In<float, 5>& scores, const In<std::uint8_t, 2>& present,
+                       const std::optional<In<std::uint8_t, 3>>& valid, const Out<float, 5>& out, float gaussian_sxy,
+                       float gaussian_compat, float bilateral_sxy, float bilateral_srgb, float bilateral_compat,
+                       int iterations, int threads) {
+    check(same_shape(scores, out) && rgb.shape(0) == scores.shape(0) && rgb.shape(1) == 3 && rgb.shape(2) == scores.shape(3)
+              && rgb.shape(3) == scores.shape(4) && present.shape(0) == scores.shape(0) && present.shape(1) == scores.shape(2),
+          "rgb must be [B, 3, H, W], scores and out [B, R, K, H, W], present [B, K]");
+    check(!valid.has_value() || (valid->shape(0) == rgb.shape(0) && valid->shape(1) == rgb.shape(2) && valid->shape(2) == rgb.shape(3)),
+          "valid must be [B, H, W]");
+    tag2mask::CRFBatch b{};
+    b.batch = static_cast<std::int64_t>(scores.shape(0));
+    b.runs = static_cast<std::int64_t>(scores.shape(1));
+    b.labels = static_cast<std::int64_t>(scores.shape(2));
+    b.height = static_cast<std::int64_t>(scores.shape(3));
+    b.width = static_cast<std::int64_t>(scores.shape(4));
+    b.rgb = rgb.data(), b.scores = scores.data(), b.present = present.data(), b.marginals = out.data();
+    b.valid = valid.has_value() ? valid->data() : nullptr;
+    const tag2mask::CRFSettings settings{gaussian_sxy,   gaussian_compat,  bilateral_sxy,
+                                         bilateral_srgb, bilateral_compat, iterations};
+    const nb::gil_scoped_release released;
+    return tag2mask::dense_crf(b, settings, threads);
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+    m.doc() = "Permutohedral lattice and dense CRF on the CPU.";
+    nb::class_<tag2mask::Lattice>(m, "Lattice")
+        .def_prop_ro("dims", [](const tag2mask::Lattice& l) { return l.dims; })
+        .def_prop_ro("pixels", [](const tag2mask::Lattice& l) { return l.pixels; })
+        .def_prop_ro("vertices", [](const tag2mask::Lattice& l) { return l.vertices; });
+    m.def("lattice", &lattice, "features"_a.noconvert(), "Lattice of float32 features [D, N].");
+    m.def("filter", &filter, "lattice"_a, "values"_a.noconvert(), "out"_a.noconvert(), "transpose"_a,
+          "Unnormalized filter of float32 [n, N] into out.");
+    m.def("bilateral_filter", &bilateral_filter, "rgb"_a.noconvert(), "values"_a.noconvert(), "out"_a.noconvert(), "sigma_xy"_a,
+          "sigma_rgb"_a, "transpose"_a, "threads"_a, "Unnormalized bilateral filter of each picture of a batch into out.");
+    m.def("dense_crf", &dense_crf, "rgb"_a.noconvert(), "scores"_a.noconvert(), "present"_a.noconvert(), "valid"_a.none(),
+          "out"_a.noconvert(), "gaussian_sxy"_a, "gaussian_compat"_a, "bilateral_sxy"_a, "bilateral_srgb"_a, "bilateral_compat"_a,
+          "iterations"_a, "threads"_a, "Mean field of each picture into out; the index of a picture with a NaN score, or -1.");
+    m.def("clear_cache", &tag2mask::clear_cache, "Drop the cached spatial lattices.");
+    m.def("cache_size", &tag2mask::cache_size, "Number of cached spatial lattices.");
+    m.def("instruction_set", []() { return tag2mask::kernels().name; }, "Which kernels this CPU runs.");
+}

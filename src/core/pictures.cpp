@@ -1,0 +1,300 @@
+#include "pictures.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <list>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+namespace tag2mask {
+namespace {
+
+// A lattice with the barycentric weights that carry the symmetric normalization.
+struct NormalizedLattice {
+    std::shared_ptr<Lattice> lattice;
+    Buffer<float> weights;
+};
+
+std::shared_ptr<NormalizedLattice> normalized(std::shared_ptr<Lattice> lattice) {
+    auto out = std::make_shared<NormalizedLattice>();
+    if (!out->weights.resize(static_cast<std::size_t>(lattice->pixels * (lattice->dims + 1)))) throw std::bad_alloc();
+    require(kernels().normalized_weights(*lattice, out->weights.data));
+    out->lattice = std::move(lattice);
+    return out;
+}
+
+// The pixels of one picture that take part. Coordinates count from the corner of their bounding box, so that a
+// padded picture gets the very lattice of the picture without padding.
+struct Region {
+    std::int64_t top = 0, left = 0, height = 0, width = 0;
+    std::vector<std::int64_t> index;  // empty: every pixel of the picture, in order
+    std::int64_t pixels = 0;
+    bool box = true;  // the pixels fill their bounding box
+
+    const std::int64_t* pointer() const { return index.empty() ? nullptr : index.data(); }
+};
+
+Region region_of(const std::uint8_t* valid, std::int64_t height, std::int64_t width) {
+    Region r;
+    r.height = height, r.width = width, r.pixels = height * width;
+    if (valid == nullptr || std::find(valid, valid + r.pixels, std::uint8_t{0}) == valid + r.pixels) return r;
+    std::int64_t top = height, left = width, bottom = -1, right = -1;
+    for (std::int64_t y = 0; y < height; ++y) {
+        for (std::int64_t x = 0; x < width; ++x) {
+            if (valid[y * width + x] == 0) continue;
+            r.index.push_back(y * width + x);
+            top = std::min(top, y), bottom = std::max(bottom, y);
+            left = std::min(left, x), right = std::max(right, x);
+        }
+    }
+    r.pixels = static_cast<std::int64_t>(r.index.size());
+    r.top = top, r.left = left, r.height = bottom + 1 - top, r.width = right + 1 - left;
+    r.box = r.pixels == r.height * r.width;
+    return r;
+}
+
+// x / sxy, y / sxy [, r / srgb, g / srgb, b / srgb] of the pixels of a region; rgb null: the first two.
+Buffer<float> features_of(const Region& region, const std::uint8_t* rgb, std::int64_t height, std::int64_t width,
+                          float sigma_xy, float sigma_rgb) {
+    const std::int64_t n = region.pixels;
+    Buffer<float> out;
+    if (!out.resize(static_cast<std::size_t>((rgb != nullptr ? 5 : 2) * n))) throw std::bad_alloc();
+    const std::int64_t* index = region.pointer();
+    float *fx = out.data, *fy = out.data + n;
+    if (index == nullptr) {
+        for (std::int64_t y = 0; y < height; ++y) {
+            const float v = static_cast<float>(y) / sigma_xy;
+            for (std::int64_t x = 0; x < width; ++x) {
+                fx[y * width + x] = static_cast<float>(x) / sigma_xy;
+                fy[y * width + x] = v;
+            }
+        }
+    } else {
+        for (std::int64_t i = 0; i < n; ++i) {
+            fx[i] = static_cast<float>(index[i] % width - region.left) / sigma_xy;
+            fy[i] = static_cast<float>(index[i] / width - region.top) / sigma_xy;
+        }
+    }
+    for (int c = 0; rgb != nullptr && c < 3; ++c) {
+        const std::uint8_t* plane = rgb + c * height * width;
+        float* f = out.data + (2 + c) * n;
+        for (std::int64_t i = 0; i < n; ++i) f[i] = static_cast<float>(plane[index != nullptr ? index[i] : i]) / sigma_rgb;
+    }
+    return out;
+}
+
+// Spatial lattices depend on size and width only. The least recently used one goes first.
+constexpr std::size_t kCached = 16;
+struct CacheEntry {
+    std::int64_t height, width;
+    float sigma;
+    std::shared_ptr<NormalizedLattice> value;
+};
+std::mutex cache_mutex;
+std::list<CacheEntry> cache;
+
+std::shared_ptr<NormalizedLattice> spatial_lattice(const Region& region, std::int64_t height, std::int64_t width, float sigma) {
+    const auto find = [&]() -> std::shared_ptr<NormalizedLattice> {
+        for (auto it = cache.begin(); it != cache.end(); ++it) {
+            if (it->height != region.height || it->width != region.width || it->sigma != sigma) continue;
+            cache.splice(cache.begin(), cache, it);
+            return it->value;
+        }
+        return nullptr;
+    };
+    if (region.box) {
+        const std::lock_guard<std::mutex> lock(cache_mutex);
+        if (auto found = find()) return found;
+    }
+    const Buffer<float> features = features_of(region, nullptr, height, width, sigma, 1.0f);
+    auto made = normalized(make_lattice(features.data, 2, region.pixels));
+    if (region.box) {
+        const std::lock_guard<std::mutex> lock(cache_mutex);
+        if (auto found = find()) return found;
+        cache.push_front({region.height, region.width, sigma, made});
+        if (cache.size() > kCached) cache.pop_back();
+    }
+    return made;
+}
+
+// Calls work(0 .. count - 1). Every call stands alone, so the number of threads changes no result.
+template <class Work>
+void for_each_picture(std::int64_t count, int threads, const Work& work) {
+    std::atomic<std::int64_t> next{0};
+    std::exception_ptr error;
+    std::mutex error_mutex;
+    const auto run = [&]() {
+        for (std::int64_t i = next++; i < count; i = next++) {
+            try {
+                work(i);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(error_mutex);
+                error = std::current_exception();
+                next = count;
+            }
+        }
+    };
+    std::vector<std::thread> others;
+    for (std::int64_t t = 1; t < std::min<std::int64_t>(threads, count); ++t) others.emplace_back(run);
+    run();
+    for (std::thread& t : others) t.join();
+    if (error) std::rethrow_exception(error);
+}
+
+float clipped(float score) { return std::min(std::max(score, 1e-5f), 1.0f); }
+
+// q = softmax(-unary) = clipped scores over their sum, where the filters do not reach.
+bool fill_invalid(const CRFBatch& b, std::int64_t picture, const std::vector<std::int64_t>& labels) {
+    const std::int64_t n = b.height * b.width;
+    bool good = true;
+    for (std::int64_t r = 0; r < b.runs; ++r) {
+        const std::int64_t at = (picture * b.runs + r) * b.labels * n;
+        for (std::int64_t i = 0; i < n; ++i) {
+            if (b.valid[picture * n + i] != 0) continue;
+            float sum = 0.0f;
+            for (const std::int64_t l : labels) {
+                good = good && !std::isnan(b.scores[at + l * n + i]);
+                sum += clipped(b.scores[at + l * n + i]);
+            }
+            for (const std::int64_t l : labels) b.marginals[at + l * n + i] = clipped(b.scores[at + l * n + i]) / sum;
+        }
+    }
+    return good;
+}
+
+Stack stack_of(std::int64_t runs, std::int64_t labels) {
+    Stack s;
+    s.runs = static_cast<int>(runs);
+    s.labels = static_cast<int>(labels);
+    s.run_lanes = labels <= 4 ? 4 : static_cast<int>((labels + kLanes - 1) / kLanes * kLanes);
+    s.vectors = static_cast<int>((runs * s.run_lanes + kLanes - 1) / kLanes);
+    return s;
+}
+
+// Marginals from pixel-major to their planes, in blocks that stay in the first cache.
+void unstack(const float* marginals, const Stack& stack, const Region& region, const std::vector<float*>& planes) {
+    const std::int64_t lanes = stack.vectors * kLanes, block = 128;
+    const std::int64_t* index = region.pointer();
+    for (std::int64_t start = 0; start < region.pixels; start += block) {
+        const std::int64_t end = std::min(start + block, region.pixels);
+        for (int r = 0; r < stack.runs; ++r) {
+            for (int l = 0; l < stack.labels; ++l) {
+                const float* from = marginals + r * stack.run_lanes + l;
+                float* to = planes[static_cast<std::size_t>(r * stack.labels + l)];
+                if (index == nullptr) {
+                    for (std::int64_t i = start; i < end; ++i) to[i] = from[i * lanes];
+                } else {
+                    for (std::int64_t i = start; i < end; ++i) to[index[i]] = from[i * lanes];
+                }
+            }
+        }
+    }
+}
+
+// False when a score is NaN.
+bool crf_picture(const CRFBatch& b, const CRFSettings& settings, std::int64_t picture) {
+    const std::int64_t n = b.height * b.width;
+    std::vector<std::int64_t> labels;
+    for (std::int64_t l = 0; l < b.labels; ++l) {
+        if (b.present[picture * b.labels + l] != 0) labels.push_back(l);
+    }
+    if (labels.empty()) return true;
+    const Region region = region_of(b.valid != nullptr ? b.valid + picture * n : nullptr, b.height, b.width);
+    if (region.pixels < n && !fill_invalid(b, picture, labels)) return false;
+    if (region.pixels == 0) return true;
+
+    std::vector<const float*> scores;
+    std::vector<float*> marginals;
+    for (std::int64_t r = 0; r < b.runs; ++r) {
+        for (const std::int64_t l : labels) {
+            scores.push_back(b.scores + ((picture * b.runs + r) * b.labels + l) * n);
+            marginals.push_back(b.marginals + ((picture * b.runs + r) * b.labels + l) * n);
+        }
+    }
+    MeanField job;
+    job.stack = stack_of(b.runs, static_cast<std::int64_t>(labels.size()));
+    Buffer<float> q;
+    if (!q.resize(static_cast<std::size_t>(region.pixels * job.stack.vectors * kLanes))) throw std::bad_alloc();
+    if (!kernels().load_scores(scores.data(), region.pointer(), region.pixels, job.stack, q.data)) return false;
+
+    const auto spatial = spatial_lattice(region, b.height, b.width, settings.gaussian_sxy);
+    const Buffer<float> features = features_of(region, b.rgb + picture * 3 * n, b.height, b.width,
+                                               settings.bilateral_sxy, settings.bilateral_srgb);
+    const auto bilateral = normalized(make_lattice(features.data, 5, region.pixels));
+    job.spatial = spatial->lattice.get();
+    job.spatial_weights = spatial->weights.data;
+    job.spatial_compat = settings.gaussian_compat;
+    job.bilateral = bilateral->lattice.get();
+    job.bilateral_weights = bilateral->weights.data;
+    job.bilateral_compat = settings.bilateral_compat;
+    job.iterations = settings.iterations;
+    require(kernels().mean_field(job, q.data));
+    unstack(q.data, job.stack, region, marginals);
+    return true;
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+#ifdef T2M_HAS_AVX2
+    static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx2) return kernels_avx2();
+#endif
+    return kernels_baseline();
+}
+
+void require(Status status) {
+    switch (status) {
+        case Status::ok: return;
+        case Status::out_of_memory: throw std::bad_alloc();
+        case Status::not_finite: throw std::invalid_argument("features hold NaN or infinite values; the lattice needs finite ones");
+        case Status::too_fine:
+            throw std::invalid_argument(
+                "features span too many lattice cells to be numbered in 64 bits; divide them by a larger sigma");
+    }
+}
+
+std::shared_ptr<Lattice> make_lattice(const float* features, int dims, std::int64_t pixels) {
+    auto lattice = std::make_shared<Lattice>();
+    require(kernels().build(*lattice, features, dims, pixels));
+    return lattice;
+}
+
+std::int64_t dense_crf(const CRFBatch& batch, const CRFSettings& settings, int threads) {
+    std::atomic<std::int64_t> bad{batch.batch};
+    for_each_picture(batch.batch, threads, [&](std::int64_t i) {
+        if (crf_picture(batch, settings, i)) return;
+        std::int64_t seen = bad;
+        while (i < seen && !bad.compare_exchange_weak(seen, i)) {}
+    });
+    return bad < batch.batch ? bad.load() : -1;
+}
+
+void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb, bool transpose, int threads) {
+    const std::int64_t n = batch.height * batch.width;
+    const Region region = region_of(nullptr, batch.height, batch.width);
+    for_each_picture(batch.batch, threads, [&](std::int64_t i) {
+        const Buffer<float> features =
+            features_of(region, batch.rgb + i * 3 * n, batch.height, batch.width, sigma_xy, sigma_rgb);
+        const auto lattice = make_lattice(features.data, 5, n);
+        const std::int64_t at = i * batch.channels * n;
+        require(kernels().filter(*lattice, batch.values + at, batch.out + at, static_cast<int>(batch.channels), transpose));
+    });
+}
+
+void clear_cache() {
+    const std::lock_guard<std::mutex> lock(cache_mutex);
+    cache.clear();
+}
+
+std::size_t cache_size() {
+    const std::lock_guard<std::mutex> lock(cache_mutex);
+    return cache.size();
+}
+
+}  // namespace tag2mask

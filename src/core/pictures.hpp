@@ -1,0 +1,49 @@
+// Batches of pictures: features, the cache of spatial lattices, threads over pictures.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "lattice.hpp"
+
+namespace tag2mask {
+
+const Kernels& kernels();  // the fastest set that this CPU runs
+
+// Throws std::invalid_argument (a feature is not finite, or the lattice is too fine) or std::bad_alloc.
+void require(Status status);
+
+std::shared_ptr<Lattice> make_lattice(const float* features, int dims, std::int64_t pixels);
+
+struct CRFSettings {
+    float gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat;
+    int iterations;
+};
+
+struct CRFBatch {
+    std::int64_t batch, runs, labels, height, width;
+    const std::uint8_t* rgb;      // [batch, 3, height, width]
+    const float* scores;          // [batch, runs, labels, height, width]
+    const std::uint8_t* present;  // [batch, labels]
+    const std::uint8_t* valid;    // [batch, height, width], or null
+    float* marginals;             // as scores; absent labels are left as they are
+};
+
+// Returns -1, or the index of the first picture with a NaN score.
+std::int64_t dense_crf(const CRFBatch& batch, const CRFSettings& settings, int threads);
+
+struct FilterBatch {
+    std::int64_t batch, channels, height, width;
+    const std::uint8_t* rgb;  // [batch, 3, height, width]
+    const float* values;      // [batch, channels, height, width]
+    float* out;
+};
+
+// Unnormalized bilateral filter of each picture on its own lattice.
+void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb, bool transpose, int threads);
+
+void clear_cache();
+std::size_t cache_size();
+
+}  // namespace tag2mask

@@ -1,0 +1,260 @@
+"""The losses of the method as pure functions of tensors.
+
+Paper: Reliability Does Matter (AAAI 2020), joint loss of tags, reliable pixels and dense energy; each function names
+its equation and how the published code differs. All take any device; half-precision inputs are computed in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.filtering import Backend, Lattice, check_sigma, describe, pick_core
+
+__all__ = ["balanced_cross_entropy", "class_distance_loss", "dense_energy_loss", "tag_loss"]
+
+
+def tag_loss(tag_logits: Tensor, tags: Tensor) -> Tensor:
+    """Binary cross entropy of every class, averaged over classes and pictures (multi-label soft margin).
+
+    Args:
+        tag_logits: float [B, C].
+        tags: bool [B, C].
+
+    Raises:
+        ValueError: shapes differ or are not [B, C].
+    """
+    if tag_logits.ndim != 2 or tag_logits.shape != tags.shape or not tag_logits.is_floating_point():
+        raise ValueError(
+            f"tag_logits must be float [B, C] and tags [B, C], got {describe(tag_logits)}, {describe(tags)}"
+        )
+    return F.multilabel_soft_margin_loss(_at_least_float32(tag_logits), tags.to(torch.float32))
+
+
+def balanced_cross_entropy(seg_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy over reliable background pixels plus that over reliable object pixels.
+
+    Each of the two is the mean over its own labeled pixels of the whole batch, so neither drowns the other; one without
+    any pixel adds 0 (published code: NaN). Logits are resized to the labels (bilinear, align_corners=False).
+
+    Args:
+        seg_logits: float [B, K, h, w], background first.
+        labels: int64 [B, H, W] in {0..K-1, 255}; 255 teaches nothing.
+
+    Raises:
+        ValueError: wrong shapes or types, or a label outside 0..K-1 other than 255.
+    """
+    if seg_logits.ndim != 4 or not seg_logits.is_floating_point() or 0 in seg_logits.shape:
+        raise ValueError(f"seg_logits must be float [B, K, h, w] and not empty, got {describe(seg_logits)}")
+    if labels.ndim != 3 or labels.dtype is not torch.int64 or len(labels) != len(seg_logits):
+        raise ValueError(f"labels must be int64 [{len(seg_logits)}, H, W], got {describe(labels)}")
+    classes = seg_logits.shape[1]
+    if bool(((labels != IGNORE) & ((labels < 0) | (labels >= classes))).any()):
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1} or be {IGNORE}, got {int(labels.min())}..{int(labels.max())}"
+        )
+    logits = F.interpolate(_at_least_float32(seg_logits), labels.shape[1:], mode="bilinear", align_corners=False)
+    each = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    background = labels == BACKGROUND
+    foreground = (labels != BACKGROUND) & (labels != IGNORE)
+    return _mean_where(each, background) + _mean_where(each, foreground)
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where, values, 0).sum() / where.sum().clamp(min=1)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype is torch.float64 else x.to(torch.float32)
+
+
+def dense_energy_loss(
+    rgb: Tensor,
+    probs: Tensor,
+    labels: Tensor,
+    valid: Tensor | None,
+    sigma_rgb: float = 15.0,
+    sigma_xy: float = 100.0,
+    scale: float = 0.5,
+    weight: float = 1e-7,
+    gradient: Literal["surrogate", "exact"] = "surrogate",
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Dense energy with the soft gate of the paper (eq. 9-11), in the form of the published code.
+
+    Everything is resampled by `scale` first: `rgb`, `labels`, `valid` nearest, `probs` bilinear (align_corners=False).
+    With `q = valid probs`, the gate `S = 1` where unlabeled, else `max(0, valid - max_c probs)`, and the unnormalized
+    bilateral filter `K` (its pixel itself included, spatial width `sigma_xy scale`):
+
+        loss = -(weight / B) sum_i S_i sum_c q_ic (K q)_ic
+
+    It is the paper's energy without the degree term `S_i sum_j k_ij`, hence negative, and sums over pixels. The gate is
+    never differentiated. Pixels that are not valid stay in the lattice, as published, but hold no value.
+
+    Args:
+        rgb: uint8 [B, 3, H, W].
+        probs: float [B, K, H, W], softmax of the logits.
+        labels: int64 [B, H, W]; 255 where unlabeled.
+        valid: bool [B, H, W], or None for all True.
+        sigma_rgb: color width in levels of 0-255.
+        sigma_xy: spatial width in pixels before `scale`.
+        scale: size at which the energy is evaluated, relative to the input.
+        weight: factor on the sum; 1e-7 belongs to crops of 321 at half size.
+        gradient: `surrogate` gives `-(2 weight / B) valid S (K q)` as published, exact only where S is constant;
+            `exact` gives the derivative `-(weight / B) valid (S (K q) + K^T (S q))`.
+        backend: `core`, `torch`, or `auto` for the core where it can be used (float32 on the CPU).
+
+    Raises:
+        ValueError: wrong shapes or types, a width or scale that is not greater than 0, or an unknown gradient.
+    """
+    for name, value in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy), ("scale", scale)):
+        check_sigma(name, value)
+    _check_energy(rgb, probs, labels, valid, scale, gradient)
+    if valid is None:
+        valid = torch.ones_like(labels, dtype=torch.bool)
+    rgb_small, labels_small, valid_small = (
+        F.interpolate(x.to(torch.float32), scale_factor=scale, mode="nearest")
+        for x in (rgb, labels[:, None], valid[:, None])
+    )
+    small = F.interpolate(_at_least_float32(probs), scale_factor=scale, mode="bilinear", align_corners=False)
+    mask = valid_small.to(small.dtype)
+    with torch.no_grad():
+        gate = torch.where(labels_small == IGNORE, 1.0, (mask - small.amax(1, keepdim=True)).clamp(min=0))
+    kernel = _Kernel(rgb_small.to(torch.uint8), sigma_xy * scale, sigma_rgb, backend)
+    energy = _Energy.apply(small * mask, gate, kernel, gradient)
+    return cast(Tensor, energy) * (weight / len(probs))
+
+
+class _Kernel:
+    """Bilateral filters of a batch of pictures."""
+
+    def __init__(self, rgb: Tensor, sigma_xy: float, sigma_rgb: float, backend: Backend) -> None:
+        self.rgb, self.sigma_xy, self.sigma_rgb, self.backend = rgb, sigma_xy, sigma_rgb, backend
+        self._lattices: list[Lattice] | None = None
+
+    def filter(self, values: Tensor, *, transpose: bool = False) -> Tensor:
+        """Filter (or its adjoint) of [B, n, h, w], each picture on its own lattice."""
+        if (core := pick_core(self.backend, values)) is not None:
+            out = torch.empty(values.shape)
+            rgb, source = self.rgb.contiguous().numpy(), values.contiguous().numpy()
+            threads = torch.get_num_threads()
+            core.bilateral_filter(rgb, source, out.numpy(), self.sigma_xy, self.sigma_rgb, transpose, threads)
+            return out
+        if self._lattices is None:
+            self._lattices = [
+                Lattice.bilateral(rgb, self.sigma_xy, self.sigma_rgb, backend="torch", dtype=values.dtype)
+                for rgb in self.rgb
+            ]
+        pairs = zip(self._lattices, values, strict=True)
+        return torch.stack([(one.transpose if transpose else one.filter)(v) for one, v in pairs])
+
+
+class _Energy(torch.autograd.Function):
+    """`-sum S q (K q)` with the published or the exact gradient in q."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, gate: Tensor, kernel: _Kernel, gradient: str) -> Tensor:
+        filtered = kernel.filter(q)
+        if ctx.needs_input_grad[0]:
+            slope = 2 * gate * filtered
+            if gradient == "exact":
+                slope = gate * filtered + kernel.filter(gate * q, transpose=True)
+            ctx.save_for_backward(slope)
+        return -(gate * q * filtered).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return -grads[0] * slope, None, None, None
+
+
+def _check_energy(
+    rgb: Tensor, probs: Tensor, labels: Tensor, valid: Tensor | None, scale: float, gradient: str
+) -> None:
+    if gradient not in ("surrogate", "exact"):
+        raise ValueError(f"gradient must be surrogate or exact, got {gradient!r}")
+    if probs.ndim != 4 or not probs.is_floating_point() or 0 in probs.shape:
+        raise ValueError(f"probs must be float [B, K, H, W] and not empty, got {describe(probs)}")
+    batch, height, width = probs.shape[0], *probs.shape[2:]
+    if min(height, width) * scale < 1:
+        raise ValueError(
+            f"at scale {scale} nothing is left of pictures of {height} x {width}; enlarge them or raise scale"
+        )
+    wanted: list[tuple[str, Tensor | None, torch.dtype, list[int]]] = [
+        ("rgb", rgb, torch.uint8, [batch, 3, height, width]),
+        ("labels", labels, torch.int64, [batch, height, width]),
+        ("valid", valid, torch.bool, [batch, height, width]),
+    ]
+    for name, value, dtype, shape in wanted:
+        if value is not None and (value.dtype is not dtype or list(value.shape) != shape):
+            raise ValueError(
+                f"{name} must be {str(dtype).removeprefix('torch.')} {shape} to go with probs {list(probs.shape)}, "
+                f"got {describe(value)}"
+            )
+
+
+def class_distance_loss(seg_logits: Tensor, features: Tensor) -> Tensor:
+    """Batch-based class distance of the 2022 journal extension: tight classes, distant class centers.
+
+    Labels are the argmax of the network's own logits. The background has one center per picture, each other class one
+    over the whole batch; distances are cosine. Follows the published code, also where a picture without background
+    gets a zero center and the intra distance 2.
+
+    Args:
+        seg_logits: float [B, K, h, w], background first; no gradient flows into them.
+        features: float [B, D, h, w].
+
+    Raises:
+        ValueError: wrong shapes or types.
+    """
+    for name, value in (("seg_logits", seg_logits), ("features", features)):
+        if value.ndim != 4 or not value.is_floating_point() or 0 in value.shape:
+            raise ValueError(f"{name} must be float [B, channels, h, w] and not empty, got {describe(value)}")
+    if len(seg_logits) != len(features) or seg_logits.shape[2:] != features.shape[2:]:
+        raise ValueError(
+            f"seg_logits and features must agree in batch and size, got {describe(seg_logits)}, {describe(features)}"
+        )
+    classes = seg_logits.shape[1]
+    vectors = _at_least_float32(features).flatten(2).mT
+    hot = F.one_hot(seg_logits.argmax(1).flatten(1), classes).to(vectors.dtype)
+    background_centers, background_spread, has_background = _spread(vectors, hot[..., :1])
+    everything = vectors.reshape(1, -1, vectors.shape[2]), hot.reshape(1, -1, classes)[..., 1:]
+    object_centers, object_spread, has_object = _spread(*everything)
+    background_centers, has_background = background_centers[:, 0], has_background[:, 0]
+    object_centers, object_spread = object_centers[0][has_object[0]], object_spread[0][has_object[0]]
+    spread = torch.where(has_background, background_spread[:, 0], 2)
+    intra = (spread.sum() + object_spread.sum()) / (len(vectors) + len(object_centers))
+    return intra + _inter_distance(object_centers, background_centers, bool(has_background.any()))
+
+
+def _spread(vectors: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centers [G, k, D] of the members [G, n, k] of vectors [G, n, D], mean cosine distance to them, whether any."""
+    count = member.sum(1)
+    centers = member.mT @ vectors / count.clamp(min=1)[..., None]
+    distance = 1 - _cosines(vectors, centers)
+    return centers, (member * distance).sum(1) / count.clamp(min=1), count > 0
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of every vector of [..., n, D] with every vector of [..., m, D]."""
+    lengths = torch.linalg.vector_norm(a, dim=-1)[..., :, None] * torch.linalg.vector_norm(b, dim=-1)[..., None, :]
+    return a @ b.mT / (lengths + 1e-7)
+
+
+def _inter_distance(objects: Tensor, backgrounds: Tensor, any_background: bool) -> Tensor:
+    """Mean of 1 + cosine between centers: object to object, and object to background."""
+    count = len(objects)
+    if count == 0:
+        return objects.sum()
+    between = 1 + _cosines(objects, objects)
+    apart = 1 - torch.eye(count, dtype=between.dtype, device=between.device)
+    among = (between * apart).sum() / max(count * (count - 1), 1)
+    if not any_background:
+        return 0.5 * among + 1
+    return 0.5 * among + 0.5 * (1 + _cosines(objects, backgrounds)).mean()
