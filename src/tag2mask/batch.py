@@ -1,0 +1,93 @@
+"""What travels through the method: codes, axes, and the typed batch and outputs.
+
+Axes: `B` batch, `C` classes without background, `K = C + 1` with background first, `D` features,
+`H, W` pixels of the crop, `h, w` cells of the feature map. Sizes are always `(height, width)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tag2mask.config import BACKGROUND, IGNORE
+
+__all__ = ["BACKGROUND", "IGNORE", "Batch", "Outputs", "Sample"]
+
+
+class Sample(NamedTuple):
+    """One picture after the joint transform, as the loader collates it."""
+
+    rgb: Tensor
+    """uint8 [3, H, W], 0-255; padding holds the backbone's mean colour."""
+    valid: Tensor
+    """bool [H, W], False on padding."""
+    tags: Tensor
+    """bool [C]."""
+    mask: Tensor
+    """int64 [H, W] in {0..C, 255}; all 255 where the picture has no mask. Never used for training on tags."""
+    name: str
+    broken: tuple[str, ...] = ()
+    """Pictures that could not be read and were passed over to get this one."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples on one device."""
+
+    rgb: Tensor
+    """uint8 [B, 3, H, W]."""
+    valid: Tensor
+    """bool [B, H, W]."""
+    tags: Tensor
+    """bool [B, C]."""
+    mask: Tensor
+    """int64 [B, H, W]."""
+    names: tuple[str, ...]
+    broken: tuple[str, ...] = ()
+
+    @staticmethod
+    def collate(samples: list[Sample]) -> Batch:
+        """Stack samples of one size."""
+        return Batch(
+            rgb=torch.stack([s.rgb for s in samples]),
+            valid=torch.stack([s.valid for s in samples]),
+            tags=torch.stack([s.tags for s in samples]),
+            mask=torch.stack([s.mask for s in samples]),
+            names=tuple(s.name for s in samples),
+            broken=tuple(name for s in samples for name in s.broken),
+        )
+
+    def first(self, count: int) -> Batch:
+        """The first `count` samples."""
+        return replace(
+            self,
+            rgb=self.rgb[:count],
+            valid=self.valid[:count],
+            tags=self.tags[:count],
+            mask=self.mask[:count],
+            names=self.names[:count],
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return replace(
+            self,
+            rgb=self.rgb.to(device, non_blocking=True),
+            valid=self.valid.to(device, non_blocking=True),
+            tags=self.tags.to(device, non_blocking=True),
+            mask=self.mask.to(device, non_blocking=True),
+        )
+
+
+class Outputs(NamedTuple):
+    """What the network gives for a batch of normalised images."""
+
+    features: Tensor
+    """float [B, D, h, w], before the dropout of the tag branch."""
+    tag_logits: Tensor
+    """float [B, C]."""
+    seg_logits: Tensor | None
+    """float [B, K, h, w], background first; None when the segmentation branch was not asked for."""

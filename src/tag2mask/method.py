@@ -1,0 +1,106 @@
+"""One training step from batch to losses, in the order of the paper's figure 2."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tag2mask.batch import IGNORE, Batch, Outputs
+from tag2mask.cam import multi_scale_cam
+from tag2mask.config import MethodConfig
+from tag2mask.losses import balanced_cross_entropy, dense_energy_loss, tag_loss
+from tag2mask.models.network import Network
+from tag2mask.reliable import reliable_labels
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one step, each a float scalar; `total` is their plain sum, as published."""
+
+    tag: Tensor
+    segmentation: Tensor | None = None
+    energy: Tensor | None = None
+    reliable_share: float = 0.0
+    """Share of the valid pixels that carry a reliable label, 0-1."""
+    mining_seconds: float = 0.0
+    """Wall time of the CRF votes and the reliable labels."""
+
+    @property
+    def total(self) -> Tensor:
+        """L_cls + L_ce + L_energy (paper, joint loss)."""
+        return sum((part for part in (self.segmentation, self.energy) if part is not None), self.tag)
+
+
+def training_losses(
+    model: nn.Module, network: Network, batch: Batch, method: MethodConfig, *, joint: bool, average: Network | None = None
+) -> Losses:
+    """The losses of a batch: of tags only, or of all three branches.
+
+    Args:
+        model: The network that trains, as the accelerator wrapped it; called once.
+        network: The same network, bare.
+        batch: B samples on the model's device.
+        method: Rules of the step.
+        joint: False in the tag phase: no segmentation branch, no CRF.
+        average: Running average of the network, which then draws the CAMs.
+    """
+    images = network.normalize(batch.rgb, batch.valid)
+    outputs: Outputs = model(images, batch.valid if method.pool_valid else None, segment=joint)
+    tag = tag_loss(outputs.tag_logits.float(), batch.tags)
+    if not joint or outputs.seg_logits is None:
+        return Losses(tag)
+    if average is None:
+        cams = class_activation_maps(network, images, batch, method, outputs.features.detach())
+    else:
+        cams = class_activation_maps(average, images, batch, method)
+    started = time.perf_counter()
+    labels = reliable_labels(batch.rgb, cams, batch.tags, method.reliable, batch.valid)
+    mined = time.perf_counter() - started
+
+    seg_logits = F.interpolate(
+        outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False
+    )
+    segmentation = balanced_cross_entropy(seg_logits, labels)
+    energy = None
+    if method.energy.weight > 0:
+        e = method.energy
+        probs = seg_logits.softmax(dim=1)
+        energy = dense_energy_loss(
+            batch.rgb, probs, labels, batch.valid, e.sigma_rgb, e.sigma_xy, e.scale, e.weight, e.gradient
+        )
+    share = (labels != IGNORE).sum() / batch.valid.sum()
+    return Losses(tag, segmentation, energy, share.item(), mined)
+
+
+@torch.no_grad()
+def class_activation_maps(
+    network: Network, images: Tensor, batch: Batch, method: MethodConfig, features: Tensor | None = None
+) -> Tensor:
+    """The batch's CAMs, [B, C, H, W] in [0, 1], with the backbone's dropout as `method.cam_mode` says.
+
+    Args:
+        network: Network that draws them.
+        images: float [B, 3, H, W], normalised.
+        batch: Tags and valid area.
+        method: Scales, flip, mode.
+        features: [B, D, h, w] of the training pass at scale 1; used unless dropout made them noisier than asked.
+    """
+    was_training = network.training
+    if method.cam_mode == "eval" and was_training and _has_dropout(network.backbone):
+        features = None
+    network.train(method.cam_mode == "train")
+    try:
+        return multi_scale_cam(
+            network, images, batch.tags, method.cam_scales, batch.valid, flip=method.cam_flip, features=features
+        )
+    finally:
+        network.train(was_training)
+
+
+def _has_dropout(backbone: nn.Module) -> bool:
+    rates = (getattr(m, "p", getattr(m, "drop_prob", 0)) for m in backbone.modules())
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)

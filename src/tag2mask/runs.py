@@ -1,0 +1,196 @@
+"""The run folder: where a run writes, what it saves, how it is read back (interface: "A run folder")."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tag2mask import __version__
+from tag2mask.config import TrainConfig
+from tag2mask.models import build_network
+from tag2mask.models.network import Network
+
+METRICS = (
+    "step",
+    "phase",
+    "lr",
+    "tag_loss",
+    "segmentation_loss",
+    "energy_loss",
+    "total_loss",
+    "reliable_share",
+    "images_per_second",
+    "mining_share",
+    "skipped_steps",
+    "miou",
+    "tag_map",
+)
+
+
+def new_run_folder(out: str | None, preset: str) -> Path:
+    """Make the run folder: `out` if given, else runs/<preset>, runs/<preset>-2, ...
+
+    Raises:
+        FileExistsError: `out` already holds something; nothing is ever overwritten silently.
+    """
+    if out is not None:
+        folder = Path(out)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(
+                f"--out {folder} exists and is not empty. Choose another folder, remove it, or go on with an "
+                f"interrupted run by `tag2mask train --resume {folder}`."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    number = 1
+    while True:
+        folder = Path("runs") / (preset if number == 1 else f"{preset}-{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=False)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file under a temporary name, then rename it."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware of this process, for `environment.json`."""
+    import timm
+    import torchvision
+
+    return {
+        "tag2mask": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+    }
+
+
+def save_model(path: Path, model: Network, config: TrainConfig, *, selection: str = "last step") -> None:
+    """Write weights and everything needed to load them alone.
+
+    Args:
+        path: A `.safetensors` file.
+        model: Network to save.
+        config: Resolved config of the run, kept in the metadata.
+        selection: Which model this is: "last step" or "best mIoU on val at step N".
+    """
+    metadata = {
+        "format": "tag2mask",
+        "version": __version__,
+        "config": config.to_json(),
+        "classes": json.dumps(list(model.classes), ensure_ascii=False),
+        "selection": selection,
+    }
+    temporary = path.with_name(f".{path.name}.part")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def load_model(source: Path) -> tuple[Network, TrainConfig, dict[str, str]]:
+    """Read a network back from a run folder or a `.safetensors` file.
+
+    Returns:
+        The network in eval mode on the CPU, its config, and the file's metadata ("classes", "selection", "version").
+
+    Raises:
+        FileNotFoundError: no such file, or a run that has not written its model yet.
+        ValueError: a file that tag2mask did not write, or one that does not fit its own config.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / "model.safetensors"
+        if not path.is_file() and (path.parent / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{path.parent} has no model.safetensors yet: the run has not ended. "
+                f"Go on with `tag2mask train --resume {path.parent}`."
+            )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a run folder or a .safetensors file of tag2mask")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except Exception as error:  # safetensors raises its own error type for damaged files
+        raise ValueError(f"{path} is no readable .safetensors file: {error}") from error
+    if "config" not in metadata or "classes" not in metadata:
+        raise ValueError(f"{path} was not written by tag2mask: its metadata has no config and classes")
+    config = TrainConfig.from_json(metadata["config"])
+    network = build_network(config, json.loads(metadata["classes"]), pretrained=False)
+    wanted = set(network.state_dict())
+    if missing := sorted(wanted ^ set(tensors)):
+        raise ValueError(f"{path} does not fit its own config; tensors that differ: {', '.join(missing[:5])}")
+    network.load_state_dict(tensors)
+    return network.eval(), config, metadata
+
+
+def save_state(run: Path, state: Mapping[str, Any]) -> None:
+    """Replace the resumable state `last/`; the old one stays until the new one is complete."""
+    last, fresh, old = run / "last", run / ".last.part", run / ".last.old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    torch.save(dict(state), fresh / "state.pt")
+    shutil.rmtree(old, ignore_errors=True)
+    if last.exists():
+        last.rename(old)
+    fresh.rename(last)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(run: Path) -> dict[str, Any]:
+    """The state that `save_state` wrote, on the CPU.
+
+    Raises:
+        FileNotFoundError: the run has saved nothing to go on from.
+    """
+    for folder in (run / "last", run / ".last.old"):
+        if (folder / "state.pt").is_file():
+            state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+            return state
+    raise FileNotFoundError(f"{run} has no saved state to go on from (last/state.pt); train it anew")
+
+
+class MetricsFile:
+    """`metrics.csv`: one row per logged step; going on from a step drops the rows behind it."""
+
+    def __init__(self, run: Path, resume_step: int = 0) -> None:
+        self.path = run / "metrics.csv"
+        rows = []
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, METRICS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row; columns that are absent stay empty."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, METRICS).writerow(
+                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+            )

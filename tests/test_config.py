@@ -1,0 +1,70 @@
+"""Configs: presets, JSON round trip, refusals in the user's words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from tag2mask.config import PRESETS, CRFParams, MethodConfig, OptimConfig, ReliableConfig, TrainConfig
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("profile", ["official", "paper", "clean"])
+def test_presets_survive_json(name, profile):
+    config = TrainConfig.preset(name, profile=profile, data="photos", train_split="train", image_size=None)
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+def test_unknown_and_ill_typed_keys_are_refused_by_name():
+    values = json.loads(TrainConfig().to_json())
+    values["method"]["reliable"]["kep"] = 0.5
+    with pytest.raises(ValueError, match=r"config\.method\.reliable has unknown keys kep"):
+        TrainConfig.from_json(json.dumps(values))
+    with pytest.raises(ValueError, match=r"config\.batch_size must be int, got 'many'"):
+        TrainConfig.from_json('{"batch_size": "many"}')
+    with pytest.raises(ValueError, match=r"config\.precision must be one of fp32, bf16, fp16, got 'fp8'"):
+        TrainConfig.from_json('{"precision": "fp8"}')
+    with pytest.raises(ValueError, match="not JSON"):
+        TrainConfig.from_json("{")
+
+
+def test_unknown_preset_field_and_profile():
+    with pytest.raises(ValueError, match="There is no preset 'smal'; presets: small"):
+        TrainConfig.preset("smal")
+    with pytest.raises(ValueError, match="no field dat"):
+        TrainConfig.preset("small", dat="photos")
+    with pytest.raises(ValueError, match="official, paper or clean"):
+        MethodConfig.of("best")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ReliableConfig(keep=0), "--method.reliable.keep"),
+        (lambda: ReliableConfig(foreground_power=5, background_power=4), "background-power"),
+        (lambda: CRFParams(bilateral_srgb=0), "bilateral_srgb"),
+        (lambda: TrainConfig(tag_steps=0, joint_steps=0), "not both 0"),
+        (lambda: TrainConfig(select="miou"), "--validate-every"),
+        (lambda: TrainConfig(output_stride=4), "--output-stride"),
+        (lambda: MethodConfig(cam_scales=(0.5, 1.0)), "start with 1.0"),
+        (lambda: OptimConfig(lr=0), "--optim.lr"),
+    ],
+)
+def test_contradictions_are_refused_in_the_words_of_the_flags(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_published_crf_presets():
+    fields = ("gaussian_sxy", "gaussian_compat", "bilateral_sxy", "bilateral_srgb", "bilateral_compat", "iterations")
+    values = lambda params: tuple(getattr(params, name) for name in fields)  # noqa: E731
+    assert values(CRFParams.mining()) == (3, 3, 80, 13, 10, 10)
+    assert values(CRFParams.inference()) == (3, 3, 83, 5, 4, 10)
+    assert values(CRFParams.aaai_inference()) == (4, 3, 83, 5, 3, 10)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().seed = 1  # type: ignore[misc]

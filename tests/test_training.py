@@ -1,0 +1,270 @@
+"""The training loop: run folder, exact resume, determinism, and the faults of the published code cured."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tag2mask
+from tag2mask import training
+from tag2mask.batch import Batch
+from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
+from tag2mask.method import Losses, training_losses
+from tag2mask.models import build_network
+from tag2mask.runs import load_model, load_state
+from tag2mask.training import TrainingStopped, train
+
+
+def rows(run):
+    """The rows of metrics.csv without the columns that measure time."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [
+            {k: v for k, v in row.items() if k not in ("images_per_second", "mining_share")}
+            for row in csv.DictReader(file)
+        ]
+
+
+def same_weights(a, b):
+    one, two = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_run_folder_is_complete_and_loads_alone(tiny_config, tmp_path):
+    run = tag2mask.train(tiny_config.replace(sample_every=6, ema=0.5))
+    for name in ("config.json", "environment.json", "metrics.csv", "log.txt", "model.safetensors", "report.html"):
+        assert (run / name).stat().st_size > 0, name
+    assert (run / "samples" / "step-000006.jpg").is_file()
+    assert TrainConfig.from_json((run / "config.json").read_text()) == tiny_config.replace(sample_every=6, ema=0.5)
+    alone = (run / "model.safetensors").rename(tmp_path / "alone.safetensors")
+    model, config, metadata = load_model(alone)
+    assert metadata["selection"] == "last step"
+    assert model.num_classes == len(model.classes) >= 4
+    assert config.backbone == "test_efficientnet"
+    assert [row["phase"] for row in rows(run)] == ["tags"] * 3 + ["joint"] * 3
+    last = rows(run)[-1]
+    assert float(last["miou"]) >= 0
+    assert float(last["total_loss"]) == pytest.approx(
+        float(last["tag_loss"]) + float(last["segmentation_loss"]) + float(last["energy_loss"]), abs=1e-4
+    )
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tiny_config, tmp_path):
+    a = train(tiny_config.replace(out=str(tmp_path / "a")))
+    b = train(tiny_config.replace(out=str(tmp_path / "b"), workers=1))
+    c = train(tiny_config.replace(out=str(tmp_path / "c"), seed=1))
+    assert same_weights(a, b)
+    assert rows(a) == rows(b)
+    assert not same_weights(a, c)
+
+
+@pytest.mark.parametrize("stop_at", [2, 4])
+def test_resume_equals_an_uninterrupted_run(tiny_config, tmp_path, monkeypatch, stop_at):
+    whole = train(tiny_config.replace(out=str(tmp_path / "whole"), ema=0.5))
+    config = tiny_config.replace(out=str(tmp_path / "broken"), ema=0.5)
+    save = training.save_state
+
+    def save_then_die(run, state):
+        save(run, state)
+        if state["step"] == stop_at:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(training, "save_state", save_then_die)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config)
+    monkeypatch.setattr(training, "save_state", save)
+    assert load_state(tmp_path / "broken")["step"] == stop_at
+    torch.manual_seed(99)
+    resumed = train(config, resume=tmp_path / "broken")
+    assert same_weights(whole, resumed)
+    assert rows(whole) == rows(resumed)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_config, monkeypatch):
+    step = training._step
+
+    def interrupted(*args, **kwargs):
+        result = step(*args, **kwargs)
+        if result[0]["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(training, "_step", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"step 3 of 6.*train --resume"):
+        train(tiny_config)
+    assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.setattr(training, "_step", step)
+    run = train(tiny_config, resume=tiny_config.out)
+    assert rows(run)[-1]["step"] == "6"
+
+
+def test_resume_refuses_other_settings(tiny_config):
+    run = train(tiny_config.replace(joint_steps=0, tag_steps=1))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        train(tiny_config, resume=run)
+
+
+def test_accumulated_gradients_equal_one_large_batch(tiny_config, tmp_path):
+    base = tiny_config.replace(tag_steps=2, joint_steps=0, dropout=0.0)
+    one = train(base.replace(out=str(tmp_path / "one"), batch_size=4))
+    optim = OptimConfig(lr=0.01, joint_lr=0.01, accumulate=2)
+    two = train(base.replace(out=str(tmp_path / "two"), batch_size=2, optim=optim))
+    a, b = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-4)
+
+
+def test_clipping_bounds_the_step(tiny_config, tmp_path):
+    """With plain SGD the weights move by at most lr x the clipped norm."""
+    base = tiny_config.replace(tag_steps=1, joint_steps=0)
+    optim = OptimConfig(lr=1.0, momentum=0.0, weight_decay=0.0, head_multiplier=1.0, clip_norm=1e-3)
+    run = train(base.replace(optim=optim))
+    torch.manual_seed(base.seed)
+    after, _, _ = load_model(run)
+    from accelerate.utils import set_seed
+
+    set_seed(base.seed)
+    before = build_network(base, after.classes)
+    moved = sum(((p - q) ** 2).sum() for p, q in zip(before.parameters(), after.parameters(), strict=True)) ** 0.5
+    # biases move with twice the learning rate
+    assert 0 < moved <= 2e-3
+
+
+def test_non_finite_losses_are_skipped_counted_and_end_the_run(tiny_config, monkeypatch, tmp_path):
+    losses = training.training_losses
+
+    def sometimes_nan(model, network, batch, method, *, joint, average=None):
+        result = losses(model, network, batch, method, joint=joint, average=average)
+        bad.append(len(bad) in when)
+        return Losses(result.tag * float("nan")) if bad[-1] else result
+
+    monkeypatch.setattr(training, "training_losses", sometimes_nan)
+    bad, when = [], {1, 2}
+    run = train(tiny_config)
+    assert rows(run)[-1]["skipped_steps"] == "2"
+    assert all(torch.isfinite(t).all() for t in load_file(run / "model.safetensors").values())
+    bad, when = [], set(range(100))
+    with pytest.raises(TrainingStopped, match=r"5 steps in a row.*--optim\.lr"):
+        train(tiny_config.replace(out=str(tmp_path / "nan"), tag_steps=20))
+
+
+def test_fp16_on_cpu_is_refused(tiny_config):
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        train(tiny_config.replace(precision="fp16", device="cpu"))
+
+
+def test_bf16_trains(tiny_config):
+    run = train(tiny_config.replace(precision="bf16", tag_steps=1, joint_steps=1))
+    assert rows(run)[-1]["skipped_steps"] == "0"
+
+
+def test_a_filled_folder_is_never_overwritten(tiny_config, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("keep")
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(tiny_config)
+    assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+
+
+def test_select_miou_keeps_the_best_and_says_so(tiny_config):
+    run = train(tiny_config.replace(select="miou", validate_every=1))
+    _, _, metadata = load_model(run)
+    scores = {row["step"]: float(row["miou"]) for row in rows(run) if row["miou"]}
+    best = max(scores, key=lambda step: (scores[step], -int(step)))
+    assert metadata["selection"] == f"best mIoU on val at step {best}"
+
+
+def test_broken_pictures_are_named_skipped_and_counted(tiny_config, builtin, tmp_path, caplog):
+    import shutil
+
+    data = shutil.copytree(builtin, tmp_path / "data")
+    victim = sorted((data / "images").iterdir())[0]
+    names = (data / "splits" / "train.txt").read_text().split()
+    victim = data / "images" / names[0]
+    victim.write_bytes(victim.read_bytes()[:60])
+    with caplog.at_level("WARNING", logger="tag2mask"):
+        train(tiny_config.replace(data=str(data), tag_steps=6, joint_steps=0))
+    told = [m for m in caplog.messages if victim.name in m]
+    assert "1 broken so far" in told[0]
+
+
+def three_pictures(tmp_path, tags):
+    from PIL import Image
+
+    folder = tmp_path / "three"
+    (folder / "images").mkdir(parents=True)
+    (folder / "splits").mkdir()
+    lines = ["file_name,tags"]
+    generator = torch.Generator().manual_seed(0)
+    for i, tag in enumerate(tags):
+        pixels = torch.randint(0, 256, (48, 64, 3), dtype=torch.uint8, generator=generator).numpy()
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        lines.append(f"{i}.png,{tag}")
+    (folder / "tags.csv").write_text("\n".join(lines) + "\n")
+    (folder / "splits" / "train.txt").write_text("\n".join(f"{i}.png" for i in range(len(tags))) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("profile", ["official", "paper", "clean"])
+def test_three_pictures_with_a_negative_are_enough(tiny_config, tmp_path, profile):
+    """The published code needs 401 pictures (its list of draws runs out), and fails on one without tags."""
+    data = three_pictures(tmp_path, ["cat", "cat;dog", ""])
+    config = tiny_config.replace(data=str(data), profile=profile, method=MethodConfig.of(profile))
+    run = train(config)
+    assert rows(run)[-1]["step"] == "6"
+    assert rows(run)[-1]["skipped_steps"] == "0"
+
+
+def padded_batch(classes, size=64):
+    generator = torch.Generator().manual_seed(4)
+    valid = torch.zeros(2, size, size, dtype=torch.bool)
+    valid[:, :40, 8:48] = True
+    return Batch(
+        rgb=torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator),
+        valid=valid,
+        tags=torch.tensor([[True] + [False] * (classes - 1)] * 2),
+        mask=torch.full((2, size, size), IGNORE),
+        names=("a", "b"),
+    )
+
+
+def test_nothing_is_learned_from_padding(tiny_config, monkeypatch):
+    """No label, no cross-entropy and no energy gradient on padding (the published code labels it)."""
+    network = build_network(tiny_config, ("a", "b"))
+    batch = padded_batch(2)
+    seen = {}
+    monkeypatch.setattr("tag2mask.method.balanced_cross_entropy", lambda logits, labels: seen.update(labels=labels) or logits.sum() * 0)
+
+    def energy(rgb, probs, labels, valid, *args):
+        from tag2mask.losses import dense_energy_loss
+
+        probs = probs.detach().requires_grad_()
+        dense_energy_loss(rgb, probs, labels, valid, *args[:3], 1.0, args[4]).backward()
+        seen["gradient"] = torch.nn.functional.interpolate(probs.grad, labels.shape[-2:], mode="nearest")
+        return probs.sum() * 0
+
+    monkeypatch.setattr("tag2mask.method.dense_energy_loss", energy)
+    for profile in ("official", "paper", "clean"):
+        training_losses(network, network, batch, MethodConfig.of(profile), joint=True)
+        assert (seen["labels"][~batch.valid] == IGNORE).all()
+        outside = torch.nn.functional.max_pool2d(batch.valid[:, None].float(), 17, stride=1, padding=8) == 0
+        assert seen["gradient"].abs().sum() > 0
+        assert (seen["gradient"] * outside).abs().max() == 0
+
+
+def test_batch_without_reliable_foreground_or_background_is_finite(tiny_config):
+    """Cross-entropy over no pixel is NaN in the published code."""
+    network = build_network(tiny_config, ("a", "b"))
+    batch = padded_batch(2)
+    negatives = Batch(batch.rgb, batch.valid, torch.zeros_like(batch.tags), batch.mask, batch.names)
+    for each in (negatives, batch):
+        losses = training_losses(network, network, each, MethodConfig(energy=EnergyConfig(weight=0.0)), joint=True)
+        assert torch.isfinite(losses.total)
+        losses.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
