@@ -1,0 +1,127 @@
+"""Samples: reproducible one by one, and no broken file stops a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from tag2mask.batch import Batch, Sample
+from tag2mask.config import AugmentConfig
+from tag2mask.data import DataError, PictureError, PictureSet, open_data
+from tag2mask.data.loading import EvaluationPictures, TrainingPictures
+
+AUGMENT = AugmentConfig(crop_size=16)
+COUNT = 7
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> PictureSet:
+    """Seven pictures p0 .. p6 of 12 x 20 with masks; the even ones show `cat`, p0 also `dog`."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks", "splits"):
+        (tmp_path / name).mkdir()
+    rows = ["file_name,tags"]
+    for i in range(COUNT):
+        Image.fromarray(rng.integers(0, 256, (12, 20, 3), np.uint8)).save(tmp_path / f"images/p{i}.png")
+        mask = Image.fromarray(np.full((12, 20), i % 3, np.uint8), mode="P")
+        mask.putpalette([0] * 768)
+        mask.save(tmp_path / f"masks/p{i}.png")
+        rows.append(f"p{i}.png," + ("cat;dog" if i == 0 else "" if i % 2 else "cat"))
+    (tmp_path / "tags.csv").write_text("\n".join(rows))
+    (tmp_path / "splits/train.txt").write_text("\n".join(f"p{i}.png" for i in range(COUNT)))
+    return open_data(tmp_path)
+
+
+def training(pictures: PictureSet, seed: int = 3, length: int | None = None) -> TrainingPictures:
+    return TrainingPictures(pictures, AUGMENT, None, (1, 2, 3), seed, length)
+
+
+def same(a: Sample, b: Sample) -> bool:
+    return a[4:] == b[4:] and all(torch.equal(x, y) for x, y in zip(a[:4], b[:4], strict=True))
+
+
+def test_each_epoch_holds_every_picture_once_in_its_own_order(pictures: PictureSet) -> None:
+    data = training(pictures)
+    epochs = [[data[n].name for n in range(e * COUNT, (e + 1) * COUNT)] for e in range(4)]
+    assert all(sorted(names) == [f"p{i}.png" for i in range(COUNT)] for names in epochs)
+    assert len(set(map(tuple, epochs))) == 4
+    assert len(data) == COUNT and len(training(pictures, length=100)) == 100
+
+
+def test_a_draw_depends_on_seed_and_number_alone(pictures: PictureSet) -> None:
+    data = training(pictures)
+    forward = [data[n] for n in range(20)]
+    backward = [training(pictures)[n] for n in reversed(range(20))][::-1]
+    torch.manual_seed(99)
+    assert all(same(a, b) for a, b in zip(forward, backward, strict=True))
+    others = training(pictures, seed=4)
+    assert not all(same(forward[n], others[n]) for n in range(20))
+    by_name: dict[str, list[Sample]] = {}
+    for sample in forward:
+        by_name.setdefault(sample.name, []).append(sample)
+    repeated = next(samples for samples in by_name.values() if len(samples) > 1)
+    assert not torch.equal(repeated[0].rgb, repeated[1].rgb)  # another draw of one picture is augmented anew
+
+
+def test_workers_change_nothing(pictures: PictureSet) -> None:
+    def load(workers: int) -> list[Batch]:
+        data = training(pictures, length=12)
+        return list(DataLoader(data, batch_size=4, num_workers=workers, collate_fn=Batch.collate))
+
+    for a, b in zip(load(0), load(2), strict=True):
+        assert a.names == b.names and torch.equal(a.rgb, b.rgb) and torch.equal(a.mask, b.mask)
+
+
+def test_samples_carry_tags_and_masks(pictures: PictureSet) -> None:
+    for n in range(COUNT):
+        sample = training(pictures)[n]
+        i = int(sample.name[1])
+        assert sample.tags.tolist() == [i % 2 == 0, i == 0]
+        assert sample.tags.dtype == torch.bool
+        assert set(sample.mask[sample.valid].tolist()) == {i % 3}
+        assert sample.broken == ()
+
+
+def test_a_broken_picture_is_passed_over_and_named(pictures: PictureSet) -> None:
+    order = [training(pictures)[n].name for n in range(COUNT)]
+    (pictures.root / "images" / order[2]).write_bytes(b"")
+    (pictures.root / "images" / order[3]).unlink()
+    data = training(pictures)
+    assert (data[2].name, data[2].broken) == (order[4], (order[2], order[3]))
+    assert (data[3].name, data[3].broken) == (order[4], (order[3],))
+    assert (data[4].name, data[4].broken) == (order[4], ())
+    (pictures.root / "images" / order[6]).write_bytes(b"x")
+    assert training(pictures)[6].name == order[0]  # behind the last comes the first of the same epoch
+
+
+def test_only_broken_pictures_are_an_error(pictures: PictureSet) -> None:
+    for picture in pictures.pictures:
+        picture.path.write_bytes(b"x")
+    with pytest.raises(DataError, match="None of the 7 pictures"):
+        training(pictures)[0]
+
+
+def test_a_broken_mask_does_not_stop_training_on_tags(pictures: PictureSet, caplog: pytest.LogCaptureFixture) -> None:
+    for picture in pictures.pictures:
+        assert picture.mask is not None
+        picture.mask.write_bytes(b"x")
+    sample = training(pictures)[0]
+    assert (sample.mask == 255).all() and sample.broken == ()
+    assert "cannot be read as a mask" in caplog.text
+    with pytest.raises(PictureError, match=r"p0\.png"):
+        EvaluationPictures(pictures)[0]
+
+
+def test_evaluation_pictures_are_whole(pictures: PictureSet) -> None:
+    data = EvaluationPictures(pictures)
+    assert len(data) == COUNT
+    sample = data[5]
+    assert sample.name == "p5.png"
+    np.testing.assert_array_equal(sample.rgb, np.asarray(Image.open(pictures.pictures[5].path)))
+    assert sample.mask is not None and sample.mask.shape == (12, 20) and (sample.mask == 2).all()
+    assert sample.tags.tolist() == [False, False] and data[0].tags.tolist() == [True, True]
