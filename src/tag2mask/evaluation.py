@@ -276,10 +276,11 @@ class TagReport:
 
 def tag_report(scores: Tensor, tags: Tensor, classes: Sequence[str]) -> TagReport:
     """Average precision of tag scores float [N, C] against tags bool [N, C]."""
-    found = tags.bool().any(0)
-    values = multilabel_average_precision(scores, tags.long(), num_labels=len(classes), average=None)
-    values = values.reshape(-1)  # torchmetrics gives a scalar for one class
-    ap = {name: float(v) if there else None for name, v, there in zip(classes, values, found, strict=True)}
+    ap: dict[str, float | None] = dict.fromkeys(classes)
+    found = tags.bool().any(0).nonzero().flatten().tolist()
+    if found:
+        values = multilabel_average_precision(scores[:, found], tags[:, found].long(), len(found), average=None)
+        ap |= {classes[i]: float(value) for i, value in zip(found, values.reshape(-1), strict=True)}
     scored = [value for value in ap.values() if value is not None]
     return TagReport(map=float(np.mean(scored)) if scored else float("nan"), ap=ap, num_images=len(scores))
 

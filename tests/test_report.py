@@ -1,0 +1,74 @@
+"""report.html: complete, self-contained, escaped."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tag2mask.charts import Series, line_chart, ticks
+from tag2mask.config import TrainConfig
+from tag2mask.evaluation import report_from_confusion
+from tag2mask.report import Figure, write_report
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "config.json").write_text(TrainConfig.preset("small", data="<b>photos</b>").to_json())
+    (tmp_path / "environment.json").write_text('{"torch": "2.9", "gpu": null}')
+    (tmp_path / "metrics.csv").write_text(
+        "step,phase,lr,tag_loss,segmentation_loss,energy_loss,total_loss,reliable_share,images_per_second,miou\n"
+        "1,tags,0.01,0.7,,,0.7,,20,\n2,tags,0.01,0.5,,,0.5,,21,\n3,joint,0.01,0.4,2.0,-0.1,2.3,0.3,9,0.41\n"
+    )
+    (tmp_path / "samples").mkdir()
+    for step in range(5):
+        Image.new("RGB", (40, 20)).save(tmp_path / "samples" / f"step-{step:06d}.jpg")
+    return tmp_path
+
+
+def test_the_report_is_one_file_with_everything(run):
+    scores = report_from_confusion(np.array([[8, 2], [0, 0]]), ("cat",), 3, {"split": "val"})
+    other = report_from_confusion(np.array([[9, 0], [1, 0]]), ("cat",), 3, {"split": "val"})
+    path = write_report(
+        run,
+        title="cats & <dogs>",
+        summary="Two words.",
+        tiles={"mIoU": "40.0 %"},
+        scores={"segmentation": scores, "CAM": other},
+        figures=[Figure(caption="held out", image=Image.new("RGB", (30, 30)))],
+    )
+    page = path.read_text()
+    assert path == run / "report.html"
+    assert "cats &amp; &lt;dogs&gt;" in page
+    assert "<b>photos</b>" not in page
+    assert not re.search(r"https?://", page)
+    assert "<script" not in page
+    assert re.findall(r'src="(\w+):', page) == ["data"] * 4  # the figure and three sample sheets
+    assert ">80.0 %<" in page  # 8 / (8 + 2)
+    assert "class=best>90.0 %" in page
+    assert all(f">{name}</text>" in page for name in ("Losses", "Share of reliable pixels"))
+    assert 'name="viewport"' in page
+    assert "method.reliable.keep" in page
+
+
+def test_a_bare_run_has_a_report_too(tmp_path):
+    (tmp_path / "config.json").write_text(TrainConfig.preset("small").to_json())
+    assert "config.json" in write_report(tmp_path).read_text()
+
+
+def test_ticks_are_round_and_inside():
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(0, 600) == [0, 200, 400, 600]
+    assert ticks(-0.03, 0.04) == [-0.02, 0.0, 0.02, 0.04]
+    assert ticks(5, 5) == [5]
+
+
+def test_line_chart_places_points_and_survives_odd_values():
+    svg = line_chart("a < b", [Series(name="x", points=((0, 0.0), (5, 1.0), (10, 2.0)))], mark=5)
+    root = ET.fromstring(svg)
+    points = [tuple(map(float, p.split(","))) for p in root.find("polyline").get("points").split()]
+    assert points[1] == pytest.approx(((points[0][0] + points[2][0]) / 2, (points[0][1] + points[2][1]) / 2), abs=0.1)
+    assert points[0][1] > points[2][1]  # up is up
+    broken = ET.fromstring(line_chart("t", [Series(name="x", points=((0, float("nan")), (1, float("inf"))))]))
+    assert broken.find("polyline").get("points") == ""

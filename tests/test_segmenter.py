@@ -1,0 +1,291 @@
+"""Segmenter and predict: sizes, inputs, averaging and priors against direct computations."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from tag2mask.config import CRFParams, TrainConfig
+from tag2mask.data import voc_palette
+from tag2mask.models import build_network
+from tag2mask.runs import save_model
+from tag2mask.score_maps import ScoreMaps
+from tag2mask.segmenter import Segmenter, predict, resolve_crf, resolve_device
+from tag2mask.sources import find_pictures, read_tags
+
+CLASSES = ("cat", "dog", "cow")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64)
+
+
+@pytest.fixture(scope="module")
+def segmenter(config):
+    torch.manual_seed(3)
+    return Segmenter(build_network(config, CLASSES), config, device="cpu")
+
+
+@pytest.fixture
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+
+
+def test_load_round_trip(segmenter, config, rgb, tmp_path):
+    save_model(tmp_path / "model.safetensors", segmenter.model, config, selection="best mIoU on val at step 7")
+    (tmp_path / "config.json").write_text(config.to_json())
+    for source in (tmp_path, str(tmp_path / "model.safetensors")):
+        loaded = Segmenter.load(source, device="cpu")
+        assert loaded.classes == CLASSES
+        assert loaded.selection == "best mIoU on val at step 7"
+        np.testing.assert_array_equal(loaded.predict(rgb).probs, segmenter.predict(rgb).probs)
+
+
+@pytest.mark.parametrize(("source", "words"), [("m.onnx", "ONNX"), ("hf://a/b", "hub")])
+def test_other_sources_are_refused_by_name(source, words):
+    with pytest.raises(ValueError, match=words):
+        Segmenter.load(source)
+
+
+def test_missing_run():
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Segmenter.load("nowhere")
+
+
+def test_network_size_is_longer_side_rounded_to_the_stride(segmenter):
+    assert segmenter.model.stride == 16
+    assert segmenter.network_size((500, 375)) == (64, 48)
+    assert segmenter.network_size((375, 500), 1.5) == (64, 96)  # 72 rounds to 64 (72/16 = 4.5, to even)
+    assert segmenter.network_size((1, 5000)) == (16, 64)
+    keeps = Segmenter(segmenter.model, segmenter.config.replace(image_size=None))
+    assert keeps.network_size((100, 201)) == (96, 208)
+
+
+def test_probs_are_the_softmax_of_the_resized_logits(segmenter, rgb):
+    out = segmenter.predict(rgb)
+    with torch.no_grad():
+        segmenter.model.eval()
+        logits = segmenter.model(segmenter.model.normalize(segmenter.resized(rgb)[None])).seg_logits
+    expected = F.interpolate(logits, (50, 90), mode="bilinear", align_corners=False).softmax(1)[0]
+    assert out.probs.dtype == np.float32
+    assert out.probs.shape == (4, 50, 90)
+    np.testing.assert_allclose(out.probs, expected.numpy(), atol=2e-6)
+    np.testing.assert_array_equal(out.mask, out.probs.argmax(0))
+    assert out.mask.dtype == np.uint8
+
+
+def test_flip_and_scales_average_probabilities(segmenter, rgb):
+    one = segmenter.predict(rgb).probs
+    half = segmenter.predict(rgb, scales=(0.5,)).probs
+    np.testing.assert_allclose(segmenter.predict(rgb, scales=(1.0, 0.5)).probs, (one + half) / 2, atol=2e-6)
+    mirrored = segmenter.predict(rgb[:, ::-1]).probs[:, :, ::-1]
+    np.testing.assert_allclose(segmenter.predict(rgb, flip=True).probs, (one + mirrored) / 2, atol=1e-5)
+
+
+def test_tags_zero_the_other_classes_and_keep_proportions(segmenter, rgb):
+    free = segmenter.predict(rgb).probs
+    held = segmenter.predict(rgb, tags=["dog"]).probs
+    assert not held[[1, 3]].any()
+    np.testing.assert_allclose(held[[0, 2]], free[[0, 2]] / free[[0, 2]].sum(0), atol=2e-6)
+    assert (segmenter.predict(rgb, tags=[]).mask == 0).all()
+
+
+def test_impossible_labels_never_leave_a_hole():
+    logits = torch.tensor([-500.0, 500.0])[:, None, None].expand(2, 3, 3)
+    maps = ScoreMaps(logits=(logits,), size=(6, 6), allowed=torch.tensor([True, False]))
+    assert (maps.probs().sum(0) == 1).all()
+
+
+def test_labels_by_strips_equal_the_whole(monkeypatch):
+    torch.manual_seed(0)
+    maps = ScoreMaps(logits=(torch.randn(3, 5, 7), torch.randn(3, 3, 4)), size=(41, 67), allowed=None)
+    monkeypatch.setattr("tag2mask.score_maps._STRIP", 67 * 4)
+    assert torch.equal(maps.labels().long(), maps.probs().argmax(0))
+
+
+def test_lists_keep_order_whatever_the_batch(segmenter, rgb):
+    pictures = [rgb, rgb[:, ::-1].copy(), rgb[:30], rgb[::-1].copy()]
+    single = [segmenter.predict(p) for p in pictures]
+    for size in (1, 3, 8):
+        many = segmenter.predict(pictures, batch_size=size)
+        assert isinstance(many, list)
+        for a, b in zip(single, many, strict=True):
+            np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
+            assert a.tag_scores == pytest.approx(b.tag_scores, abs=1e-5)
+
+
+def test_tags_per_picture_in_a_list(segmenter, rgb):
+    cat, none = segmenter.predict([rgb, rgb], tags=[["cat"], []])
+    assert set(np.unique(cat.mask)) <= {0, 1}
+    assert (none.mask == 0).all()
+    both = segmenter.predict([rgb, rgb], tags=["dog"])
+    assert all(not p.probs[1].any() for p in both)
+
+
+def test_tag_scores_are_sigmoids_by_name(segmenter, rgb):
+    with torch.no_grad():
+        logits = segmenter.model.eval()(segmenter.model.normalize(segmenter.resized(rgb)[None])).tag_logits[0]
+    expected = dict(zip(CLASSES, logits.sigmoid().tolist(), strict=True))
+    assert segmenter.predict(rgb).tag_scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_exif_rotation_gives_the_upright_size(segmenter, rgb, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
+    upright = np.rot90(rgb, -1)
+    from_file, from_image = segmenter.predict([tmp_path / "a.png", Image.open(tmp_path / "a.png")])
+    assert from_file.mask.shape == from_image.mask.shape == (90, 50)
+    np.testing.assert_array_equal(from_file.rgb, upright)
+    np.testing.assert_array_equal(from_image.rgb, upright)
+
+
+def test_grey_and_rgba_arrays(segmenter, rgb):
+    grey = rgb[..., 0]
+    same = segmenter.predict(np.repeat(grey[..., None], 3, 2)).probs
+    np.testing.assert_array_equal(segmenter.predict(grey).probs, same)
+    opaque = np.concatenate([rgb, np.full((50, 90, 1), 255, np.uint8)], 2)
+    np.testing.assert_array_equal(segmenter.predict(opaque).probs, segmenter.predict(rgb).probs)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), "H, W, 3"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "H, W, 3"),
+        (np.zeros((4, 4, 3), np.float32), "uint8"),
+        (np.zeros((0, 4, 3), np.uint8), "not empty"),
+        (torch.zeros(3, 4, 4), "Tensor"),
+    ],
+)
+def test_unusable_arrays(segmenter, array, words):
+    with pytest.raises(ValueError, match=words):
+        segmenter.predict(array)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tags": ["cta"]}, "'cta'.*cat, dog, cow"),
+        ({"tags": "cat"}, r"\['cat'\]"),
+        ({"scales": (0.0,)}, "positive"),
+        ({"scales": ()}, "positive"),
+        ({"crf": "best"}, "inference, aaai_inference"),
+    ],
+)
+def test_misuse(segmenter, rgb, options, words):
+    with pytest.raises(ValueError, match=words):
+        segmenter.predict(rgb, **options)
+
+
+def test_extreme_shapes(segmenter):
+    for size in ((1, 1), (1, 3000), (300, 2)):
+        out = segmenter.predict(np.full((*size, 3), 200, np.uint8))
+        assert out.mask.shape == size
+        assert np.isfinite(out.probs).all()
+        out.overlay()
+
+
+def test_crf_runs_at_the_pictures_size_with_the_prior(segmenter, rgb):
+    from tag2mask.crf import dense_crf
+
+    out = segmenter.predict(rgb, crf=True, tags=["cow"])
+    plain = torch.from_numpy(segmenter.predict(rgb, tags=["cow"]).probs)[None]
+    expected = dense_crf(
+        torch.from_numpy(rgb).permute(2, 0, 1)[None],
+        plain,
+        params=CRFParams.inference(),
+        present=torch.tensor([[True, False, False, True]]),
+    )[0]
+    np.testing.assert_allclose(out.probs, expected.numpy(), atol=1e-5)
+    assert not out.probs[1:3].any()
+
+
+def test_crf_choices():
+    assert resolve_crf(None) is None
+    assert resolve_crf(False) is None
+    assert resolve_crf(True) == CRFParams.inference()
+    assert resolve_crf("aaai_inference") == CRFParams.aaai_inference()
+    mine = CRFParams(iterations=3)
+    assert resolve_crf(mine) is mine
+
+
+def test_prediction_leaves_the_networks_mode(segmenter, rgb):
+    segmenter.model.train()
+    first = segmenter.predict(rgb).probs
+    assert segmenter.model.training
+    np.testing.assert_array_equal(first, segmenter.predict(rgb).probs)  # dropout is off
+
+
+def test_unknown_device():
+    with pytest.raises(ValueError, match="auto or cpu"):
+        resolve_device("cuda:99")
+
+
+def test_predict_writes_masks_overlays_scores_and_goes_on_after_a_broken_file(segmenter, rgb, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "a.png", "sub/a.jpg", "b.png"):
+        Image.fromarray(rgb).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    summary = predict(segmenter, folder, out, formats=("png", "npz"))
+    assert sorted(summary.written) == ["a.jpg", "a.png", "b", "sub/a"]
+    assert list(summary.errors) == [str(folder / "broken.jpg")]
+    assert "broken.jpg" in summary.errors[str(folder / "broken.jpg")]
+    mask = Image.open(out / "masks" / "b.png")
+    assert mask.mode == "P"
+    expected = segmenter.predict(folder / "b.png")
+    np.testing.assert_array_equal(np.array(mask), expected.mask)
+    assert np.array(mask.convert("RGB"))[0, 0].tolist() == voc_palette()[expected.mask[0, 0]].tolist()
+    assert (out / "overlays" / "sub" / "a.jpg").is_file()
+    np.testing.assert_allclose(np.load(out / "probs" / "b.npz")["probs"], expected.probs, atol=1e-3)
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert [row["file_name"] for row in rows] == ["a.jpg", "a.png", "b.png", "sub/a.jpg"]
+    assert float(rows[2]["dog"]) == pytest.approx(expected.tag_scores["dog"], abs=1e-6)
+    assert not list(out.rglob("*.part*"))
+
+
+def test_predict_with_a_table_of_tags(segmenter, rgb, tmp_path):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    (tmp_path / "tags.csv").write_text("file_name,tags\na.png,\n")
+    predict(segmenter, tmp_path / "a.png", tmp_path / "out", tags=tmp_path / "tags.csv")
+    assert not np.array(Image.open(tmp_path / "out/masks/a.png")).any()
+    (tmp_path / "tags.csv").write_text("file_name,tags\na.png,cta\n")
+    with pytest.raises(ValueError, match="'cta'"):
+        predict(segmenter, tmp_path / "a.png", tmp_path / "out", tags=tmp_path / "tags.csv")
+
+
+def test_find_pictures_names_are_unique_and_files_come_once(tmp_path):
+    for name in ("one/a.jpg", "two/a.jpg", "two/B.jpg", "two/b.png", "two/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = find_pictures([tmp_path / "one", tmp_path / "two", tmp_path / "one" / "a.jpg"])
+    assert [p.name for p in found] == ["one/a.jpg", "B.jpg", "two/a.jpg", "b.png"]
+    globbed = find_pictures([str(tmp_path / "*" / "a.jpg")])
+    assert [p.name for p in globbed] == ["one/a", "two/a"]
+    with pytest.raises(FileNotFoundError, match="No file matches"):
+        find_pictures([str(tmp_path / "*.tif")])
+    with pytest.raises(FileNotFoundError, match="nothing.jpg"):
+        find_pictures([tmp_path / "nothing.jpg"])
+
+
+def test_a_file_whose_name_looks_like_a_glob(tmp_path):
+    (tmp_path / "a[1].jpg").write_bytes(b"")
+    assert [p.name for p in find_pictures([tmp_path / "a[1].jpg"])] == ["a[1]"]
+
+
+def test_read_tags(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("file_name,tags\na.jpg,cat; dog\nb.jpg,\n")
+    assert read_tags(path) == {"a.jpg": ("cat", "dog"), "b.jpg": ()}
+    path.write_text("file_name,tags\na.jpg,cat\na.jpg,dog\n")
+    with pytest.raises(ValueError, match="line 3.*twice"):
+        read_tags(path)
+    path.write_text("name,tags\n")
+    with pytest.raises(ValueError, match="file_name and tags"):
+        read_tags(path)
