@@ -96,6 +96,7 @@ class TimmBackbone(nn.Module):
 
     def finish(self) -> None:
         """Replace the modules that only a classifier uses, so that every trainable parameter gets a gradient."""
+        self.eval()  # a picture sent through in training mode would move the pretrained batch statistics
         with torch.enable_grad():
             used = _parameters_behind(self(torch.zeros(1, 3, 2 * self.stride, 2 * self.stride)))
         for name, child in self.body.named_children():

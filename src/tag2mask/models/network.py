@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Self
 
 import torch
@@ -70,16 +71,17 @@ class Network(nn.Module):
                 published.
             segment: also run the segmentation branch, which is trained through the shared features (not detached).
         """
-        features = self.backbone(images)
+        # Channels last is the faster layout of convolutions, on CPUs too; weights stay contiguous, as files want them.
+        features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         pooled = masked_average(features, valid)
         # Channel dropout and average pooling commute: the channels dropped are the published ones.
-        with torch.autocast(images.device.type, enabled=False):
+        with _full_precision(images):
             tag_logits = self.classifier(self.dropout(pooled)).flatten(1)
         return Outputs(features, tag_logits, self.segmenter(features).float() if segment else None)
 
     def cam(self, features: Tensor) -> Tensor:
         """Class activation maps relu(w_c . f), not normalized: [B, D, h, w] to float32 [B, C, h, w]."""
-        with torch.autocast(features.device.type, enabled=False):
+        with _full_precision(features):
             return F.relu(F.conv2d(features.float(), self.classifier.weight.float()))
 
     def train(self, mode: bool = True) -> Self:
@@ -111,6 +113,12 @@ class Network(nn.Module):
                 )
                 groups[group].append(parameter)
         return groups
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """No autocast: scores and CAMs are thresholded and ranked, so they keep all their digits, and cost little."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def segmentation_branch(channels: int, labels: int, stride: int) -> nn.Sequential:
