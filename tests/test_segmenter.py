@@ -270,7 +270,7 @@ def test_find_pictures_names_are_unique_and_files_come_once(tmp_path):
     assert [p.name for p in globbed] == ["one/a", "two/a"]
     with pytest.raises(FileNotFoundError, match="No file matches"):
         find_pictures([str(tmp_path / "*.tif")])
-    with pytest.raises(FileNotFoundError, match="nothing.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.jpg"):
         find_pictures([tmp_path / "nothing.jpg"])
 
 
@@ -284,7 +284,7 @@ def test_read_tags(tmp_path):
     path.write_text("file_name,tags\na.jpg,cat; dog\nb.jpg,\n")
     assert read_tags(path) == {"a.jpg": ("cat", "dog"), "b.jpg": ()}
     path.write_text("file_name,tags\na.jpg,cat\na.jpg,dog\n")
-    with pytest.raises(ValueError, match="line 3.*twice"):
+    with pytest.raises(ValueError, match=r"line 3.*twice"):
         read_tags(path)
     path.write_text("name,tags\n")
     with pytest.raises(ValueError, match="file_name and tags"):
