@@ -107,7 +107,7 @@ def _log_to_stderr() -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     if not any(isinstance(handler, _Stderr) for handler in log.handlers):
-        log.addHandler(_Stderr())
+        log.addHandler(_Stderr(logging.INFO))
 
 
 def _parse(verb: str, command: Callable[..., Result], rest: Sequence[str]) -> Result:

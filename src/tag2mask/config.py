@@ -122,7 +122,7 @@ class ReliableConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyConfig:
-    """The dense energy loss (paper eq. 9-11; method 4.3-4.4)."""
+    """The dense energy loss (paper, joint loss)."""
 
     weight: float = 1e-7
     """Weight of the loss, which sums over pixels; 1e-7 belongs to crops of 321 at half size [C]. 0 switches it off."""
@@ -263,6 +263,8 @@ class TrainConfig:
     """Stride of the feature map, 8, 16 or 32; a plain ViT keeps its patch size."""
     dilate: bool = False
     """Dilate the convolutions behind a dropped stride. Dilated depthwise convolutions are slow on CPU."""
+    freeze_stride: int = 0
+    """Pretrained layers up to this stride do not train (4 halves the cost of a step on CPU); 0 trains all, as published."""
     dropout: float = 0.5
     """Dropout before the tag classifier [C]."""
     image_size: int | None = 320

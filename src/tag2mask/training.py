@@ -29,7 +29,7 @@ from tag2mask.method import Losses, training_losses
 from tag2mask.models import build_network
 from tag2mask.models.network import Network
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
-from tag2mask.progress import Progress, Tracker
+from tag2mask.progress import Progress, Tracker, describe
 from tag2mask.report import write_report
 from tag2mask.runs import MetricsFile, environment, load_state, new_run_folder, save_model, save_state, write_text
 from tag2mask.validation import validate, write_sample_sheet
@@ -170,6 +170,7 @@ def _fit(
             if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
                 metrics.write(row)
                 tracker.write(row)
+                log.debug("step %d/%d  %s", state.step, config.steps, describe(row))
             progress.update(state.step, row)
             if _due(state.step, config.save_every, config.steps) or stop.is_set():
                 save_state(run, state.to_dict())
@@ -312,7 +313,7 @@ def _log_file(run: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     level = log.level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
     try:
         yield
     except BaseException as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tag2mask.config import TrainConfig
 from tag2mask.models.backbones import build_backbone
+from tag2mask.models.freezing import freeze_early
 from tag2mask.models.network import Network
 from tag2mask.models.weights import load_weights
 
@@ -16,7 +17,7 @@ def build_network(config: TrainConfig, classes: Sequence[str], *, pretrained: bo
     """The network of a run, on the CPU, in training mode.
 
     Args:
-        config: `backbone`, `weights`, `output_stride`, `dilate` and `dropout` are read.
+        config: `backbone`, `weights`, `freeze_stride`, `output_stride`, `dilate` and `dropout` are read.
         classes: class names, background not among them.
         pretrained: load `config.weights`; False builds the architecture only, for a run's own weights.
 
@@ -29,4 +30,6 @@ def build_network(config: TrainConfig, classes: Sequence[str], *, pretrained: bo
     if pretrained:
         load_weights(backbone, config.backbone, config.weights)
     backbone.finish()
+    if config.weights != "none":  # random layers must not be frozen
+        freeze_early(backbone, config.freeze_stride)
     return Network(backbone, tuple(classes), dropout=config.dropout)
