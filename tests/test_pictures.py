@@ -98,11 +98,11 @@ def test_cmyk(tmp_path: Path) -> None:
 
 
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
-    values = [0, 255, 257, 12850, 65535]  # 257 = one level, 12850 = 50 levels
+    values = [0, 255, 257, 64250, 65535]  # 257 = one level, 64250 = 250 levels
     path = grey_png(tmp_path / "a.png", [struct.pack(">5H", *values)], width=5, bits=16)
-    np.testing.assert_array_equal(read_picture(path)[0, :, 2], [0, 1, 1, 50, 255])
+    np.testing.assert_array_equal(read_picture(path)[0, :, 2], [0, 1, 1, 250, 255])
     tiff = save(Image.fromarray(np.array([values], np.uint16)), tmp_path / "a.tif")
-    np.testing.assert_array_equal(read_picture(tiff)[0, :, 2], [0, 1, 1, 50, 255])
+    np.testing.assert_array_equal(read_picture(tiff)[0, :, 2], [0, 1, 1, 250, 255])
 
 
 def test_a_dark_16_bit_picture_stays_dark(tmp_path: Path) -> None:
