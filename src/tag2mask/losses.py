@@ -243,7 +243,7 @@ def _spread(vectors: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of every vector of [..., n, D] with every vector of [..., m, D]."""
-    lengths: Tensor = a.norm(dim=-1)[..., :, None] * b.norm(dim=-1)[..., None, :]  # type: ignore[no-untyped-call]
+    lengths: Tensor = a.norm(dim=-1)[..., :, None] * b.norm(dim=-1)[..., None, :]
     return a @ b.mT / (lengths + 1e-7)
 
 

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import exact
+import numpy as np
+import pytest
+import torch
+
+from tag2mask import filtering
+from tag2mask.filtering import Lattice, TorchLattice, clear_cache, load_core
+
+GOLDEN = Path(__file__).parent / "golden"
+needs_core = pytest.mark.skipif(load_core() is None, reason="the compiled core was not built")
+BACKENDS = [pytest.param("core", marks=needs_core), "torch"]
+
+
+def photo(height: int = 40, width: int = 48) -> torch.Tensor:
+    """uint8 [3, height, width] from the golden photo of a cat, every second pixel."""
+    rgb = np.load(GOLDEN / "crf_mining_chelsea.npz")["rgb"][20 : 20 + 2 * height : 2, 30 : 30 + 2 * width : 2]
+    return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+
+
+def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_dimension_is_interpolation_and_two_blurs(backend: str) -> None:
+    # In 1-D the lattice is a line with vertices every sqrt(3)/2; both axes run along it.
+    f = np.sort(np.random.default_rng(0).uniform(0, 9, 400))
+    v = np.random.default_rng(1).normal(size=400)
+    at = f / (np.sqrt(3) / 2)
+    left = np.floor(at).astype(int)
+    interpolate = np.zeros((400, left.max() + 2))
+    interpolate[np.arange(400), left] = 1 - (at - left)
+    interpolate[np.arange(400), left + 1] = at - left
+    line = interpolate.T @ v
+    for _ in range(2):
+        line = np.convolve(line, [0.5, 1, 0.5], mode="same")
+    lattice = Lattice(torch.tensor(f[None], dtype=torch.float32), backend=backend)
+    assert lattice.num_vertices == interpolate.shape[1]
+    out = lattice.filter(torch.tensor(v[None], dtype=torch.float32))[0].numpy()
+    np.testing.assert_allclose(out, interpolate @ line / 1.5, atol=2e-5)
+
+
+@needs_core
+@pytest.mark.parametrize("dims", range(1, 9))
+def test_core_equals_twin(dims: int) -> None:
+    f = torch.randn(dims, 500, generator=torch.Generator().manual_seed(dims)) * 2
+    values = numbers(37, 500)  # more than one group of channels, and not a multiple of eight
+    core, twin = Lattice(f, backend="core"), Lattice(f, backend="torch")
+    assert core.num_vertices == twin.num_vertices
+    for name in ("filter", "transpose"):
+        torch.testing.assert_close(getattr(core, name)(values), getattr(twin, name)(values), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("sigma_xy", "sigma_rgb"), [(80.0, 13.0), (10.0, 15.0)])
+def test_bilateral_is_a_known_share_of_the_exact_sum(backend: str, sigma_xy: float, sigma_rgb: float) -> None:
+    rgb = photo()
+    values = numbers(2, *rgb.shape[1:])
+    got = Lattice.bilateral(rgb, sigma_xy, sigma_rgb, backend=backend).filter(values).flatten(1).numpy()
+    kernel = exact.gaussian_kernel(exact.features(rgb.numpy(), sigma_xy, sigma_rgb))
+    want = values.flatten(1).numpy() @ kernel
+    assert 0.5 < got.sum() / want.sum() < 0.7
+    assert np.corrcoef(got[0], want[0])[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gaussian_normalized_is_close_to_exact(backend: str) -> None:
+    values = numbers(1, 40, 48)
+    lattice = Lattice.gaussian((40, 48), 3.0, backend=backend)
+    got = (lattice.filter(values) / lattice.filter(torch.ones(1, 40, 48))).flatten().numpy()
+    kernel = exact.gaussian_kernel(exact.features(np.zeros((3, 40, 48), np.uint8), 3.0, None))
+    want = kernel @ values.flatten().numpy() / kernel.sum(1)
+    assert np.abs(got / want - 1).mean() < 0.04
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_linear(backend: str) -> None:
+    lattice = Lattice.bilateral(photo(), 10, 15, backend=backend)
+    a, b = numbers(3, 40, 48, seed=1), numbers(3, 40, 48, seed=2)
+    torch.testing.assert_close(
+        lattice.filter(2 * a - 3 * b), 2 * lattice.filter(a) - 3 * lattice.filter(b), rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_order_of_pixels_does_not_matter(backend: str) -> None:
+    f, values = numbers(4, 300) * 5, numbers(3, 300, seed=1)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(2))
+    straight = Lattice(f, backend=backend).filter(values)
+    shuffled = Lattice(f[:, order], backend=backend).filter(values[:, order])
+    torch.testing.assert_close(shuffled, straight[:, order], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_transpose_is_the_adjoint(backend: str) -> None:
+    lattice = Lattice.bilateral(photo(), 10, 15, backend=backend)
+    u, v = numbers(1, 40, 48, seed=1), numbers(1, 40, 48, seed=2)
+    left = float((u.double() * lattice.filter(v)).sum())
+    assert left == pytest.approx(float((lattice.transpose(u).double() * v).sum()), rel=1e-6)
+    # The blurs do not commute where vertices are missing, so the filter is not its own adjoint.
+    assert not torch.allclose(lattice.filter(u), lattice.transpose(u), rtol=1e-4)
+
+
+def test_twin_matrix_transposes_exactly_in_float64() -> None:
+    twin = TorchLattice(numbers(3, 60, dtype=torch.float64) * 6)
+    eye = torch.eye(60, dtype=torch.float64)
+    torch.testing.assert_close(twin.filter(eye), twin.filter(eye, transpose=True).T, rtol=1e-12, atol=1e-14)
+
+
+def test_gradient_is_the_transposed_filter() -> None:
+    lattice = Lattice(numbers(3, 20, dtype=torch.float64) * 6)
+    values = numbers(2, 20, seed=3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lattice.filter, values)
+    assert torch.autograd.gradcheck(lattice.transpose, values)
+
+
+@needs_core
+def test_gradient_through_core_and_float64_values_on_a_float32_lattice() -> None:
+    f = numbers(3, 50) * 6
+    values = numbers(2, 50, seed=3).requires_grad_()
+    weight = numbers(2, 50, seed=4)
+    (Lattice(f, backend="core").filter(values) * weight).sum().backward()
+    torch.testing.assert_close(values.grad, Lattice(f, backend="torch").transpose(weight), rtol=1e-5, atol=1e-5)
+    double = Lattice(f).filter(values.detach().double())
+    assert double.dtype is torch.float64
+    torch.testing.assert_close(double.float(), Lattice(f).filter(values.detach()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pixels_that_are_not_valid_are_not_there(backend: str) -> None:
+    rgb, values = photo(), numbers(3, 40, 48)
+    valid = numbers(40, 48, seed=5) > 0.4
+    valid[:7] = valid[:, :5] = False
+    got = Lattice.bilateral(rgb, 10, 15, valid, backend=backend).filter(values)
+    y, x = (valid.nonzero() - torch.tensor([7, 5])).T.float()
+    f = torch.stack([x / 10, y / 10, *(rgb[:, valid].float() / 15)])
+    assert torch.equal(got[:, valid], Lattice(f, backend=backend).filter(values[:, valid]))
+    assert bool((got[:, ~valid] == 0).all())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (37, 1)])
+def test_thin_and_constant_pictures(backend: str, size: tuple[int, int]) -> None:
+    rgb = torch.full((3, *size), 77, dtype=torch.uint8)
+    out = Lattice.bilateral(rgb, 10, 15, backend=backend).filter(torch.ones(1, *size))
+    assert bool(((out > 0.4) & (out < 38)).all())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bad_inputs(backend: str) -> None:
+    rgb = photo()
+    bad = [
+        (lambda: Lattice(torch.zeros(9, 5), backend=backend), "D from 1 to 8"),
+        (lambda: Lattice(torch.zeros(2, 0), backend=backend), "N at least 1"),
+        (lambda: Lattice(torch.zeros(2, 5, dtype=torch.int64), backend=backend), "float tensor"),
+        (lambda: Lattice(torch.tensor([[0.0, float("nan")]]), backend=backend), "NaN"),
+        (lambda: Lattice(torch.tensor([[0.0, float("inf")]]), backend=backend), "infinite"),
+        (lambda: Lattice(numbers(8, 50) * 1e5, backend=backend), "larger sigma"),
+        (lambda: Lattice.bilateral(rgb.float(), 10, 15, backend=backend), "uint8"),
+        (lambda: Lattice.bilateral(rgb[None], 10, 15, backend=backend), r"\[3, H, W\]"),
+        (lambda: Lattice.bilateral(rgb, 0, 15, backend=backend), "sigma_xy"),
+        (lambda: Lattice.bilateral(rgb, 10, float("nan"), backend=backend), "sigma_rgb"),
+        (lambda: Lattice.bilateral(rgb, 10, 15, torch.zeros(40, 48, dtype=torch.bool), backend=backend), "one pixel"),
+        (lambda: Lattice.bilateral(rgb, 10, 15, torch.ones(48, 40, dtype=torch.bool), backend=backend), "valid"),
+        (lambda: Lattice.gaussian((0, 4), 3, backend=backend), "size"),
+        (lambda: Lattice.gaussian((4, 4), 3, backend=backend).filter(torch.zeros(2, 15)), r"\[n, 16\]"),
+        (lambda: Lattice.gaussian((4, 4), 3, backend=backend).filter(torch.zeros(2, 16).long()), "float"),
+        (lambda: Lattice(torch.zeros(2, 5), backend="fast"), "backend"),
+    ]
+    for call, message in bad:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_without_the_core_torch_takes_over_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tag2mask._core", None)
+    load_core.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="compiled core") as caught:
+            values = numbers(2, 40, 48)
+            out = Lattice.bilateral(photo(), 10, 15).filter(values)
+            Lattice.gaussian((4, 4), 3)
+        assert len(caught) == 1
+        assert torch.equal(out, Lattice.bilateral(photo(), 10, 15, backend="torch").filter(values))
+        with pytest.raises(ValueError, match="not built"):
+            Lattice(torch.zeros(2, 5), backend="core")
+    finally:
+        load_core.cache_clear()
+
+
+def test_clear_cache() -> None:
+    filtering.spatial_twin(4, 5, 3.0, torch.device("cpu"), torch.float32)
+    assert filtering.spatial_twin.cache_info().currsize > 0
+    clear_cache()
+    assert filtering.spatial_twin.cache_info().currsize == 0
