@@ -16,10 +16,10 @@ SECONDS_PER_LINE = 5.0
 
 
 class Bar:
-    """Progress over pictures: a rich bar on a terminal, a line every few seconds elsewhere; always on stderr."""
+    """Progress over pictures or steps: a rich bar on a terminal, a line every few seconds elsewhere; on stderr."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, start: int = 0) -> None:
+        self.name, self.start = name, start
         self.began = self.last = time.monotonic()
         self.rich: Progress | None = None
 
@@ -28,9 +28,9 @@ class Bar:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn(self.name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.rich = Progress(*columns, console=Console(stderr=True))
-            self.task = self.rich.add_task(self.name, total=None)
+            columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+            self.rich = Progress(TextColumn(self.name), *columns, TimeRemainingColumn(), console=Console(stderr=True))
+            self.task = self.rich.add_task(self.name, total=None, completed=self.start, text="")
             self.rich.start()
         return self
 
@@ -38,16 +38,16 @@ class Bar:
         if self.rich is not None:
             self.rich.stop()
 
-    def update(self, done: int, total: int) -> None:
-        """Show that `done` of `total` pictures are done."""
+    def update(self, done: int, total: int, text: str = "") -> None:
+        """Show that `done` of `total` are done, with a word about the last one."""
         if self.rich is not None:
-            self.rich.update(self.task, completed=done, total=total)
+            self.rich.update(self.task, completed=done, total=total, text=text)
             return
         now = time.monotonic()
         if done == total or now - self.last >= SECONDS_PER_LINE:
             self.last = now
-            left = (now - self.began) / done * (total - done)
-            print(f"{self.name} {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            minutes, seconds = divmod(round((now - self.began) / max(1, done - self.start) * (total - done)), 60)
+            print(f"{self.name} {done}/{total}  {text}  {minutes}:{seconds:02d} left", file=sys.stderr, flush=True)
 
 
 def score_lines(scores: Mapping[str, Report]) -> list[str]:

@@ -23,13 +23,14 @@ from torch.utils.data import DataLoader
 
 from tag2mask.batch import Batch
 from tag2mask.config import TrainConfig, load_config
+from tag2mask.console import Bar
 from tag2mask.data import PictureSet, open_data
 from tag2mask.data.loading import TrainingPictures
 from tag2mask.method import Losses, training_losses
 from tag2mask.models import build_network
 from tag2mask.models.network import Network
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
-from tag2mask.progress import Progress, Tracker, describe
+from tag2mask.tracking import Tracker, describe
 from tag2mask.report import write_report
 from tag2mask.runs import MetricsFile, environment, load_state, new_run_folder, save_model, save_state, write_text
 from tag2mask.validation import validate, write_sample_sheet
@@ -159,7 +160,7 @@ def _fit(
     network.train()
     batches = _batches(config, pictures, network, state.step, accelerator.device)
     metrics, tracker = MetricsFile(run, state.step), Tracker(run, state.step)
-    with _stop_signal() as stop, Progress(config.steps, state.step) as progress:
+    with _stop_signal() as stop, Bar("step", state.step) as bar:
         while state.step < config.steps:
             joint = state.step >= config.tag_steps
             row, batch = _step(config, accelerator, model, optimizer, state, batches, joint=joint)
@@ -171,7 +172,7 @@ def _fit(
                 metrics.write(row)
                 tracker.write(row)
                 log.debug("step %d/%d  %s", state.step, config.steps, describe(row))
-            progress.update(state.step, row)
+            bar.update(state.step, config.steps, describe(row))
             if _due(state.step, config.save_every, config.steps) or stop.is_set():
                 save_state(run, state.to_dict())
             if stop.is_set() and state.step < config.steps:
