@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _COLORS = ("#1f5fbf", "#d1495b", "#2e933c", "#9a5fb5")
-_WIDTH, _HEIGHT = 520, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 58, 30
+_WIDTH, _HEIGHT = 420, 280
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 72, 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def line_chart(title: str, series: Sequence[Series], *, mark: float | None = Non
 
     Args:
         title: Heading.
-        series: At least one, with points in the order of x.
+        series: At least one, with points in the order of x, which counts steps.
         mark: x of a dashed vertical line.
     """
     lines = [[(x, y) for x, y in each.points if math.isfinite(y)] for each in series]
@@ -54,13 +54,13 @@ def line_chart(title: str, series: Sequence[Series], *, mark: float | None = Non
         _, py = place(x_low, y)
         parts.append(f'<path d="M{_LEFT} {py:.1f}H{_WIDTH - _RIGHT}" stroke="#e2e5ea"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{py + 4:.1f}" text-anchor="end" fill="#616875">{y:g}</text>')
-    for x in ticks(x_low, x_high):
+    for x in (tick for tick in ticks(x_low, x_high) if tick == int(tick)):
         px, _ = place(x, y_low)
         parts.append(f'<text x="{px:.1f}" y="{_HEIGHT - 10}" text-anchor="middle" fill="#616875">{x:g}</text>')
     if mark is not None and x_low <= mark <= x_high:
         px, _ = place(mark, y_low)
         parts.append(f'<path d="M{px:.1f} {_TOP}V{_HEIGHT - _BOTTOM}" stroke="#616875" stroke-dasharray="4 4"/>')
-    x = 8.0
+    x, row = 8.0, 0
     for color, each, line in zip(_cycle(len(series)), series, lines, strict=True):
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(*point) for point in line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
@@ -69,8 +69,10 @@ def line_chart(title: str, series: Sequence[Series], *, mark: float | None = Non
             parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{color}"/>')
         last = f" {line[-1][1]:.3g}" if line else ""
         name = html.escape(each.name + last)
-        parts.append(f'<rect x="{x:.0f}" y="33" width="12" height="4" fill="{color}"/>')
-        parts.append(f'<text x="{x + 17:.0f}" y="40">{name}</text>')
+        if x > 8 and x + 17 + 6.6 * len(name) > _WIDTH:
+            x, row = 8.0, row + 1
+        parts.append(f'<rect x="{x:.0f}" y="{33 + 17 * row}" width="12" height="4" fill="{color}"/>')
+        parts.append(f'<text x="{x + 17:.0f}" y="{40 + 17 * row}">{name}</text>')
         x += 34 + 6.6 * len(name)
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}" font-size="12" '

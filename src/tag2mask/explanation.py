@@ -134,7 +134,8 @@ def _write(
     out: Path, name: str, segmenter: Segmenter, cells: list[tuple[str, NDArray[np.uint8]]], steps: dict[str, Any]
 ) -> Explanation:
     title = f"{name}: " + ", ".join(f"{n} {score:.2f}" for n, score in steps["tag_scores"].items())
-    used = [n for n in segmenter.classes if any(n in steps[key] for key in steps if isinstance(steps[key], dict))]
+    maps = ("foreground_vote", "background_vote", "reliable_labels", "prediction", "prediction_with_crf")
+    used = [n for n in segmenter.classes if any(n in steps.get(key, ()) for key in maps)]
     sheet = render.captioned_grid(cells, columns=4, title=title, labels=used, classes=segmenter.classes)
     text = json.dumps(steps, indent=2) + "\n"
     return Explanation(

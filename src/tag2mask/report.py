@@ -94,7 +94,7 @@ def write_report(
     if figures:
         sections.append("<h2>Results</h2>" + "".join(map(_figure, figures)))
     sections += [_curves(run / "metrics.csv"), _samples(run / "samples"), _settings(run)]
-    title = title or f"tag2mask run {run.resolve().name}"
+    title = title or f"tag2mask: {run.resolve().name}"
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -198,8 +198,13 @@ def _samples(folder: Path, most: int = 3) -> str:
         files = [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
     if not files:
         return ""
-    figures = "".join(_figure(Figure(caption=file.stem.replace("-", " "), image=file)) for file in files)
+    figures = "".join(_figure(Figure(caption=_caption(file.stem), image=file)) for file in files)
     return f"<h2>Sample sheets</h2>{figures}"
+
+
+def _caption(stem: str) -> str:
+    """`step-000060` as "step 60"."""
+    return " ".join(word.lstrip("0") or "0" for word in stem.split("-"))
 
 
 def _settings(run: Path) -> str:
