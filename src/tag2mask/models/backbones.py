@@ -42,7 +42,7 @@ class Backbone(Protocol):
         """Drop what the feature map does not need; called once, after the weights are loaded."""
 
 
-def build_backbone(name: str, *, output_stride: int, dilate: bool) -> nn.Module:
+def build_backbone(name: str, *, output_stride: int, dilate: bool) -> TimmBackbone | WideResNet38:
     """The backbone `name` with random weights: `wide_resnet38` or any model of timm.
 
     Args:
@@ -109,7 +109,7 @@ class TimmBackbone(nn.Module):
     def _map(self, features: Tensor, rows: int, columns: int) -> Tensor:
         if features.ndim == 3:
             prefix = int(getattr(self.body, "num_prefix_tokens", 0) or 0)
-            return features[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+            return features[:, prefix:].transpose(1, 2).reshape(len(features), -1, rows, columns)
         return features.permute(0, 3, 1, 2) if self._nhwc else features
 
     def _probe(self, name: str) -> tuple[bool, int]:

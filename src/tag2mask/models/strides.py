@@ -57,12 +57,13 @@ def center_cells(body: Any, stride: int, side: int) -> None:
 
 def _with_padding(conv: nn.Conv2d, padding: int) -> nn.Conv2d:
     """`conv` with its own parameters and a fixed padding."""
-    size: Any = conv.kernel_size
+    size: Any = conv.kernel_size  # PyTorch declares its pairs as tuples of any length
+    stride: Any = conv.stride
     new = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         size,
-        stride=conv.stride,
+        stride=stride,
         padding=padding,
         groups=conv.groups,
         bias=conv.bias is not None,

@@ -33,7 +33,8 @@ class Block(nn.Module):
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(active)
         branch = self.conv_branch2a(active)
         branch = self.conv_branch2b1(F.relu(self.bn_branch2b1(branch)))
-        return shortcut + branch
+        total: Tensor = shortcut + branch
+        return total
 
 
 class Bottleneck(nn.Module):
@@ -56,7 +57,8 @@ class Bottleneck(nn.Module):
         branch = self.conv_branch2a(active)
         branch = self.conv_branch2b1(self.dropout(F.relu(self.bn_branch2b1(branch))))
         branch = self.conv_branch2b2(self.dropout(F.relu(self.bn_branch2b2(branch))))
-        return self.conv_branch1(active) + branch
+        total: Tensor = self.conv_branch1(active) + branch
+        return total
 
 
 class WideResNet38(nn.Module):

@@ -1,0 +1,391 @@
+"""Networks on any backbone: sizes, strides, geometry, normalization, pooling, weights, what trains."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import nn
+
+from tag2mask.config import TrainConfig
+from tag2mask.models import build_network
+from tag2mask.models.backbones import TimmBackbone
+from tag2mask.models.network import masked_average, segmentation_branch
+from tag2mask.models.weights import packaged_lite0_state
+
+CLASSES = ("bird", "cat", "dog")
+LITE0 = "tf_efficientnet_lite0"
+BACKBONES = {
+    LITE0: 16,
+    "resnet18": 16,
+    "mobilenetv3_small_100": 16,
+    "convnext_atto": 32,
+    "vit_tiny_patch16_224": 16,
+    "deit_tiny_patch16_224": 16,
+}
+
+
+def build(backbone=LITE0, stride=None, seed=0, **changes):
+    torch.manual_seed(seed)
+    config = TrainConfig(backbone=backbone, weights="none", output_stride=stride or BACKBONES[backbone])
+    return build_network(config.replace(**changes), CLASSES)
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def network(request):
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return build()
+
+
+def pictures(*size, n=2, seed=0):
+    return torch.randint(0, 256, (n, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 47), (17, 33), (1, 70)])
+def test_any_size_gives_the_promised_map(network, size):
+    stride = network.stride
+    cells = (-(-size[0] // stride), -(-size[1] // stride))
+    with torch.no_grad():
+        output = network.eval()(network.normalize(pictures(*size)))
+    assert output.features.shape == (2, network.backbone.channels, *cells)
+    assert output.tag_logits.shape == (2, 3)
+    assert output.seg_logits.shape == (2, 4, *cells)
+    assert all(t.isfinite().all() for t in output)
+    assert network.cam(output.features).shape == (2, 3, *cells)
+
+
+def test_every_trainable_parameter_gets_a_gradient_and_one_group(network):
+    network.train().zero_grad()
+    output = network(network.normalize(pictures(64, 64)))
+    (output.tag_logits.sum() + output.seg_logits.square().sum()).backward()
+    trainable = {id(p) for p in network.parameters() if p.requires_grad}
+    assert trainable == {id(p) for p in network.parameters() if p.grad is not None}
+    groups = network.parameter_groups()
+    listed = [id(p) for group in groups.values() for p in group]
+    assert len(listed) == len(set(listed)) and set(listed) == trainable
+    assert all(p.ndim >= 2 for name in ("old_weights", "new_weights") for p in groups[name])
+    assert all(p.ndim < 2 for name in ("old_biases", "new_biases") for p in groups[name])
+    assert {id(p) for p in groups["new_weights"]} == {
+        id(m.weight) for m in (network.classifier, network.segmenter[0], network.segmenter[2])
+    }
+    assert [p.shape[0] for p in groups["new_biases"]] == [network.segmenter[0].out_channels, 4]
+
+
+def test_batch_norm_stays_frozen_in_training_mode(network):
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert network.train() is network and network.training and network.dropout.training
+    assert not any(m.training for m in norms)
+    assert not any(p.requires_grad for m in norms for p in m.parameters())
+    before = [m.running_mean.clone() for m in norms]
+    with torch.no_grad():
+        network(network.normalize(pictures(64, 64)))
+    assert all(torch.equal(m.running_mean, b) for m, b in zip(norms, before, strict=True))
+
+
+def test_evaluation_is_deterministic_and_survives_a_file(network, tmp_path, request):
+    images = network.normalize(pictures(48, 80))
+    with torch.no_grad():
+        first, second = network.eval()(images), network(images)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "model.safetensors")
+    twin = build(request.node.callspec.params["network"], seed=1).eval()
+    twin.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(twin(twin.normalize(pictures(48, 80))), first, strict=True))
+
+
+def test_random_weights_follow_the_global_seed(lite0):
+    same, other = build(seed=0).state_dict(), build(seed=1).state_dict()
+    own = lite0.state_dict()
+    assert all(torch.equal(own[k], same[k]) for k in own)
+    assert not torch.equal(own["classifier.weight"], other["classifier.weight"])
+    assert not torch.equal(own["backbone.body.conv_stem.weight"], other["backbone.body.conv_stem.weight"])
+
+
+@pytest.mark.parametrize("dilate", [False, True])
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("backbone", [LITE0, "resnet18", "test_resnet"])
+def test_stride_options(backbone, stride, dilate):
+    torch.manual_seed(0)
+    made = TimmBackbone(backbone, output_stride=stride, dilate=dilate).eval()
+    with torch.no_grad():
+        assert made(torch.zeros(1, 3, 100, 64)).shape[2:] == (-(-100 // stride), 64 // stride)
+    late = [
+        m for m in made.body.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1 and m.dilation != (1, 1)
+    ]
+    assert bool(late) == (dilate and stride < 32)
+
+
+def test_dropping_a_stride_keeps_every_weight():
+    assert {k: v.shape for k, v in build(stride=8).state_dict().items() if "backbone" in k} == {
+        k: v.shape for k, v in build(stride=32).state_dict().items() if "backbone" in k
+    }
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stride", "side"), [(LITE0, 8, 192), (LITE0, 16, 256), ("resnet18", 16, 192), ("test_resnet", 8, 160)]
+)
+def test_cells_are_centered_on_their_pixels(backbone, stride, side):
+    """With equal positive weights the gradient of a cell is its window; its middle must be the cell's own middle.
+
+    Without the correction it lies half a cell away (3.5 or 7.5 pixels). Windows larger than the picture are cut off,
+    which moves their middle a little.
+    """
+    torch.manual_seed(0)
+    made = TimmBackbone(backbone, output_stride=stride, dilate=False).eval()
+    for module in made.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    images = (1e-3 * torch.rand(1, 3, side, side)).requires_grad_()
+    cell = side // stride // 2
+    (gradient,) = torch.autograd.grad(made(images)[0, :, cell, cell].sum(), images)
+    for axis in (1, 2):
+        window = gradient.sum((0, 1)).sum(2 - axis)
+        middle = float((window * torch.arange(side)).sum() / window.sum())
+        assert middle == pytest.approx(stride * cell + (stride - 1) / 2, abs=1.8)
+
+
+def test_a_stride_that_cannot_be_dropped_names_the_cure(monkeypatch):
+    with pytest.raises(ValueError, match=r"downsample.*--output-stride 16; use --dilate or --output-stride 32"):
+        build("convnext_atto", 16)
+    assert build("convnext_atto", 16, dilate=True).stride == 16
+    monkeypatch.setattr("tag2mask.models.backbones.drop_strides", lambda *_: None)
+    with pytest.raises(ValueError, match="gives stride 32, not --output-stride 16; use --output-stride 32 or --dilate"):
+        build("test_resnet", 16)
+
+
+def test_plain_vit_keeps_its_patch_size():
+    assert [build("vit_tiny_patch16_224", s, dilate=s == 8).stride for s in (8, 32)] == [16, 16]
+
+
+def test_vit_tokens_lie_row_by_row_without_the_class_token():
+    """The token of a cell answers to its own patch: only the patch embedding is left, no position, no attention."""
+    net = build("vit_tiny_patch16_224").eval()
+    net.backbone.body.blocks = nn.Sequential()
+    nn.init.zeros_(net.backbone.body.pos_embed)
+    images = torch.zeros(1, 3, 48, 80)
+    with torch.no_grad():
+        blank = net(images).features
+        images[:, :, 16:32, 64:80] = torch.randn(3, 16, 16)
+        changed = (net(images).features != blank).any(1)[0]
+    assert changed.nonzero().tolist() == [[1, 4]]
+
+
+def test_unknown_and_rigid_backbones_are_refused_with_a_cure():
+    with pytest.raises(ValueError, match=r"did you mean.*resnet18"):
+        build("resnet181", 16)
+    with pytest.raises(ValueError, match=r"test_vit_relpos takes only pictures of 160x160"):
+        build("test_vit_relpos", 16)
+    with pytest.raises(ValueError, match="at least one class"):
+        build_network(TrainConfig(weights="none"), [])
+
+
+def test_lite0_normalizes_once_and_pads_with_zero(lite0):
+    rgb = pictures(8, 8)
+    valid = torch.ones(2, 8, 8, dtype=torch.bool)
+    valid[:, 5:] = False
+    images = lite0.normalize(rgb, valid)
+    assert torch.equal(images[:, :, :5], ((rgb.float() - 127) / 128)[:, :, :5])
+    assert images[:, :, 5:].eq(0).all()
+    assert lite0.mean_rgb == (127, 127, 127)
+    assert not any(name in lite0.state_dict() for name in ("mean", "std"))
+
+
+def test_other_backbones_bring_their_own_normalization():
+    net = build("resnet18")
+    rgb = pictures(8, 8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    assert torch.allclose(net.normalize(rgb), (rgb / 255 - mean) / std, atol=1e-6)
+    assert net.mean_rgb == (124, 116, 104)
+    assert build("vit_tiny_patch16_224").mean_rgb == (128, 128, 128)
+
+
+def test_pooling_counts_a_cell_by_its_valid_share():
+    features = torch.tensor([[[[1.0, 2.0], [4.0, 1e4]]]])
+    valid = torch.zeros(1, 8, 8, dtype=torch.bool)
+    valid[:, :4, :4] = True
+    valid[:, :4, 4:6] = True
+    assert masked_average(features, valid).item() == pytest.approx((1 * 1 + 0.5 * 2) / 1.5)
+    assert masked_average(features).item() == pytest.approx(features.mean().item())
+    assert masked_average(features, torch.zeros(1, 8, 8, dtype=torch.bool)).item() == 0
+    valid = torch.zeros(1, 8, 8, dtype=torch.bool)
+    valid[:, 0, 0] = True
+    assert masked_average(features, valid).item() == pytest.approx(1.0)
+
+
+def test_tag_scores_ignore_features_of_padding(lite0):
+    net = lite0.eval()
+    valid = torch.ones(1, 64, 64, dtype=torch.bool)
+    valid[:, :, 32:] = False
+    features = net.backbone(net.normalize(pictures(64, 64, n=1)))
+    other = features.clone()
+    other[..., 2:] = 7.0
+    scores = []
+    for f in (features, other):
+        net.backbone = Fixed(net.backbone, f)
+        scores.append((net(torch.zeros(1, 3, 64, 64), valid).tag_logits, net(torch.zeros(1, 3, 64, 64)).tag_logits))
+        net.backbone = net.backbone.real
+    assert torch.equal(scores[0][0], scores[1][0])
+    assert not torch.allclose(scores[0][1], scores[1][1])
+
+
+class Fixed(nn.Module):
+    """A backbone that always gives the same features."""
+
+    def __init__(self, real, features):
+        super().__init__()
+        self.real, self.features = real, features
+
+    def forward(self, images):
+        return self.features
+
+
+def test_cam_is_the_classifier_on_features_before_dropout(lite0):
+    features = torch.randn(2, 1280, 3, 4)
+    weight = lite0.classifier.weight[:, :, 0, 0]
+    want = torch.einsum("cd,bdhw->bchw", weight, features).clamp_min(0)
+    assert torch.allclose(lite0.train().cam(features), want, atol=1e-5)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert lite0.cam(features).dtype == torch.float32
+        output = lite0.eval()(lite0.normalize(pictures(32, 32)))
+    assert output.tag_logits.dtype == output.seg_logits.dtype == torch.float32
+    # The tag score is the average of the signed map.
+    signed = torch.einsum("cd,bdhw->bchw", weight, output.features.float())
+    assert torch.allclose(output.tag_logits, signed.mean((2, 3)), atol=1e-5)
+
+
+def test_segmentation_is_left_out_on_request_and_trains_the_backbone(lite0):
+    images = lite0.normalize(pictures(32, 32))
+    assert lite0(images, segment=False).seg_logits is None
+    lite0.zero_grad()
+    lite0(images).seg_logits.square().sum().backward()
+    assert lite0.backbone.body.conv_stem.weight.grad.abs().sum() > 0
+    assert lite0.classifier.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "width", "dilation"), [(4096, 8, 512, 12), (1280, 16, 256, 6), (192, 32, 256, 3)]
+)
+def test_segmentation_branch_follows_width_and_stride(channels, stride, width, dilation):
+    first, _, second = segmentation_branch(channels, 4, stride)
+    assert first.weight.shape == (width, channels, 3, 3) and second.weight.shape == (4, width, 3, 3)
+    assert first.dilation == second.dilation == first.padding == (dilation,) * 2
+    bound = (6 / (9 * (channels + width))) ** 0.5
+    assert 0.99 * bound < first.weight.abs().max() <= bound
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def test_default_weights_recognize_photos():
+    """The packaged ImageNet weights under timm's names and this package's normalization, class by class."""
+    data = pytest.importorskip("skimage.data")
+    torch.manual_seed(0)
+    net = build_network(TrainConfig(output_stride=32), CLASSES).eval()
+    state = packaged_lite0_state()
+    model = timm.create_model(LITE0)
+    model.load_state_dict(state)
+    model.eval()
+    for photo, wanted in {"chelsea": {281, 282, 285}, "coffee": {967, 968, 504}, "rocket": {657, 744}}.items():
+        rgb = torch.from_numpy(np.array(getattr(data, photo)())).permute(2, 0, 1)
+        rgb = TF.resize(TF.center_crop(rgb, [min(rgb.shape[1:])] * 2), [224, 224], antialias=True)[None]
+        with torch.no_grad():
+            images = net.normalize(rgb)
+            features = net(images, segment=False).features.mean((2, 3))
+            ours = features @ state["classifier.weight"].T + state["classifier.bias"]
+            for scores in (model(images), ours):
+                top = set(scores[0].topk(5).indices.tolist())
+                assert wanted <= top, (photo, top)
+
+
+def test_looking_at_a_backbone_leaves_its_batch_statistics():
+    net = build("resnet18", 8)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.num_batches_tracked == 0
+            assert module.running_mean.eq(0).all() and module.running_var.eq(1).all()
+
+
+def test_default_weights_are_in_place_and_need_no_network(monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
+    net = build_network(TrainConfig(), CLASSES)
+    assert torch.equal(net.backbone.body.conv_head.weight, packaged_lite0_state()["conv_head.weight"])
+    assert not any(name.startswith("backbone.body.classifier") for name in net.state_dict())
+
+
+def test_packaged_weights_of_another_order_are_refused(monkeypatch):
+    from tag2mask.models import weights
+
+    state = dict(reversed(packaged_lite0_state().items()))
+    monkeypatch.setattr(weights, "_packaged_lite0", lambda: state)
+    with pytest.raises(ValueError, match=r"do not fit.*--weights none"):
+        build_network(TrainConfig(), CLASSES)
+    monkeypatch.setattr(weights, "_packaged_lite0", lambda: {})
+    with pytest.raises(ValueError, match="hold 0 tensors"):
+        build_network(TrainConfig(), CLASSES)
+
+
+def test_weights_that_cannot_be_had_name_both_ways_out(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host\nmore")
+
+    monkeypatch.setattr("timm.models.load_pretrained", offline)
+    with pytest.raises(ValueError, match=r"resnet18 \(no route to host\).*--weights FILE.*--weights none"):
+        build("resnet18", weights="default")
+    with pytest.raises(ValueError, match=r"no weights file nowhere.pth.*--weights none"):
+        build("resnet18", weights="nowhere.pth")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_from_a_file(tmp_path, suffix):
+    torch.manual_seed(5)
+    source, path = timm.create_model("mobilenetv3_small_100", num_classes=7).state_dict(), tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": source, "epoch": 3}, path)
+    else:
+        safetensors.torch.save_file(source, path)
+    net = build("mobilenetv3_small_100", weights=str(path))
+    loaded = net.backbone.body.state_dict()
+    assert len(loaded) > 200 and all(torch.equal(value, source[key]) for key, value in loaded.items())
+    assert not any(key.startswith(("conv_head", "classifier")) for key in loaded)
+    fresh = build("mobilenetv3_small_100", weights=str(path), seed=3)
+    assert not torch.equal(fresh.classifier.weight, net.classifier.weight)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    state["stranger"] = torch.zeros(1)
+    del state["layer1.0.conv1.weight"]
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(state, tmp_path / "bad.pth")
+    with pytest.raises(
+        ValueError,
+        match=r"1 unknown: stranger; 1 missing: layer1.0.conv1.weight; 1 of another shape: conv1.weight \(64, 1",
+    ):
+        build("resnet18", weights=str(tmp_path / "bad.pth"))
+
+
+def test_a_file_that_runs_code_is_refused(tmp_path):
+    torch.save({"weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match=r"trap.pth cannot be read as weights"):
+        build("resnet18", weights=str(tmp_path / "trap.pth"))
+    assert not Trap.sprung
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="no table of named tensors"):
+        build("resnet18", weights=str(tmp_path / "list.pth"))
+
+
+class Trap:
+    """Unpickling this sets `sprung`."""
+
+    sprung = False
+
+    def __reduce__(self):
+        return (setattr, (Trap, "sprung", True))
