@@ -206,3 +206,22 @@ def test_explain(run, data, tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["steps"]["classes"] == ["ball", "leaf"]
     assert (tmp_path / f"{picture.stem}.png").is_file()
+
+
+def test_demo_trains_scores_and_reports(tmp_path, monkeypatch, capsys, tiny_config):
+    from tag2mask import demonstration
+
+    builtin = demonstration.write_builtin
+    monkeypatch.setattr(demonstration, "write_builtin", lambda out: builtin(out, train=6, val=3, size=64))
+    monkeypatch.setattr(
+        demonstration, "demo_config", lambda data, run: tiny_config.replace(data=str(data), out=str(run))
+    )
+    assert call("demo", "--out", tmp_path / "demo", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert result["report"] == str(tmp_path / "demo" / "report.html")
+    assert f"{100 * result['segmentation']['miou']:.1f} %" in page
+    assert f"{100 * result['cam']['miou']:.1f} %" in page
+    assert result["cam"]["protocol"]["label_prior"] == "true tags"
+    assert result["segmentation"]["protocol"]["label_prior"] == "none"
+    assert call("demo", "--out", tmp_path / "demo") == 1  # nothing is overwritten
