@@ -35,11 +35,11 @@ def same_weights(a, b):
 
 
 def test_run_folder_is_complete_and_loads_alone(tiny_config, tmp_path):
-    run = tag2mask.train(tiny_config.replace(sample_every=6, ema=0.5))
+    run = tag2mask.train(tiny_config.replace(sample_every=6, method=MethodConfig(ema=0.5)))
     for name in ("config.json", "environment.json", "metrics.csv", "log.txt", "model.safetensors", "report.html"):
         assert (run / name).stat().st_size > 0, name
     assert (run / "samples" / "step-000006.jpg").is_file()
-    assert TrainConfig.from_json((run / "config.json").read_text()) == tiny_config.replace(sample_every=6, ema=0.5)
+    assert TrainConfig.from_json((run / "config.json").read_text()) == tiny_config.replace(sample_every=6, method=MethodConfig(ema=0.5))
     alone = (run / "model.safetensors").rename(tmp_path / "alone.safetensors")
     model, config, metadata = load_model(alone)
     assert metadata["selection"] == "last step"
@@ -64,8 +64,8 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tiny_config, 
 
 @pytest.mark.parametrize("stop_at", [2, 4])
 def test_resume_equals_an_uninterrupted_run(tiny_config, tmp_path, monkeypatch, stop_at):
-    whole = train(tiny_config.replace(out=str(tmp_path / "whole"), ema=0.5))
-    config = tiny_config.replace(out=str(tmp_path / "broken"), ema=0.5)
+    whole = train(tiny_config.replace(out=str(tmp_path / "whole"), method=MethodConfig(ema=0.5)))
+    config = tiny_config.replace(out=str(tmp_path / "broken"), method=MethodConfig(ema=0.5))
     save = training.save_state
 
     def save_then_die(run, state):

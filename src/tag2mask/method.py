@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,11 +96,21 @@ def class_activation_maps(
         features = None
     network.train(method.cam_mode == "train")
     try:
-        return multi_scale_cam(
-            network, images, batch.tags, method.cam_scales, batch.valid, flip=method.cam_flip, features=features
-        )
+        with _cam_precision(method, images.device):
+            return multi_scale_cam(
+                network, images, batch.tags, method.cam_scales, batch.valid, flip=method.cam_flip, features=features
+            )
     finally:
         network.train(was_training)
+
+
+def _cam_precision(method: MethodConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 for the CAM passes of a CPU that has such instructions, where the config allows it; else as it is."""
+    if method.cam_precision == "auto" and device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+            return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
 
 
 def _has_dropout(backbone: nn.Module) -> bool:

@@ -149,8 +149,8 @@ def _fit(
     config: TrainConfig, run: Path, accelerator: Accelerator, network: Network, pictures: PictureSet, *, resumed: bool
 ) -> None:
     average = None
-    if config.ema > 0:
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    if config.method.ema > 0:
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.method.ema))
         average.module.eval().requires_grad_(False)
     state = _State(network, build_optimizer(network, config.optim), average)
     if resumed:
