@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tag2mask.config import IGNORE, CRFParams, ReliableConfig
-from tag2mask.reliable import Votes, background_score, labels_from_votes, reliable_labels
+from tag2mask.reliable import Votes, background_score, crf_votes, labels_from_votes, reliable_labels
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -27,6 +27,18 @@ def test_official_labels_equal_the_published_function(name):
     labels = reliable_labels(rgb, cams, tags, ReliableConfig.official())[0].numpy()
     assert (labels == golden["labels"]).mean() >= 0.995
     assert set(np.unique(labels)) == set(np.unique(golden["labels"]))
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
+def test_votes_equal_the_published_crf(name):
+    golden = np.load(GOLDEN / f"labels_{name}.npz")
+    rgb = torch.from_numpy(golden["rgb"]).permute(2, 0, 1)[None]
+    cams = torch.from_numpy(golden["cams"].astype(np.float32))[None]
+    votes = crf_votes(rgb, cams, torch.ones(1, cams.shape[1], dtype=torch.bool), ReliableConfig.official())
+    for vote, key in ((votes.low, "crf_alpha4"), (votes.high, "crf_alpha32")):
+        want = torch.from_numpy(golden[key]).float()
+        assert (vote[0] - want).abs().max() <= 1e-3
+        assert (vote[0].argmax(0) == want.argmax(0)).float().mean() >= 0.999
 
 
 def no_crf(cams, power_low=4.0, power_high=32.0):
@@ -107,7 +119,11 @@ def test_where_the_votes_conflict_background_wins_or_the_pixel_is_ignored():
     cams, tags = one_class([0.2, 0.5, 0.9])
     low = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
     high = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
-    assert labels_from_votes(cams, Votes(low, high), tags, ReliableConfig.official()).flatten().tolist() == [255, 255, 0]
+    assert labels_from_votes(cams, Votes(low, high), tags, ReliableConfig.official()).flatten().tolist() == [
+        255,
+        255,
+        0,
+    ]
     # the other way round nothing is decided
     assert (labels_from_votes(cams, Votes(high, low), tags, ReliableConfig.official()) == IGNORE).all()
 

@@ -21,7 +21,7 @@ class Sample(NamedTuple):
     """One picture after the joint transform, as the loader collates it."""
 
     rgb: Tensor
-    """uint8 [3, H, W], 0-255; padding holds the backbone's mean colour."""
+    """uint8 [3, H, W], 0-255; padding holds the backbone's mean color."""
     valid: Tensor
     """bool [H, W], False on padding."""
     tags: Tensor
@@ -83,7 +83,7 @@ class Batch:
 
 
 class Outputs(NamedTuple):
-    """What the network gives for a batch of normalised images."""
+    """What the network gives for a batch of normalized images."""
 
     features: Tensor
     """float [B, D, h, w], before the dropout of the tag branch."""

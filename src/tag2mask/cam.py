@@ -25,7 +25,7 @@ def multi_scale_cam(
     flip: bool = False,
     features: Tensor | None = None,
 ) -> Tensor:
-    """Class activation maps, averaged over scales and normalised per class.
+    """Class activation maps, averaged over scales and normalized per class.
 
     At each scale the map is relu(classifier weight * features). The maps are resized to the map of the first scale
     and averaged without further weights, resized to the picture (bilinear, align_corners=False), multiplied by the
@@ -35,7 +35,7 @@ def multi_scale_cam(
 
     Args:
         model: Network whose features and classifier weights are used; its mode is left as it is.
-        images: float [B, 3, H, W], normalised by `model.normalize`.
+        images: float [B, 3, H, W], normalized by `model.normalize`.
         tags: bool [B, C].
         scales: Resize factors, each > 0.
         valid: bool [B, H, W], False on padding; None means all True (the published rule, which lets padding take part
@@ -79,7 +79,7 @@ def _one_scale(model: Network, images: Tensor, scale: float, valid: Tensor | Non
             # the picture's size times the scale, and at least one pixel: scale_factor would round a thin picture to 0
             size = [max(1, round(side * scale)) for side in images.shape[-2:]]
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        # On a CPU a few pictures at a time stay in its cache: half the time at the larger scales.
+        # On a CPU a few pictures at a time stay in its cache, which is faster at the larger scales.
         pixels = images.shape[-2] * images.shape[-1]
         count = max(1, _CPU_PIXELS // pixels) if images.device.type == "cpu" else len(images)
         return torch.cat([model.cam(model(part, segment=False).features) for part in images.split(count)])

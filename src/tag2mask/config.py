@@ -40,7 +40,7 @@ class CRFParams:
     bilateral_sxy: float = 80.0
     """Spatial width of the appearance kernel, in pixels."""
     bilateral_srgb: float = 13.0
-    """Colour width of the appearance kernel, in levels of 0-255."""
+    """Color width of the appearance kernel, in levels of 0-255."""
     bilateral_compat: float = 10.0
     """Weight of the appearance kernel."""
     iterations: int = 10
@@ -77,7 +77,7 @@ class ReliableConfig:
     background_power: float = 32.0
     """Exponent in the CRF vote for background; must not be lower than --foreground-power [C]."""
     votes: Literal["two", "one"] = "two"
-    """`two`: one CRF per exponent, pixels on which they disagree are ignored [C]. `one`: only --foreground-power [P eq. 5]."""
+    """`two`: one CRF per exponent; where they disagree is ignored [C]. `one`: only --foreground-power [P eq. 5]."""
     cam_power: float = 32.0
     """Exponent of the background score in the CAM's own argmax (32 [C])."""
     keep: float = 0.4
@@ -89,7 +89,7 @@ class ReliableConfig:
     min_crf: float = 0.8
     """CRF posterior below this is ignored [C]; 0 switches the test off [P]."""
     agreement: Literal["union", "equal"] = "union"
-    """`union`: CRF label where any class's CAM is trusted [C]. `equal`: only where CAM and CRF name the same class [P eq. 7]."""
+    """`union`: where any class's CAM is trusted [C]. `equal`: where CAM and CRF name the same class [P eq. 7]."""
     crf: CRFParams = field(default_factory=CRFParams.mining)
     """Dense CRF of the votes."""
 
@@ -127,7 +127,7 @@ class EnergyConfig:
     weight: float = 1e-7
     """Weight of the loss, which sums over pixels; 1e-7 belongs to crops of 321 at half size [C]. 0 switches it off."""
     sigma_rgb: float = 15.0
-    """Colour width, in levels of 0-255."""
+    """Color width, in levels of 0-255."""
     sigma_xy: float = 100.0
     """Spatial width, in pixels of the crop before --scale."""
     scale: float = 0.5
@@ -153,7 +153,7 @@ class MethodConfig:
     cam_flip: bool = False
     """Average each CAM with that of the mirrored picture (not in the published code)."""
     cam_precision: Literal["auto", "same"] = "auto"
-    """`auto` draws CAMs in bf16 on CPUs with such instructions (half the time); `same` as --precision says."""
+    """`auto` draws CAMs in bf16 on CPUs with such instructions; `same` as --precision says."""
     ema: float = 0.99
     """Decay of a running average of the weights that draws the CAMs and becomes the model; 0 switches it off [C]."""
     pool_valid: bool = True
@@ -194,7 +194,7 @@ class AugmentConfig:
     flip: float = 0.5
     """Probability of a horizontal flip."""
     jitter: tuple[float, float, float, float] = (0.3, 0.3, 0.3, 0.1)
-    """Colour jitter: brightness, contrast, saturation, hue; zeros switch it off."""
+    """Color jitter: brightness, contrast, saturation, hue; zeros switch it off."""
 
     def __post_init__(self) -> None:
         _require(
@@ -207,7 +207,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Optimiser and schedule. The joint phase starts its own poly decay at --optim.joint-lr."""
+    """Optimizer and schedule. The joint phase starts its own poly decay at --optim.joint-lr."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """`sgd` with the published groups (x1, x2 old biases, x10 new weights, x20 new biases), or `adamw`."""
@@ -270,7 +270,7 @@ class TrainConfig:
     dilate: bool = False
     """Dilate the convolutions behind a dropped stride. Dilated depthwise convolutions are slow on CPU."""
     freeze_stride: int = 0
-    """Pretrained layers up to this stride do not train (4 halves the cost of a step on CPU); 0 trains all, as published."""
+    """Pretrained layers up to this stride do not train, which makes a step cheaper; 0 trains all, as published."""
     dropout: float = 0.5
     """Dropout before the tag classifier [C]."""
     image_size: int | None = 320
@@ -285,7 +285,7 @@ class TrainConfig:
     joint_steps: int = 450
     """Steps with all losses, after the tag phase."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """Optimiser and schedule."""
+    """Optimizer and schedule."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Joint transform."""
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -318,7 +318,8 @@ class TrainConfig:
             _require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
         _require(
             self.tag_steps >= 0 and self.joint_steps >= 0 and self.tag_steps + self.joint_steps > 0,
-            f"--tag-steps and --joint-steps must be 0 or more and not both 0, got {self.tag_steps} and {self.joint_steps}",
+            "--tag-steps and --joint-steps must be 0 or more and not both 0, "
+            f"got {self.tag_steps} and {self.joint_steps}",
         )
         _require(
             not (self.select == "miou" and self.validate_every == 0),

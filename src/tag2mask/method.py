@@ -38,7 +38,13 @@ class Losses:
 
 
 def training_losses(
-    model: nn.Module, network: Network, batch: Batch, method: MethodConfig, *, joint: bool, average: Network | None = None
+    model: nn.Module,
+    network: Network,
+    batch: Batch,
+    method: MethodConfig,
+    *,
+    joint: bool,
+    average: Network | None = None,
 ) -> Losses:
     """The losses of a batch: of tags only, or of all three branches.
 
@@ -63,9 +69,7 @@ def training_losses(
     labels = reliable_labels(batch.rgb, cams, batch.tags, method.reliable, batch.valid)
     mined = time.perf_counter() - started
 
-    seg_logits = F.interpolate(
-        outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False
-    )
+    seg_logits = F.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
     segmentation = balanced_cross_entropy(seg_logits, labels)
     energy = None
     if method.energy.weight > 0:
@@ -86,7 +90,7 @@ def class_activation_maps(
 
     Args:
         network: Network that draws them.
-        images: float [B, 3, H, W], normalised.
+        images: float [B, 3, H, W], normalized.
         batch: Tags and valid area.
         method: Scales, flip, mode.
         features: [B, D, h, w] of the training pass at scale 1; used unless dropout made them noisier than asked.

@@ -1,4 +1,4 @@
-"""Optimiser, parameter groups and the poly schedule (method 5)."""
+"""Optimizer, parameter groups and the poly schedule (method 5)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build_optimizer(model: Network, config: OptimConfig) -> torch.optim.Optimize
     """SGD or AdamW over the four published groups; biases and norms are not decayed.
 
     The published code hands its weight decay to SGD as momentum, so it trains without momentum; here momentum is
-    momentum (`--optim.momentum 0` is the published behaviour).
+    momentum (`--optim.momentum 0` is the published behavior).
     """
     factors = group_multipliers(config)
     groups: list[dict[str, Any]] = [
@@ -57,6 +57,6 @@ def learning_rates(config: TrainConfig, step: int) -> dict[str, float]:
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, rates: dict[str, float]) -> None:
-    """Write `rates` into the optimiser's groups."""
+    """Write `rates` into the optimizer's groups."""
     for group in optimizer.param_groups:
         group["lr"] = rates[group["name"]]

@@ -35,9 +35,7 @@ def background_score(cams: Tensor, power: float) -> Tensor:
     return (1 - cams.amax(dim=1, keepdim=True)).clamp(min=0) ** power
 
 
-def crf_votes(
-    rgb: Tensor, cams: Tensor, tags: Tensor, config: ReliableConfig, valid: Tensor | None = None
-) -> Votes:
+def crf_votes(rgb: Tensor, cams: Tensor, tags: Tensor, config: ReliableConfig, valid: Tensor | None = None) -> Votes:
     """The dense CRF's posteriors of background and present classes, one per exponent of the background score.
 
     Args:
@@ -77,7 +75,7 @@ def labels_from_votes(
 def _sure_pixels(
     cam_scores: Tensor, cam_labels: Tensor, low: Tensor, config: ReliableConfig, valid: Tensor | None
 ) -> Tensor:
-    """bool [B, H, W]: pixels whose CAM is among the best of its class, or clearly background.
+    """Bool [B, H, W]: pixels whose CAM is among the best of its class, or clearly background.
 
     Only classes that win a pixel of the low vote get seeds, and background only if it does too, as published.
     A class without any CAM above `min_cam` gets none (the published code fails there).

@@ -27,7 +27,7 @@ class Tracker:
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write the numbers of one row of metrics."""
@@ -35,5 +35,5 @@ class Tracker:
             return
         for key, value in row.items():
             if key != "step" and isinstance(value, (int, float)):
-                self.writer.add_scalar(key, value, row["step"])  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(key, value, row["step"])
+        self.writer.flush()

@@ -30,9 +30,9 @@ from tag2mask.method import Losses, training_losses
 from tag2mask.models import build_network
 from tag2mask.models.network import Network
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
-from tag2mask.tracking import Tracker, describe
 from tag2mask.report import write_report
 from tag2mask.runs import MetricsFile, environment, load_state, new_run_folder, save_model, save_state, write_text
+from tag2mask.tracking import Tracker, describe
 from tag2mask.validation import validate, write_sample_sheet
 
 log = logging.getLogger("tag2mask")
@@ -177,7 +177,8 @@ def _fit(
                 save_state(run, state.to_dict())
             if stop.is_set() and state.step < config.steps:
                 raise KeyboardInterrupt(
-                    f"Stopped and saved at step {state.step} of {config.steps}. Go on with: tag2mask train --resume {run}"
+                    f"Stopped and saved at step {state.step} of {config.steps}. "
+                    f"Go on with: tag2mask train --resume {run}"
                 )
     _finish(config, run, state)
 
@@ -252,9 +253,7 @@ def _batches(
     first = step * accumulate
     starts = [0, *itertools.accumulate(sizes)]
     draws = [range(starts[i], starts[i + 1]) for i in range(first, len(sizes))]
-    dataset = TrainingPictures(
-        pictures, config.augment, config.image_size, fill_rgb=network.mean_rgb, seed=config.seed
-    )
+    dataset = TrainingPictures(pictures, config.augment, config.image_size, fill_rgb=network.mean_rgb, seed=config.seed)
     loader = DataLoader(
         dataset,
         batch_sampler=draws,
@@ -328,7 +327,7 @@ def _log_file(run: Path) -> Iterator[None]:
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that the step in progress ends and is saved; a second one ends at once."""
+    """An event that Ctrl-C or SIGTERM sets: the step in progress ends and is saved; a second one ends at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import TrainConfig
-from tag2mask.data import has_split, open_data
+from tag2mask.data import PictureSet, SplitError, open_data
 from tag2mask.evaluation import score_pictures, score_tags
 from tag2mask.method import class_activation_maps
 from tag2mask.models.network import Network
@@ -17,27 +18,46 @@ from tag2mask.reliable import crf_votes, labels_from_votes
 from tag2mask.render import SampleRow, sample_sheet, save_picture
 from tag2mask.segmenter import Segmenter
 
+log = logging.getLogger("tag2mask")
+
 
 def validate(config: TrainConfig, network: Network, *, joint: bool) -> dict[str, float]:
     """Scores on the validation split: `miou` where it has masks and the segmentation trains, else `tag_map`.
 
-    Empty without such a split. `config.validate_pictures` limits the work.
+    Empty without such a split. `config.validate_pictures` limits the work; pictures that cannot be read are named and
+    left out.
     """
-    if not has_split(config.data, config.val_split, data_format=config.data_format):
+    pictures = validation_pictures(config)
+    if pictures is None:
         return {}
-    pictures = open_data(
-        config.data,
-        split=config.val_split,
-        data_format=config.data_format,
-        tags_from=config.tags_from,
-        others=config.others,
-        need_tags=False,
-    )
     segmenter, limit = Segmenter(network, config), config.validate_pictures
+    broken: dict[str, str] = {}
     if pictures.has_masks and joint:
-        return {"miou": score_pictures(segmenter, pictures, limit=limit).miou}
-    score = score_tags(segmenter, pictures, limit=limit).map
-    return {} if math.isnan(score) else {"tag_map": score}
+        name, score = "miou", score_pictures(segmenter, pictures, limit=limit, broken=broken).miou
+    else:
+        name, score = "tag_map", score_tags(segmenter, pictures, limit=limit, broken=broken).map
+    for message in broken.values():
+        log.warning("left out of the validation: %s", message)
+    return {} if math.isnan(score) else {name: score}
+
+
+def validation_pictures(config: TrainConfig) -> PictureSet | None:
+    """The validation split of a run, or None where there is none.
+
+    Raises:
+        DataError: anything else that is wrong with it.
+    """
+    try:
+        return open_data(
+            config.data,
+            split=config.val_split,
+            data_format=config.data_format,
+            tags_from=config.tags_from,
+            others=config.others,
+            need_tags=False,
+        )
+    except SplitError:
+        return None
 
 
 @torch.no_grad()
