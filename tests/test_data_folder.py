@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tag2mask.data import DataError, MissingDataError, PictureSet, SplitError, has_split, open_data, voc_palette
+from tag2mask.data import DataError, MissingDataError, PictureSet, SplitError, open_data, voc_palette
 from tag2mask.data.folder import hash_split
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "sub/d.png")
@@ -116,7 +116,9 @@ def test_split_by_name_by_file_and_unknown(tmp_path: Path) -> None:
     assert [p.name for p in open_data(tmp_path, split=other).pictures] == ["c.jpg"]
     with pytest.raises(SplitError, match=r"no split 'val'; splits: mine, train"):
         open_data(tmp_path, split="val")
-    assert has_split(tmp_path, "mine") and not has_split(tmp_path, "val")
+    assert open_data(tmp_path, split="mine").split == "mine"
+    with pytest.raises(SplitError, match="mine"):
+        open_data(tmp_path, split="val")
 
 
 def test_hash_holds_out_a_tenth_and_moves_no_old_picture() -> None:
@@ -140,7 +142,8 @@ def test_hash_split_leaves_a_picture_on_either_side(names: set[str]) -> None:
 def test_one_picture_trains_and_has_nothing_to_hold_out(tmp_path: Path) -> None:
     folder(tmp_path, "file_name,tags\na.jpg,cat", ("a.jpg",))
     assert len(open_data(tmp_path).pictures) == 1
-    assert not has_split(tmp_path, "val")
+    with pytest.raises(SplitError, match="too few"):
+        open_data(tmp_path, split="val")
 
 
 @pytest.mark.parametrize(

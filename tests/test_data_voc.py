@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.data import VOC_CLASSES, DataError, MissingDataError, SplitError, has_split, open_data, read_mask
+from tag2mask.data import VOC_CLASSES, DataError, MissingDataError, SplitError, open_data, read_mask
 from tag2mask.data.voc import voc_codes
 
 IDS = ("2007_000001", "2007_000002", "2007_000003")
@@ -47,7 +47,8 @@ def test_default_split_is_train_aug_if_there_and_named_splits_are_exact(tmp_path
     assert names(open_data(root)) == [f"{IDS[0]}.jpg"]
     with pytest.raises(SplitError, match="no split 'test'; splits: train, val"):
         open_data(root, split="test")
-    assert has_split(root, "val") and not has_split(root, "test")
+    with pytest.raises(SplitError, match="'test'"):
+        open_data(root, split="test")
     (tmp_path / "mine.txt").write_text(f"/JPEGImages/{IDS[1]}.jpg /SegmentationClassAug/{IDS[1]}.png\n")
     assert names(open_data(root, split=tmp_path / "mine.txt")) == [f"{IDS[1]}.jpg"]
 

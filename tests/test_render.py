@@ -6,6 +6,7 @@ from PIL import Image
 
 from tag2mask import render
 from tag2mask.data import voc_palette
+from tag2mask.files import write_atomically
 
 RGB = np.full((60, 80, 3), 100, np.uint8)
 
@@ -36,7 +37,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        render.write_atomically(path, half)
+        write_atomically(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -14,7 +14,7 @@ from tag2mask.models import build_network
 from tag2mask.runs import save_model
 from tag2mask.score_maps import ScoreMaps
 from tag2mask.segmenter import Segmenter, predict, resolve_crf, resolve_device
-from tag2mask.sources import find_pictures, read_tags
+from tag2mask.sources import find_pictures
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -155,7 +155,7 @@ def test_grey_and_rgba_arrays(segmenter, rgb):
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((4, 4, 5), np.uint8), "H, W, 3"),
+        (np.zeros((4, 4, 5), np.uint8), r"H, W, 3.*\(4, 4, 5\)"),
         (np.zeros((2, 4, 4, 3), np.uint8), "H, W, 3"),
         (np.zeros((4, 4, 3), np.float32), "uint8"),
         (np.zeros((0, 4, 3), np.uint8), "not empty"),
@@ -255,9 +255,25 @@ def test_predict_with_a_table_of_tags(segmenter, rgb, tmp_path):
     (tmp_path / "tags.csv").write_text("file_name,tags\na.png,\n")
     predict(segmenter, tmp_path / "a.png", tmp_path / "out", tags=tmp_path / "tags.csv")
     assert not np.array(Image.open(tmp_path / "out/masks/a.png")).any()
-    (tmp_path / "tags.csv").write_text("file_name,tags\na.png,cta\n")
-    with pytest.raises(ValueError, match="'cta'"):
-        predict(segmenter, tmp_path / "a.png", tmp_path / "out", tags=tmp_path / "tags.csv")
+    (tmp_path / "tags.csv").write_text("file_name,cat,dog,cow\na.png,0,1,0\n")
+    predict(segmenter, tmp_path / "a.png", tmp_path / "columns", tags=tmp_path / "tags.csv")
+    expected = segmenter.predict(rgb, tags=["dog"]).mask
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "columns/masks/a.png")), expected)
+    for table, words in (
+        ("file_name,tags\na.png,cta\n", r"line 2: .*'cta'.*'cat'"),
+        ("file_name,tags\na.png,cat\na.png,dog\n", "already on line 2"),
+        ("name,tags\n", "file_name"),
+    ):
+        (tmp_path / "tags.csv").write_text(table)
+        with pytest.raises(ValueError, match=words):
+            predict(segmenter, tmp_path / "a.png", tmp_path / "out", tags=tmp_path / "tags.csv")
+
+
+def test_bad_scales_are_found_before_any_picture(segmenter, rgb, tmp_path):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="positive"):
+        predict(segmenter, tmp_path / "a.png", tmp_path / "out", scales=(-1.0,))
+    assert not (tmp_path / "out").exists()
 
 
 def test_find_pictures_names_are_unique_and_files_come_once(tmp_path):
@@ -277,15 +293,3 @@ def test_find_pictures_names_are_unique_and_files_come_once(tmp_path):
 def test_a_file_whose_name_looks_like_a_glob(tmp_path):
     (tmp_path / "a[1].jpg").write_bytes(b"")
     assert [p.name for p in find_pictures([tmp_path / "a[1].jpg"])] == ["a[1]"]
-
-
-def test_read_tags(tmp_path):
-    path = tmp_path / "t.csv"
-    path.write_text("file_name,tags\na.jpg,cat; dog\nb.jpg,\n")
-    assert read_tags(path) == {"a.jpg": ("cat", "dog"), "b.jpg": ()}
-    path.write_text("file_name,tags\na.jpg,cat\na.jpg,dog\n")
-    with pytest.raises(ValueError, match=r"line 3.*twice"):
-        read_tags(path)
-    path.write_text("name,tags\n")
-    with pytest.raises(ValueError, match="file_name and tags"):
-        read_tags(path)

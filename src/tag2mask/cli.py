@@ -174,7 +174,7 @@ def _predict(
         crf_preset: Parameters of that CRF (implies --crf): today's published code, or that of the AAAI paper.
         scales: Factors on the network's picture size, averaged.
         flip: Average with the mirrored picture.
-        tags: Table `file_name,tags` of the classes known to be in the pictures.
+        tags: Table like a data set's tags.csv of the classes known to be in the pictures.
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
@@ -269,6 +269,7 @@ def _pseudo_label(
     flip: bool = False,
     min_confidence: float = 0.0,
     data_format: Literal["auto", "folder", "voc"] = "auto",
+    tags_from: Literal["tags", "masks"] = "tags",
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -285,6 +286,7 @@ def _pseudo_label(
         flip: Average with the mirrored picture.
         min_confidence: Pixels whose best probability is lower become 255.
         data_format: Format of --data when looking is not enough.
+        tags_from: `masks` reads the tags from the masks; never done unless asked.
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
@@ -301,6 +303,7 @@ def _pseudo_label(
             flip=flip,
             min_confidence=min_confidence,
             data_format=data_format,
+            tags_from=tags_from,
             device=device,
             progress=bar.update,
         )

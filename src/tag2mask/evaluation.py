@@ -15,8 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multilabel_average_precision
 
 from tag2mask.config import IGNORE
-from tag2mask.data import PictureSet, open_data
-from tag2mask.data.pictures import read_mask, read_picture
+from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
 from tag2mask.score_maps import refine
 from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
 
@@ -132,6 +131,7 @@ def score_pictures(
     flip: bool = False,
     true_tags: bool = False,
     limit: int = 0,
+    broken: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Score a network on pictures with masks, at the size of the masks; see `evaluate`.
@@ -144,6 +144,7 @@ def score_pictures(
         flip: Average with the mirrored picture.
         true_tags: Let the network know which classes are in the picture (an easier task; said in the protocol).
         limit: Score only the first so many pictures; 0 for all.
+        broken: Where to note the message per picture that cannot be read, which is then left out; None raises it.
         progress: Called with (done, all).
 
     Raises:
@@ -155,15 +156,20 @@ def score_pictures(
     labels = len(segmenter.classes) + 1
     confusion = np.zeros((labels, labels), dtype=np.int64)
     for picture in tracked(chosen, progress):
-        rgb = read_picture(picture.path)
+        try:
+            rgb = read_picture(picture.path)
+            truth = torch.from_numpy(read_mask(picture.mask, codes, rgb.shape[:2]))
+        except PictureError as error:
+            _note(broken, picture, error)
+            continue
         names = [pictures.classes[i] for i in picture.tags]
         allowed = segmenter.allowed_labels([n for n in names if n in segmenter.classes]) if true_tags else None
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         with segmenter.inference():
             predicted = maps.labels() if params is None else refine(rgb, maps, params).argmax(0)
-        truth = torch.from_numpy(read_mask(picture.mask, codes, rgb.shape[:2]))
         confusion += confusion_matrix(predicted, truth, labels)
-    protocol = _protocol(pictures, len(chosen), unknown) | {
+    count = len(chosen) - len(broken or ())
+    protocol = _protocol(pictures, count, unknown) | {
         "masks_from": "network",
         "image_size": segmenter.config.image_size,
         "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride",
@@ -173,7 +179,13 @@ def score_pictures(
         "label_prior": "true tags" if true_tags else "none",
         "model_selection": segmenter.selection,
     }
-    return report_from_confusion(confusion, segmenter.classes, len(chosen), protocol)
+    return report_from_confusion(confusion, segmenter.classes, count, protocol)
+
+
+def _note(broken: dict[str, str] | None, picture: Picture, error: PictureError) -> None:
+    if broken is None:
+        raise error
+    broken[picture.name] = str(error)
 
 
 def score_masks(folder: Path, pictures: PictureSet, *, limit: int = 0, progress: Progress | None = None) -> Report:
@@ -286,14 +298,23 @@ def tag_report(scores: Tensor, tags: Tensor, classes: Sequence[str]) -> TagRepor
 
 
 def score_tags(
-    segmenter: Segmenter, pictures: PictureSet, *, limit: int = 0, progress: Progress | None = None
+    segmenter: Segmenter,
+    pictures: PictureSet,
+    *,
+    limit: int = 0,
+    broken: dict[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> TagReport:
-    """The mAP of the tag classifier on tagged pictures, which needs no masks."""
-    chosen = list(pictures.pictures)[: limit or None]
-    scores, tags = [], torch.zeros(len(chosen), len(segmenter.classes), dtype=torch.bool)
-    for row, picture in enumerate(tracked(chosen, progress)):
-        scores.append(segmenter.score_maps([read_picture(picture.path)])[0][1])
-        for i in picture.tags:
-            if pictures.classes[i] in segmenter.classes:
-                tags[row, segmenter.classes.index(pictures.classes[i])] = True
-    return tag_report(torch.stack(scores), tags, segmenter.classes)
+    """The mAP of the tag classifier on tagged pictures, which needs no masks; `broken` as in `score_pictures`."""
+    scores, tags = [torch.zeros(0, len(segmenter.classes))], []
+    for picture in tracked(pictures.pictures[: limit or None], progress):
+        try:
+            rgb = read_picture(picture.path)
+        except PictureError as error:
+            _note(broken, picture, error)
+            continue
+        scores.append(segmenter.score_maps([rgb])[0][1][None])
+        names = {pictures.classes[i] for i in picture.tags}
+        tags.append([name in names for name in segmenter.classes])
+    truth = torch.tensor(tags, dtype=torch.bool).reshape(-1, len(segmenter.classes))
+    return tag_report(torch.cat(scores), truth, segmenter.classes)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tag2mask import render
 from tag2mask.config import IGNORE, CRFParams
+from tag2mask.files import write_text
 from tag2mask.label_quality import picture_cams, tag_vector
 from tag2mask.reliable import crf_votes, labels_from_votes
 from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
@@ -137,9 +138,8 @@ def _write(
     maps = ("foreground_vote", "background_vote", "reliable_labels", "prediction", "prediction_with_crf")
     used = [n for n in segmenter.classes if any(n in steps.get(key, ()) for key in maps)]
     sheet = render.captioned_grid(cells, columns=4, title=title, labels=used, classes=segmenter.classes)
-    text = json.dumps(steps, indent=2) + "\n"
     return Explanation(
         sheet=render.save_picture(out / f"{name}.png", sheet),
-        json=render.write_atomically(out / f"{name}.json", lambda p: p.write_text(text, encoding="utf-8")),
+        json=write_text(out / f"{name}.json", json.dumps(steps, indent=2) + "\n"),
         steps=steps,
     )

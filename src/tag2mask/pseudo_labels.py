@@ -13,6 +13,7 @@ from tag2mask import render
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.evaluation import Progress, tracked
+from tag2mask.files import write_text
 from tag2mask.score_maps import refine
 from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
 
@@ -40,6 +41,7 @@ def pseudo_label(
     flip: bool = False,
     min_confidence: float = 0.0,
     data_format: str = "auto",
+    tags_from: str = "tags",
     device: str = "auto",
     progress: Progress | None = None,
 ) -> PseudoLabelSummary:
@@ -55,6 +57,7 @@ def pseudo_label(
         flip: Average with the mirrored picture.
         min_confidence: Pixels whose best probability is below become 255; 0 keeps all.
         data_format: Format of `data` when looking is not enough.
+        tags_from: "tags"; "masks" reads them from the masks instead (said in `pseudo_labels.json`).
         device: Where the network runs.
         progress: Called with (done, all).
 
@@ -65,7 +68,7 @@ def pseudo_label(
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"--min-confidence must lie in [0, 1], got {min_confidence}.")
     out, params = Path(out), resolve_crf(crf)
-    pictures = open_data(data, split=split, data_format=data_format)
+    pictures = open_data(data, split=split, data_format=data_format, tags_from=tags_from)
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
@@ -96,6 +99,7 @@ def pseudo_label(
         "split": pictures.split,
         "classes": list(pictures.classes),
         "label_prior": "tags of the picture",
+        "tags_from": tags_from,
         "crf": None if params is None else asdict(params),
         "scales": list(scales),
         "flip": flip,
@@ -104,8 +108,7 @@ def pseudo_label(
         "ignored_share": summary.ignored_share,
         "model_selection": segmenter.selection,
     }
-    text = json.dumps(settings, indent=2) + "\n"
-    render.write_atomically(out / "pseudo_labels.json", lambda p: p.write_text(text, encoding="utf-8"))
+    write_text(out / "pseudo_labels.json", json.dumps(settings, indent=2) + "\n")
     return summary
 
 

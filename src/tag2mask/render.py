@@ -6,8 +6,7 @@ everything else is `(height, width)`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tag2mask.config import IGNORE
 from tag2mask.data.dataset import voc_palette
+from tag2mask.files import write_atomically
 
 Rgb = NDArray[np.uint8]
 Labels = NDArray[Any]
@@ -27,20 +27,6 @@ _HEAT = np.array(
     [[24, 12, 60], [86, 15, 109], [150, 38, 103], [207, 68, 70], [242, 120, 28], [251, 180, 26], [252, 244, 150]],
     dtype=np.float32,
 )
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file beside `path`, then rename it, so that nobody ever sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two runs apart; the suffix stays because writers choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def save_mask(path: Path, labels: Labels) -> Path:

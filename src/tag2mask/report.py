@@ -17,7 +17,7 @@ from PIL import Image
 from tag2mask.charts import Series, line_chart
 from tag2mask.config import load_config
 from tag2mask.evaluation import Report
-from tag2mask.render import write_atomically
+from tag2mask.files import write_text
 
 _STYLE = """
 :root { --ink: #1c2028; --faint: #616875; --line: #e2e5ea; --tint: #f6f7f9; --accent: #1f5fbf; }
@@ -103,7 +103,7 @@ def write_report(
         + "\n".join(filter(None, sections))
         + "</main></body></html>\n"
     )
-    return write_atomically(out or run / "report.html", lambda p: p.write_text(page, encoding="utf-8"))
+    return write_text(out or run / "report.html", page)
 
 
 def _text(value: object) -> str:

@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 
 from tag2mask import __version__
 from tag2mask.config import TrainConfig
+from tag2mask.files import write_atomically
+from tag2mask.files import write_text as write_text
 from tag2mask.models import build_network
 from tag2mask.models.network import Network
 
@@ -63,13 +65,6 @@ def new_run_folder(out: str | None, preset: str) -> Path:
             number += 1
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def environment() -> dict[str, Any]:
     """Versions and hardware of this process, for `environment.json`."""
     import timm
@@ -105,10 +100,8 @@ def save_model(path: Path, model: Network, config: TrainConfig, *, selection: st
         "classes": json.dumps(list(model.classes), ensure_ascii=False),
         "selection": selection,
     }
-    temporary = path.with_name(f".{path.name}.part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
+    write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata))
 
 
 def load_model(source: Path) -> tuple[Network, TrainConfig, dict[str, str]]:

@@ -19,10 +19,12 @@ from torchvision.transforms.v2.functional import resize
 
 from tag2mask import render
 from tag2mask.config import CRFParams, TrainConfig
+from tag2mask.data.tables import class_indices, read_tag_table
+from tag2mask.files import write_atomically
 from tag2mask.models.network import Network
 from tag2mask.runs import load_model
 from tag2mask.score_maps import ScoreMaps, refine
-from tag2mask.sources import Source, as_rgb, find_pictures, read_tags
+from tag2mask.sources import Source, as_rgb, find_pictures
 
 CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
 
@@ -173,8 +175,7 @@ class Segmenter:
         Raises:
             ValueError: a scale is not positive.
         """
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"scales must hold at least one positive number, got {tuple(scales)}")
+        _check_scales(scales)
         logits: list[list[Tensor]] = [[] for _ in pictures]
         tags: list[list[Tensor]] = [[] for _ in pictures]
         with self.inference():
@@ -299,6 +300,11 @@ class Segmenter:
         )
 
 
+def _check_scales(scales: Sequence[float]) -> None:
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales must hold at least one positive number, got {tuple(scales)}")
+
+
 def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
@@ -357,8 +363,8 @@ def predict(
         crf: Refine the probabilities (see `Segmenter.predict`).
         scales: Factors on the network's picture size.
         flip: Average with the mirrored picture.
-        tags: Table `file_name,tags` of the classes known to be in each picture; pictures that it does not list are
-            done without.
+        tags: Table of the classes known to be in each picture, in either form of a data set's tags.csv; pictures that
+            it does not list are done without.
         device: Where the network runs.
         progress: Called with (done, all).
 
@@ -369,14 +375,16 @@ def predict(
         raise ValueError(f"--format must be png or npz, got {', '.join(unknown)}.")
     out = Path(out)
     pictures = find_pictures([sources] if isinstance(sources, (str, Path)) else sources)
-    known = {} if tags is None else read_tags(tags)
+    known = {} if tags is None else read_tag_table(Path(tags), lambda name: name.replace("\\", "/")).rows
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
-    for names in known.values():
-        segmenter.allowed_labels(names)  # a misspelled class is found before any work
+    _check_scales(scales)  # this and a misspelled class are found before any work
+    for line in known.values():
+        class_indices(line.tags, segmenter.classes, f"{tags} line {line.line}", "Correct the tag.")
     written, errors, rows = [], {}, []
     for done, picture in enumerate(pictures, start=1):
         try:
-            present = known.get(picture.relative, known.get(picture.path.name))
+            row = known.get(picture.relative, known.get(picture.path.name))
+            present = None if row is None else row.tags
             result = segmenter.predict(picture.path, crf=crf, scales=scales, flip=flip, tags=present)
             _write_prediction(result, picture.name, out, formats)
             written.append(picture.name)
@@ -386,7 +394,7 @@ def predict(
         if progress is not None:
             progress(done, len(pictures))
     if rows:
-        render.write_atomically(out / "scores.csv", lambda p: _write_table(p, ["file_name", *segmenter.classes], rows))
+        write_atomically(out / "scores.csv", lambda p: _write_table(p, ["file_name", *segmenter.classes], rows))
     return PredictSummary(out=out, written=tuple(written), errors=errors)
 
 
@@ -396,9 +404,7 @@ def _write_prediction(result: Prediction, name: str, out: Path, formats: Sequenc
         render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
     if "npz" in formats:
         probs, labels = result.probs.astype(np.float16), np.array(["background", *result.classes])
-        render.write_atomically(
-            out / "probs" / f"{name}.npz", lambda p: np.savez_compressed(p, probs=probs, labels=labels)
-        )
+        write_atomically(out / "probs" / f"{name}.npz", lambda p: np.savez_compressed(p, probs=probs, labels=labels))
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,9 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tag2mask.data.pictures import PICTURE_SUFFIXES, read_picture, to_rgb
+from tag2mask.data.pictures import PICTURE_SUFFIXES, read_picture, to_rgb, upright
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
@@ -79,25 +78,6 @@ def _disambiguated(names: Sequence[str], longer: Sequence[str]) -> list[str]:
     return [long if groups[name.casefold()] > 1 else name for name, long in zip(names, longer, strict=True)]
 
 
-def read_tags(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """Class names per file name from a table `file_name,tags` with `cat;dog`; an empty cell means no class.
-
-    Raises:
-        ValueError: the columns are not there, or a file name comes twice.
-    """
-    tags: dict[str, tuple[str, ...]] = {}
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"file_name", "tags"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} needs the columns file_name and tags, got {', '.join(reader.fieldnames or ())}.")
-        for row in reader:
-            name = row["file_name"].strip().replace("\\", "/")
-            if name in tags:
-                raise ValueError(f"{path}, line {reader.line_num}: {name} comes twice; keep one row.")
-            tags[name] = tuple(part for part in map(str.strip, (row["tags"] or "").split(";")) if part)
-    return tags
-
-
 def as_rgb(source: Source) -> NDArray[np.uint8]:
     """A path, PIL image or array as uint8 [H, W, 3]; files and PIL images are turned as their EXIF data say.
 
@@ -107,7 +87,7 @@ def as_rgb(source: Source) -> NDArray[np.uint8]:
     if isinstance(source, (str, Path)):
         return read_picture(Path(source))
     if isinstance(source, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(source))
+        return to_rgb(upright(source))
     if not isinstance(source, np.ndarray):
         raise ValueError(f"A picture is a path, a PIL image or a numpy array, got {type(source).__name__}.")
     if source.dtype != np.uint8 or source.size == 0:
@@ -121,4 +101,4 @@ def as_rgb(source: Source) -> NDArray[np.uint8]:
         return source
     if source.ndim == 3 and source.shape[2] == 4:
         return to_rgb(Image.fromarray(source))
-    raise ValueError(f"A picture array must be [H, W, 3] or [H, W], got {source.shape}.")
+    raise ValueError(f"A picture array must be [H, W, 3] or [H, W], got {source.shape}; choose three of its channels.")

@@ -24,7 +24,6 @@ __all__ = [
     "PictureError",
     "PictureSet",
     "SplitError",
-    "has_split",
     "open_data",
     "read_mask",
     "read_picture",
@@ -73,19 +72,6 @@ def open_data(
             f"has a tag of {', '.join(pictures.classes)}. Tag at least one."
         )
     return pictures
-
-
-def has_split(path: str | Path, split: str | Path, *, data_format: str = "auto") -> bool:
-    """Whether the data set at `path` has that split, with at least one picture.
-
-    Raises:
-        DataError: anything else that is wrong with the data set.
-    """
-    try:
-        open_data(path, split=split, data_format=data_format, need_tags=False)
-    except SplitError:
-        return False
-    return True
 
 
 def detect_format(root: Path, data_format: str = "auto") -> str:

@@ -30,7 +30,7 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             image.load()
-            return to_rgb(_upright(image))
+            return to_rgb(upright(image))
     except FileNotFoundError:
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
@@ -53,7 +53,8 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF data must not lose a picture whose pixels are whole
