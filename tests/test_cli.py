@@ -159,7 +159,9 @@ def test_resume_takes_the_saved_settings(seen, tmp_path, capsys):
     assert seen == [(saved, tmp_path)]
     assert call("train", f"--resume={tmp_path}", "--seed", "3") == 0  # says the same: no conflict
     assert call("train", "--resume", tmp_path, "--seed", "4") == 2
-    assert "--seed" in capsys.readouterr().err
+    assert "differs in --seed." in capsys.readouterr().err
+    assert call("train", "small", "--resume", tmp_path, "--method.reliable.keep", "0.3", "--profile", "clean") == 2
+    assert "differs in --profile, --method.reliable.keep." in capsys.readouterr().err
     assert len(seen) == 2
     assert call("train", "--resume", tmp_path / "none") == 1
 

@@ -1,6 +1,7 @@
 """Scores against hand counts and torchmetrics; pseudo labels and explanations on a tiny network."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -229,6 +230,19 @@ def test_pseudo_labels_respect_the_tags_and_score(segmenter, data, tmp_path):
     assert summary.ignored_share == pytest.approx(ignored / total)
     assert json.loads((out / "pseudo_labels.json").read_text())["min_confidence"] == 0.4
     assert ev.evaluate(masks=out, data=data).num_images == 5
+
+
+def test_pseudo_labels_read_tags_from_masks_only_when_asked(segmenter, data, tmp_path):
+    bare = shutil.copytree(data, tmp_path / "bare")
+    (bare / "tags.csv").unlink()
+    (bare / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    with pytest.raises(ValueError, match=r"tags\.csv"):
+        pseudo_label(segmenter, data=bare, out=tmp_path / "out", split="val")
+    pseudo_label(segmenter, data=bare, out=tmp_path / "out", split="val", tags_from="masks")
+    pseudo_label(segmenter, data=data, out=tmp_path / "same", split="val")
+    for path in (tmp_path / "same").glob("*.png"):
+        np.testing.assert_array_equal(np.array(Image.open(path)), np.array(Image.open(tmp_path / "out" / path.name)))
+    assert json.loads((tmp_path / "out" / "pseudo_labels.json").read_text())["tags_from"] == "masks"
 
 
 def test_pseudo_labels_never_replace_true_masks(segmenter, data):

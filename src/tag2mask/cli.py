@@ -407,11 +407,7 @@ def _option(options: Sequence[str], name: str) -> str | None:
 
 def _refuse_conflicts(saved: TrainConfig, asked: TrainConfig, preset: str | None) -> None:
     """Going on takes everything from config.json, so an option with another value would be a silent lie."""
-    differing = [
-        f"--{field.name.replace('_', '-')}"
-        for field in dataclasses.fields(saved)
-        if getattr(saved, field.name) != getattr(asked, field.name)
-    ]
+    differing = _differing(saved, asked)
     if preset is not None and preset != saved.preset_name:
         differing.append(f"preset {preset}")
     if differing:
@@ -419,6 +415,19 @@ def _refuse_conflicts(saved: TrainConfig, asked: TrainConfig, preset: str | None
             f"--resume takes every setting from the run's config.json, which differs in {', '.join(differing)}. "
             "Leave these out, or start a new run."
         )
+
+
+def _differing(saved: Any, asked: Any, prefix: str = "--") -> list[str]:
+    """Names of the options whose values differ."""
+    names = []
+    for field in dataclasses.fields(saved):
+        one, two = getattr(saved, field.name), getattr(asked, field.name)
+        name = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(one):
+            names += _differing(one, two, f"{name}.")
+        elif one != two:
+            names.append(name)
+    return names
 
 
 def _verb(name: str, command: Callable[..., Result]) -> Callable[[Sequence[str]], Result]:

@@ -33,7 +33,8 @@ class Network(nn.Module):
         self.backbone: Backbone = backbone  # type: ignore[assignment]  # a module that is a Backbone
         self.classes = classes
         self.stride = self.backbone.stride
-        self.mean_rgb = tuple(round(m) for m in self.backbone.mean)
+        red, green, blue = (round(m) for m in self.backbone.mean)
+        self.mean_rgb = (red, green, blue)
         channels = self.backbone.channels
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, len(classes), 1, bias=False)
