@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,14 @@ def test_published_crf_presets():
     assert values(CRFParams.mining()) == (3, 3, 80, 13, 10, 10)
     assert values(CRFParams.inference()) == (3, 3, 83, 5, 4, 10)
     assert values(CRFParams.aaai_inference()) == (4, 3, 83, 5, 3, 10)
+
+
+def test_another_profile_brings_its_method_and_paths_may_be_paths():
+    config = TrainConfig(data=Path("photos")).replace(profile="official")
+    assert config.method == MethodConfig.of("official")
+    assert config.replace(profile="paper", method=MethodConfig()).method == MethodConfig()
+    assert TrainConfig.from_json(config.to_json()) == config
+    assert CRFParams(4, 3, 83, 5, 3, 10) == CRFParams.aaai_inference()
 
 
 def test_configs_are_frozen():

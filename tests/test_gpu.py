@@ -51,7 +51,7 @@ def test_energy_equals_the_core(case, gradient):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_run_trains_and_resumes_on_the_gpu(tiny_config, precision):
+def test_a_run_trains_on_the_gpu(tiny_config, precision):
     run = train(tiny_config.replace(device="cuda", precision=precision))
     assert (run / "model.safetensors").is_file()
     assert (run / "report.html").is_file()

@@ -182,6 +182,13 @@ def test_select_miou_keeps_the_best_and_says_so(tiny_config):
     assert metadata["selection"] == f"best mIoU on val at step {best}"
 
 
+def test_select_miou_without_masks_is_refused_before_training(tiny_config, tmp_path):
+    data = three_pictures(tmp_path, ["cat", "dog", ""])
+    with pytest.raises(ValueError, match="--select last"):
+        train(tiny_config.replace(data=str(data), select="miou", validate_every=1))
+    assert not (tmp_path / "run").exists()
+
+
 def test_broken_pictures_are_named_skipped_and_counted(tiny_config, builtin, tmp_path, caplog):
     import shutil
 

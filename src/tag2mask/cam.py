@@ -82,5 +82,7 @@ def _one_scale(model: Network, images: Tensor, scale: float, valid: Tensor | Non
         # On a CPU a few pictures at a time stay in its cache, which is faster at the larger scales.
         pixels = images.shape[-2] * images.shape[-1]
         count = max(1, _CPU_PIXELS // pixels) if images.device.type == "cpu" else len(images)
-        return torch.cat([model.cam(model(part, segment=False).features) for part in images.split(count)])
+        return torch.cat(
+            [model.cam(model(part, segment=False).features) for part in images.chunk(-(-len(images) // count))]
+        )
     return model.cam(features)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ def _require(ok: bool, message: str) -> None:
         raise ValueError(message)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CRFParams:
     """Parameters of the dense CRF (Krähenbühl & Koltun 2011) with Potts compatibility."""
 
@@ -312,6 +313,13 @@ class TrainConfig:
     """Model that is kept: the last step, as published, or the best on validation masks."""
 
     def __post_init__(self) -> None:
+        for name in ("data", "out", "train_split", "weights"):
+            if isinstance(value := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
+        _require(
+            self.image_size is None or self.image_size >= 1, f"--image-size must be at least 1, got {self.image_size}"
+        )
+        _require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}")
         _require(self.output_stride in (8, 16, 32), f"--output-stride must be 8, 16 or 32, got {self.output_stride}")
         for name in ("batch_size", "joint_batch_size", "log_every", "save_every"):
             value = getattr(self, name)
@@ -342,11 +350,13 @@ class TrainConfig:
             raise ValueError(f"There is no preset {name!r}; presets: {', '.join(PRESETS)}")
         config = PRESETS[name]()
         if profile is not None:
-            config = config.replace(profile=profile, method=MethodConfig.of(profile))
+            config = config.replace(profile=profile)
         return config.replace(**changes)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values."""
+        """A copy with other values; another profile brings its own method unless that is given too."""
+        if "profile" in changes and "method" not in changes:
+            changes["method"] = MethodConfig.of(changes["profile"])
         known = {f.name for f in dataclasses.fields(self)}
         if unknown := sorted(set(changes) - known):
             raise ValueError(f"TrainConfig has no field {', '.join(unknown)}; fields: {', '.join(sorted(known))}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +17,15 @@ from tag2mask.config import TrainConfig
 from tag2mask.data import PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.shapes import write_builtin
 from tag2mask.evaluation import Report, score_pictures
+from tag2mask.files import write_text
 from tag2mask.label_quality import LabelQuality, picture_cams, score_cams, score_reliable_labels, tag_vector
 from tag2mask.render import SampleRow, sample_sheet
 from tag2mask.report import Figure, percent, write_report
 from tag2mask.runs import new_run_folder
 from tag2mask.segmenter import Segmenter
 from tag2mask.training import train
+
+log = logging.getLogger("tag2mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +49,12 @@ def demo_config(data: Path, run: Path) -> TrainConfig:
     """The preset `small` cut down to the small pictures of the built-in set and to minutes."""
     config = TrainConfig.preset("small", data=str(data), out=str(run))
     return config.replace(
-        image_size=160,
-        batch_size=16,
-        joint_batch_size=8,
-        tag_steps=150,
-        joint_steps=120,
+        image_size=192,
+        tag_steps=100,
+        joint_steps=100,
+        augment=dataclasses.replace(config.augment, crop_size=192),
         log_every=5,
-        sample_every=60,
-        save_every=100,
+        sample_every=50,
     )
 
 
@@ -66,6 +70,7 @@ def demo(out: str | Path | None = None, *, config: TrainConfig | None = None) ->
     """
     began = time.perf_counter()
     out = new_run_folder(None if out is None else str(out), "demo")
+    log.info("demo folder: %s", out)
     data = write_builtin(out / "data")
     settings = demo_config(data, out / "run")
     if config is not None:
@@ -93,6 +98,14 @@ def demo(out: str | Path | None = None, *, config: TrainConfig | None = None) ->
         figures=[Figure(caption="Held-out pictures", image=sheet)],
         out=out / "report.html",
     )
+    scores = {
+        "segmentation_miou": segmentation.miou,
+        "cam_miou": cam.miou,
+        "reliable_precision": reliable.precision,
+        "reliable_coverage": reliable.coverage,
+        "seconds": seconds,
+    }
+    write_text(out / "scores.json", json.dumps(scores, indent=2) + "\n")
     return DemoResult(run=run, report=report, segmentation=segmentation, cam=cam, reliable=reliable, seconds=seconds)
 
 

@@ -96,7 +96,7 @@ def class_activation_maps(
         features: [B, D, h, w] of the training pass at scale 1; used unless dropout made them noisier than asked.
     """
     was_training = network.training
-    if method.cam_mode == "eval" and was_training and _has_dropout(network.backbone):
+    if method.cam_mode == "eval" and was_training and _has_dropout(network.get_submodule("backbone")):
         features = None
     network.train(method.cam_mode == "train")
     try:
@@ -111,7 +111,7 @@ def class_activation_maps(
 def _cam_precision(method: MethodConfig, device: torch.device) -> AbstractContextManager[Any]:
     """bf16 for the CAM passes of a CPU that has such instructions, where the config allows it; else as it is."""
     if method.cam_precision == "auto" and device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
             return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()

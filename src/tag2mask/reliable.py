@@ -83,7 +83,7 @@ def _sure_pixels(
     sure = torch.zeros_like(cam_labels, dtype=torch.bool)
     for b in range(len(cam_labels)):
         inside = slice(None) if valid is None else valid[b]
-        for label in low[b][inside].unique().tolist():
+        for label in low[b][inside].unique().tolist():  # type: ignore[no-untyped-call]
             won = cam_labels[b] == label
             score = cam_scores[b, label]
             if label == BACKGROUND and config.min_background > 0:

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from tag2mask import __version__
 from tag2mask.config import TrainConfig
 from tag2mask.files import write_atomically
-from tag2mask.files import write_text as write_text
 from tag2mask.models import build_network
 from tag2mask.models.network import Network
 

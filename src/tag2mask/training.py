@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -26,14 +26,15 @@ from tag2mask.config import TrainConfig, load_config
 from tag2mask.console import Bar
 from tag2mask.data import PictureSet, open_data
 from tag2mask.data.loading import TrainingPictures
+from tag2mask.files import write_text
 from tag2mask.method import Losses, training_losses
 from tag2mask.models import build_network
 from tag2mask.models.network import Network
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.report import write_report
-from tag2mask.runs import MetricsFile, environment, load_state, new_run_folder, save_model, save_state, write_text
+from tag2mask.runs import MetricsFile, environment, load_state, new_run_folder, save_model, save_state
 from tag2mask.tracking import Tracker, describe
-from tag2mask.validation import validate, write_sample_sheet
+from tag2mask.validation import validate, validation_pictures, write_sample_sheet
 
 log = logging.getLogger("tag2mask")
 
@@ -52,6 +53,8 @@ class _State:
     model: Network
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    scaler: Any = None
+    """The accelerator's loss scaler, in fp16 only."""
     step: int = 0
     skipped: int = 0
     nonfinite_in_a_row: int = 0
@@ -63,6 +66,7 @@ class _State:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "step": self.step,
             "skipped": self.skipped,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
@@ -77,6 +81,8 @@ class _State:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(saved["scaler"])
         self.step, self.skipped = saved["step"], saved["skipped"]
         self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
         self.broken = set(saved["broken"])
@@ -87,7 +93,7 @@ class _State:
     @property
     def keeper(self) -> Network:
         """The network that validates and is saved: the running average where there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(Network, self.average.module)
 
 
 def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
@@ -117,10 +123,16 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
         tags_from=config.tags_from,
         others=config.others,
     )
+    held_out = validation_pictures(config)
+    if config.select == "miou" and (held_out is None or not held_out.has_masks):
+        raise ValueError(
+            f"--select miou needs masks of split {config.val_split!r} of {config.data}; add masks or use --select last"
+        )
     set_seed(config.seed)
     model = build_network(config, pictures.classes, pretrained=resume is None)
     run = Path(resume) if resume is not None else new_run_folder(config.out, config.preset_name)
-    config = config.replace(out=str(config.out or run)) if resume is None else config
+    if resume is None:
+        config = _resolved(config, run)
     log.info("run folder: %s", run)
     with _log_file(run):
         if resume is None:
@@ -129,6 +141,15 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
         log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))
         _fit(config, run, accelerator, model.to(accelerator.device), pictures, resumed=resume is not None)
     return run
+
+
+def _resolved(config: TrainConfig, run: Path) -> TrainConfig:
+    """The config with its folders and files spelled out, so that the run goes on from any folder."""
+    named = {"data": config.data, "train_split": config.train_split}
+    if config.weights not in ("default", "none"):
+        named["weights"] = config.weights
+    paths = {name: Path(value).expanduser() for name, value in named.items() if value}
+    return config.replace(out=str(run), **{name: str(path.resolve()) for name, path in paths.items() if path.exists()})
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -150,9 +171,9 @@ def _fit(
 ) -> None:
     average = None
     if config.method.ema > 0:
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.method.ema))
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.method.ema))  # type: ignore[no-untyped-call]
         average.module.eval().requires_grad_(False)
-    state = _State(network, build_optimizer(network, config.optim), average)
+    state = _State(network, build_optimizer(network, config.optim), average, accelerator.scaler)
     if resumed:
         state.load_dict(load_state(run))
         log.info("going on at step %d of %d", state.step, config.steps)
@@ -197,7 +218,7 @@ def _step(
     rates = learning_rates(config, state.step)
     set_learning_rates(state.optimizer, rates)
     started, mining, images, finite = time.perf_counter(), 0.0, 0, True
-    average = None if state.average is None else state.average.module
+    average = None if state.average is None else state.keeper
     for _ in range(config.optim.accumulate):
         batch = next(batches)
         _note_broken(state, batch)
@@ -252,7 +273,7 @@ def _batches(
     )
     first = step * accumulate
     starts = [0, *itertools.accumulate(sizes)]
-    draws = [range(starts[i], starts[i + 1]) for i in range(first, len(sizes))]
+    draws = [list(range(starts[i], starts[i + 1])) for i in range(first, len(sizes))]
     dataset = TrainingPictures(pictures, config.augment, config.image_size, fill_rgb=network.mean_rgb, seed=config.seed)
     loader = DataLoader(
         dataset,
@@ -260,9 +281,15 @@ def _batches(
         num_workers=config.workers,
         collate_fn=Batch.collate,
         pin_memory=device.type == "cuda",
+        worker_init_fn=_ignore_interrupt,
         generator=torch.Generator(),  # its own, or starting the loader would move the run's random state
     )
     return (batch.to(device) for batch in loader)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches a whole process group; the loop ends the step in progress, for which it needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _note_broken(state: _State, batch: Batch) -> None:
