@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tag2mask.models.strides import center_cells, drop_strides
+from tag2mask.models.strides import drop_strides
 from tag2mask.models.wide_resnet38 import WideResNet38
 
 RGB = tuple[float, float, float]
@@ -83,7 +83,6 @@ class TimmBackbone(nn.Module):
                     f"Backbone {name} gives stride {self.stride}, not --output-stride {output_stride}; "
                     f"use --output-stride {self.stride}" + ("" if dilate else " or --dilate")
                 )
-            center_cells(self.body, self.stride, _PROBE)
         self.channels = int(self.body.num_features)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,13 +1,10 @@
-"""Strides of a convolutional network: drop the last ones, and center the cells that are left."""
+"""Strides of a convolutional network: drop the last ones."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 
@@ -34,47 +31,6 @@ def drop_strides(body: Any, stride: int, side: int) -> None:
                 f"{kernel[1]}), whose stride cannot be dropped to reach --output-stride {stride}; "
                 "use --dilate or --output-stride 32"
             )
-
-
-def center_cells(body: Any, stride: int, side: int) -> None:
-    """Move the grid of the last strided convolutions by one of their input cells, in place.
-
-    A padded 3x3 convolution of stride 2 looks at cells 0, 2, 4 ... (at 1, 3, 5 ... where TensorFlow's padding is
-    used), so that after four of them cell k is centered on pixel 16k (or 16k + 15), while every resize of a map takes
-    it to be at 16k + 7.5. Taking the other half of the cells in the last of them gives 16k + 8 (16k + 7). Weights
-    and sizes stay as they are. Layers with even kernels look at the middle already.
-    """
-    for name, module in _shrinking(body, side, first=stride // 2):
-        if not isinstance(module, nn.Conv2d) or module.stride != (2, 2) or module.kernel_size[0] % 2 == 0:
-            continue
-        half = module.kernel_size[0] // 2
-        if isinstance(module, Conv2dSame):
-            body.set_submodule(name, _with_padding(module, half))
-        elif module.padding == (half, half):
-            module.padding = (0, 0)
-            module.register_forward_pre_hook(partial(_pad_input, before=half - 1, after=half + 1))
-
-
-def _with_padding(conv: nn.Conv2d, padding: int) -> nn.Conv2d:
-    """`conv` with its own parameters and a fixed padding."""
-    size: Any = conv.kernel_size  # PyTorch declares its pairs as tuples of any length
-    stride: Any = conv.stride
-    new = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        size,
-        stride=stride,
-        padding=padding,
-        groups=conv.groups,
-        bias=conv.bias is not None,
-        device="meta",
-    )
-    new.weight, new.bias = conv.weight, conv.bias
-    return new
-
-
-def _pad_input(_: nn.Module, inputs: tuple[Tensor, ...], *, before: int, after: int) -> tuple[Tensor, ...]:
-    return (F.pad(inputs[0], (before, after, before, after)), *inputs[1:])
 
 
 def _shrinking(body: Any, side: int, first: int) -> list[tuple[str, nn.Module]]:
