@@ -105,6 +105,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_config, monkeypatch):
     assert rows(run)[-1]["step"] == "6"
 
 
+def test_no_sample_sheets_on_request(tiny_config):
+    run = train(tiny_config.replace(joint_steps=0, tag_steps=1, sample_every=0))
+    assert not (run / "samples").exists()
+
+
 def test_resume_refuses_other_settings(tiny_config):
     run = train(tiny_config.replace(joint_steps=0, tag_steps=1))
     with pytest.raises(ValueError, match=r"config\.json"):

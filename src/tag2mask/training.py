@@ -145,11 +145,12 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
 
 def _resolved(config: TrainConfig, run: Path) -> TrainConfig:
     """The config with its folders and files spelled out, so that the run goes on from any folder."""
-    named = {"data": config.data, "train_split": config.train_split}
-    if config.weights not in ("default", "none"):
-        named["weights"] = config.weights
-    paths = {name: Path(value).expanduser() for name, value in named.items() if value}
-    return config.replace(out=str(run), **{name: str(path.resolve()) for name, path in paths.items() if path.exists()})
+    changes = {"out": str(run), "data": str(Path(config.data).expanduser().resolve())}
+    for name, value in (("train_split", config.train_split), ("weights", config.weights)):
+        # a split's name or `default` is no file, even where a folder happens to bear that name
+        if value and (path := Path(value).expanduser()).is_file():
+            changes[name] = str(path.resolve())
+    return config.replace(**changes)
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -185,7 +186,7 @@ def _fit(
         while state.step < config.steps:
             joint = state.step >= config.tag_steps
             row, batch = _step(config, accelerator, model, optimizer, state, batches, joint=joint)
-            if _due(state.step, config.sample_every, config.steps):
+            if config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
                 write_sample_sheet(run, config, state.keeper, batch, state.step, joint=joint)
             if _due(state.step, config.validate_every, config.steps):
                 row |= _validate(config, run, state)

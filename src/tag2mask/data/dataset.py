@@ -61,11 +61,6 @@ class PictureSet:
         """Whether any picture of this split has a mask."""
         return any(picture.mask is not None for picture in self.pictures)
 
-    @property
-    def palette(self) -> NDArray[np.uint8]:
-        """uint8 [256, 3]: the PASCAL VOC colour of each label; 255 is (224, 224, 192)."""
-        return voc_palette()
-
 
 def voc_palette() -> NDArray[np.uint8]:
     """The PASCAL VOC colour map, uint8 [256, 3].
