@@ -8,6 +8,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#ifdef _WIN32
+#include <malloc.h>
+#endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #define T2M_INLINE inline __attribute__((always_inline))
 
@@ -31,21 +37,41 @@ struct Buffer {
         other.data = mine, other.size = count;
         return *this;
     }
-    T2M_INLINE ~Buffer() { std::free(data); }
+    T2M_INLINE ~Buffer() { release(data); }
 
     T2M_INLINE bool ok() const { return data != nullptr; }
     T2M_INLINE T& operator[](std::size_t i) { return data[i]; }
     T2M_INLINE const T& operator[](std::size_t i) const { return data[i]; }
     T2M_INLINE void zero() { std::memset(static_cast<void*>(data), 0, size * sizeof(T)); }
 
+#ifdef _WIN32
+    T2M_INLINE static void* allocate(std::size_t bytes) { return _aligned_malloc(bytes, 64); }
+    T2M_INLINE static void release(void* p) { _aligned_free(p); }
+#else
+    T2M_INLINE static void* allocate(std::size_t bytes) {
+#ifdef __linux__
+        // Large arrays on huge pages: they are read all over, and a small page costs a fault and a look-up each.
+        constexpr std::size_t huge = std::size_t{1} << 21;
+        if (bytes >= huge) {
+            const std::size_t whole = (bytes + huge - 1) / huge * huge;
+            void* const p = std::aligned_alloc(huge, whole);
+            if (p != nullptr) madvise(p, whole, MADV_HUGEPAGE);
+            return p;
+        }
+#endif
+        return std::aligned_alloc(64, bytes);
+    }
+    T2M_INLINE static void release(void* p) { std::free(p); }
+#endif
+
     // Keeps what was there; new elements are undefined.
     T2M_INLINE bool resize(std::size_t count) {
         const std::size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
-        T* const next = static_cast<T*>(std::aligned_alloc(64, bytes));
+        T* const next = static_cast<T*>(allocate(bytes));
         if (next != nullptr && data != nullptr) {
             std::memcpy(static_cast<void*>(next), data, (size < count ? size : count) * sizeof(T));
         }
-        std::free(data);
+        release(data);
         data = next;
         size = next != nullptr ? count : 0;
         return next != nullptr;
@@ -76,7 +102,7 @@ struct Stack {
     int runs = 0;
     int labels = 0;
     int run_lanes = 0;  // 4, or a multiple of 8
-    int vectors = 0;    // of 8 lanes per pixel
+    int lanes = 0;      // of a pixel: 4, or a multiple of 8
 };
 
 struct MeanField {
@@ -90,6 +116,14 @@ struct MeanField {
     Stack stack;
 };
 
+// Threads that share the work on one picture. `run` calls work(context, 0 .. parts - 1), each once, and returns when
+// all are done; null runs them one after the other.
+struct Crew {
+    int size = 1;
+    void* self = nullptr;
+    void (*run)(void* self, int parts, void (*work)(const void* context, int part), const void* context) = nullptr;
+};
+
 struct Kernels {
     const char* name;
     // features [dims][pixels]
@@ -97,17 +131,21 @@ struct Kernels {
     // out = barycentric weights times 1 / sqrt(K 1 + 1e-20)
     Status (*normalized_weights)(const Lattice& lattice, float* out);
     // in and out [channels][pixels]
-    Status (*filter)(const Lattice& lattice, const float* in, float* out, int channels, bool transpose);
+    Status (*filter)(const Lattice& lattice, const float* in, float* out, int channels, bool transpose,
+                     const Crew& crew);
     // planes [runs * labels] -> pixel-major log(clip(score, 1e-5, 1)); false when a score is NaN
     bool (*load_scores)(const float* const* planes, const std::int64_t* index, std::int64_t pixels, const Stack& stack,
                         float* out);
     // log_scores is overwritten with the marginals
-    Status (*mean_field)(const MeanField& job, float* log_scores);
+    Status (*mean_field)(const MeanField& job, float* log_scores, const Crew& crew);
 };
 
 const Kernels& kernels_baseline();
 #ifdef T2M_HAS_AVX2
 const Kernels& kernels_avx2();
+#endif
+#ifdef T2M_HAS_AVX512
+const Kernels& kernels_avx512();
 #endif
 
 }  // namespace tag2mask

@@ -44,7 +44,7 @@ void filter(const tag2mask::Lattice& lattice, const In<float, 2>& values, const 
           "values and out must be [n, pixels of the lattice]");
     const nb::gil_scoped_release released;
     tag2mask::require(
-        tag2mask::kernels().filter(lattice, values.data(), out.data(), static_cast<int>(values.shape(0)), transpose));
+        tag2mask::kernels().filter(lattice, values.data(), out.data(), static_cast<int>(values.shape(0)), transpose, tag2mask::Crew{}));
 }
 
 void bilateral_filter(const In<std::uint8_t, 4>& rgb, const In<float, 4>& values, const Out<float, 4>& out, float sigma_xy,

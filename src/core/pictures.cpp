@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <list>
 #include <mutex>
@@ -122,25 +124,85 @@ std::shared_ptr<NormalizedLattice> spatial_lattice(const Region& region, std::in
     return made;
 }
 
-// Calls work(0 .. count - 1). Every call stands alone, so the number of threads changes no result.
+// Threads that share one picture after the other. Parts are claimed from one word that also holds the number of the
+// round, so that a thread that overslept a round cannot take part in the next one with stale work.
+class Team {
+public:
+    explicit Team(int size) {
+        crew_.size = std::max(1, size);
+        if (crew_.size == 1) return;
+        crew_.self = this;
+        crew_.run = [](void* self, int parts, void (*work)(const void*, int), const void* context) {
+            static_cast<Team*>(self)->run(parts, work, context);
+        };
+        for (int t = 1; t < crew_.size; ++t) {
+            threads_.emplace_back([this] {
+                for (int idle = 0; !stop_.load(std::memory_order_relaxed); ++idle) {
+                    if (take()) idle = 0;
+                    else if (idle > 2000) std::this_thread::yield();
+                }
+            });
+        }
+    }
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+    ~Team() {
+        stop_ = true;
+        for (std::thread& t : threads_) t.join();
+    }
+    const Crew& crew() const { return crew_; }
+
+private:
+    // word: round (32 bits), parts (16), next part (16)
+    void run(int parts, void (*work)(const void*, int), const void* context) {
+        work_ = work, context_ = context;
+        done_.store(0, std::memory_order_relaxed);
+        const std::uint64_t round = (word_.load(std::memory_order_relaxed) >> 32) + 1;
+        word_.store(round << 32 | static_cast<std::uint64_t>(parts) << 16, std::memory_order_release);
+        while (take()) {}
+        for (int idle = 0; done_.load(std::memory_order_acquire) < parts; ++idle) {
+            if (idle > 2000) std::this_thread::yield();
+        }
+    }
+    bool take() {
+        std::uint64_t word = word_.load(std::memory_order_acquire);
+        do {
+            if ((word & 0xffff) >= ((word >> 16) & 0xffff)) return false;
+        } while (!word_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel, std::memory_order_acquire));
+        work_(context_, static_cast<int>(word & 0xffff));
+        done_.fetch_add(1, std::memory_order_release);
+        return true;
+    }
+
+    Crew crew_;
+    std::vector<std::thread> threads_;
+    std::atomic<bool> stop_{false};
+    std::atomic<std::uint64_t> word_{0};
+    std::atomic<int> done_{0};
+    void (*work_)(const void*, int) = nullptr;
+    const void* context_ = nullptr;
+};
+
+// Calls work(i, crew) for i in 0 .. count - 1: pictures side by side, and the threads that are left inside a picture.
+// The number of threads changes no result.
 template <class Work>
 void for_each_picture(std::int64_t count, int threads, const Work& work) {
+    const auto side_by_side = static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, count)));
     std::atomic<std::int64_t> next{0};
     std::exception_ptr error;
     std::mutex error_mutex;
     const auto run = [&]() {
-        for (std::int64_t i = next++; i < count; i = next++) {
-            try {
-                work(i);
-            } catch (...) {
-                const std::lock_guard<std::mutex> lock(error_mutex);
-                error = std::current_exception();
-                next = count;
-            }
+        try {
+            Team team(threads / side_by_side);
+            for (std::int64_t i = next++; i < count; i = next++) work(i, team.crew());
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(error_mutex);
+            error = std::current_exception();
+            next = count;
         }
     };
     std::vector<std::thread> others;
-    for (std::int64_t t = 1; t < std::min<std::int64_t>(threads, count); ++t) others.emplace_back(run);
+    for (int t = 1; t < side_by_side; ++t) others.emplace_back(run);
     run();
     for (std::thread& t : others) t.join();
     if (error) std::rethrow_exception(error);
@@ -169,16 +231,22 @@ bool fill_invalid(const CRFBatch& b, std::int64_t picture, const std::vector<std
 
 Stack stack_of(std::int64_t runs, std::int64_t labels) {
     Stack s;
+    const auto padded = [](std::int64_t count, int unit) { return static_cast<int>((count + unit - 1) / unit * unit); };
     s.runs = static_cast<int>(runs);
     s.labels = static_cast<int>(labels);
-    s.run_lanes = labels <= 4 ? 4 : static_cast<int>((labels + kLanes - 1) / kLanes * kLanes);
-    s.vectors = static_cast<int>((runs * s.run_lanes + kLanes - 1) / kLanes);
+    if (labels <= 4) {
+        s.run_lanes = 4;
+        s.lanes = runs == 1 ? 4 : padded(4 * runs, kLanes);
+    } else {
+        s.run_lanes = padded(labels, kLanes);
+        s.lanes = static_cast<int>(runs) * s.run_lanes;
+    }
     return s;
 }
 
 // Marginals from pixel-major to their planes, in blocks that stay in the first cache.
 void unstack(const float* marginals, const Stack& stack, const Region& region, const std::vector<float*>& planes) {
-    const std::int64_t lanes = stack.vectors * kLanes, block = 128;
+    const std::int64_t lanes = stack.lanes, block = 128;
     const std::int64_t* index = region.pointer();
     for (std::int64_t start = 0; start < region.pixels; start += block) {
         const std::int64_t end = std::min(start + block, region.pixels);
@@ -197,7 +265,7 @@ void unstack(const float* marginals, const Stack& stack, const Region& region, c
 }
 
 // False when a score is NaN.
-bool crf_picture(const CRFBatch& b, const CRFSettings& settings, std::int64_t picture) {
+bool crf_picture(const CRFBatch& b, const CRFSettings& settings, std::int64_t picture, const Crew& crew) {
     const std::int64_t n = b.height * b.width;
     std::vector<std::int64_t> labels;
     for (std::int64_t l = 0; l < b.labels; ++l) {
@@ -219,7 +287,7 @@ bool crf_picture(const CRFBatch& b, const CRFSettings& settings, std::int64_t pi
     MeanField job;
     job.stack = stack_of(b.runs, static_cast<std::int64_t>(labels.size()));
     Buffer<float> q;
-    if (!q.resize(static_cast<std::size_t>(region.pixels * job.stack.vectors * kLanes))) throw std::bad_alloc();
+    if (!q.resize(static_cast<std::size_t>(region.pixels * job.stack.lanes))) throw std::bad_alloc();
     if (!kernels().load_scores(scores.data(), region.pointer(), region.pixels, job.stack, q.data)) return false;
 
     const auto spatial = spatial_lattice(region, b.height, b.width, settings.gaussian_sxy);
@@ -233,19 +301,35 @@ bool crf_picture(const CRFBatch& b, const CRFSettings& settings, std::int64_t pi
     job.bilateral_weights = bilateral->weights.data;
     job.bilateral_compat = settings.bilateral_compat;
     job.iterations = settings.iterations;
-    require(kernels().mean_field(job, q.data));
+    require(kernels().mean_field(job, q.data, crew));
     unstack(q.data, job.stack, region, marginals);
     return true;
 }
 
 }  // namespace
 
-const Kernels& kernels() {
-#ifdef T2M_HAS_AVX2
-    static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2) return kernels_avx2();
+namespace {
+
+// The fastest set that this CPU runs, or the one that TAG2MASK_ISA names if the CPU runs it.
+const Kernels& pick_kernels() {
+    const char* const wish = std::getenv("TAG2MASK_ISA");
+    const auto wanted = [wish](const char* name) { return wish == nullptr || std::strcmp(wish, name) == 0; };
+#ifdef T2M_HAS_AVX512
+    if (wanted("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) return kernels_avx512();
 #endif
+#ifdef T2M_HAS_AVX2
+    if (wanted("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2();
+#endif
+    static_cast<void>(wanted);
     return kernels_baseline();
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+    static const Kernels& picked = pick_kernels();
+    return picked;
 }
 
 void require(Status status) {
@@ -267,8 +351,8 @@ std::shared_ptr<Lattice> make_lattice(const float* features, int dims, std::int6
 
 std::int64_t dense_crf(const CRFBatch& batch, const CRFSettings& settings, int threads) {
     std::atomic<std::int64_t> bad{batch.batch};
-    for_each_picture(batch.batch, threads, [&](std::int64_t i) {
-        if (crf_picture(batch, settings, i)) return;
+    for_each_picture(batch.batch, threads, [&](std::int64_t i, const Crew& crew) {
+        if (crf_picture(batch, settings, i, crew)) return;
         std::int64_t seen = bad;
         while (i < seen && !bad.compare_exchange_weak(seen, i)) {}
     });
@@ -278,12 +362,12 @@ std::int64_t dense_crf(const CRFBatch& batch, const CRFSettings& settings, int t
 void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb, bool transpose, int threads) {
     const std::int64_t n = batch.height * batch.width;
     const Region region = region_of(nullptr, batch.height, batch.width);
-    for_each_picture(batch.batch, threads, [&](std::int64_t i) {
+    for_each_picture(batch.batch, threads, [&](std::int64_t i, const Crew& crew) {
         const Buffer<float> features =
             features_of(region, batch.rgb + i * 3 * n, batch.height, batch.width, sigma_xy, sigma_rgb);
         const auto lattice = make_lattice(features.data, 5, n);
         const std::int64_t at = i * batch.channels * n;
-        require(kernels().filter(*lattice, batch.values + at, batch.out + at, static_cast<int>(batch.channels), transpose));
+        require(kernels().filter(*lattice, batch.values + at, batch.out + at, static_cast<int>(batch.channels), transpose, crew));
     });
 }
 

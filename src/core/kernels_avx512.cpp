@@ -1,0 +1,2 @@
+#define T2M_ISA avx512
+#include "kernels.inl"
