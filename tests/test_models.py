@@ -246,10 +246,11 @@ def test_segmentation_is_left_out_on_request_and_trains_the_backbone(lite0):
 
 
 @pytest.mark.parametrize(
-    ("channels", "stride", "width", "dilation"), [(4096, 8, 512, 12), (1280, 16, 256, 6), (192, 32, 256, 3)]
+    ("channels", "stride", "asked", "width", "dilation"),
+    [(4096, 8, None, 512, 12), (1280, 16, None, 256, 6), (192, 32, None, 256, 3), (1280, 16, 1, 256, 1)],
 )
-def test_segmentation_branch_follows_width_and_stride(channels, stride, width, dilation):
-    first, _, second = segmentation_branch(channels, 4, stride)
+def test_segmentation_branch_follows_width_and_stride(channels, stride, asked, width, dilation):
+    first, _, second = segmentation_branch(channels, 4, stride, asked)
     assert first.weight.shape == (width, channels, 3, 3) and second.weight.shape == (4, width, 3, 3)
     assert first.dilation == second.dilation == first.padding == (dilation,) * 2
     bound = (6 / (9 * (channels + width))) ** 0.5

@@ -274,6 +274,8 @@ class TrainConfig:
     """Pretrained layers up to this stride do not train, which makes a step cheaper; 0 trains all, as published."""
     dropout: float = 0.5
     """Dropout before the tag classifier [C]."""
+    segment_dilation: int | None = None
+    """Dilation of the segmentation branch in cells; None is 96 pixels wide at every stride, as published [C]."""
     image_size: int | None = 320
     """Longer side to which pictures are resized before anything else, in training and prediction; None keeps them."""
 
@@ -320,6 +322,10 @@ class TrainConfig:
             self.image_size is None or self.image_size >= 1, f"--image-size must be at least 1, got {self.image_size}"
         )
         _require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}")
+        _require(
+            self.segment_dilation is None or self.segment_dilation >= 1,
+            f"--segment-dilation must be at least 1, got {self.segment_dilation}",
+        )
         _require(self.output_stride in (8, 16, 32), f"--output-stride must be 8, 16 or 32, got {self.output_stride}")
         for name in ("batch_size", "joint_batch_size", "log_every", "save_every"):
             value = getattr(self, name)
@@ -415,6 +421,7 @@ def small() -> TrainConfig:
     """EfficientNet-lite0 at stride 16, tags then all losses: an hour on two CPU cores."""
     return TrainConfig(
         freeze_stride=4,
+        segment_dilation=1,
         tag_steps=1200,
         joint_steps=900,
         optim=OptimConfig(lr=0.01, joint_lr=0.002, warmup=20, clip_norm=5.0),

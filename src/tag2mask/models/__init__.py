@@ -17,7 +17,8 @@ def build_network(config: TrainConfig, classes: Sequence[str], *, pretrained: bo
     """The network of a run, on the CPU, in training mode.
 
     Args:
-        config: `backbone`, `weights`, `freeze_stride`, `output_stride`, `dilate` and `dropout` are read.
+        config: `backbone`, `weights`, `freeze_stride`, `output_stride`, `dilate`, `dropout` and `segment_dilation` are
+            read.
         classes: class names, background not among them.
         pretrained: load `config.weights`; False builds the architecture only, for a run's own weights.
 
@@ -32,4 +33,4 @@ def build_network(config: TrainConfig, classes: Sequence[str], *, pretrained: bo
     backbone.finish()
     if config.weights != "none":  # random layers must not be frozen
         freeze_early(backbone, config.freeze_stride)
-    return Network(backbone, tuple(classes), dropout=config.dropout)
+    return Network(backbone, tuple(classes), dropout=config.dropout, segment_dilation=config.segment_dilation)

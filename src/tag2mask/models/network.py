@@ -28,7 +28,14 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, classes: tuple[str, ...], *, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: tuple[str, ...],
+        *,
+        dropout: float = 0.5,
+        segment_dilation: int | None = None,
+    ) -> None:
         super().__init__()
         self.backbone: Backbone = backbone  # type: ignore[assignment]  # a module that is a Backbone
         self.classes = classes
@@ -38,7 +45,7 @@ class Network(nn.Module):
         channels = self.backbone.channels
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, len(classes), 1, bias=False)
-        self.segmenter = segmentation_branch(channels, len(classes) + 1, self.stride)
+        self.segmenter = segmentation_branch(channels, len(classes) + 1, self.stride, segment_dilation)
         nn.init.xavier_uniform_(self.classifier.weight)
         # Constants of the backbone, not of the run: they are rebuilt from its name, not stored.
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1), persistent=False)
@@ -122,14 +129,14 @@ def _full_precision(like: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def segmentation_branch(channels: int, labels: int, stride: int) -> nn.Sequential:
+def segmentation_branch(channels: int, labels: int, stride: int, dilation: int | None = None) -> nn.Sequential:
     """Two dilated 3x3 convolutions (method 1.2) on features [B, D, h, w]: scores [B, K, h, w].
 
-    The width is D / 8 within 256 to 512 (512 for the paper's 4096); the dilation is 96 pixels wide at every stride
-    (12 cells at the paper's stride 8).
+    The width is D / 8 within 256 to 512 (512 for the paper's 4096). A `dilation` of None is 96 pixels wide at every
+    stride, as published (12 cells at the paper's stride 8).
     """
     width = min(512, max(256, channels // 8))
-    dilation = max(1, 96 // stride)
+    dilation = max(1, 96 // stride) if dilation is None else dilation
     first = nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation)
     second = nn.Conv2d(width, labels, 3, padding=dilation, dilation=dilation)
     for conv in (first, second):
