@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from tag2mask.batch import Batch, Sample
 from tag2mask.config import AugmentConfig
-from tag2mask.data import DataError, PictureError, PictureSet, open_data
-from tag2mask.data.loading import EvaluationPictures, TrainingPictures
+from tag2mask.data import DataError, PictureSet, open_data
+from tag2mask.data.loading import TrainingPictures
 
 AUGMENT = AugmentConfig(crop_size=16)
 COUNT = 7
@@ -113,15 +113,3 @@ def test_a_broken_mask_does_not_stop_training_on_tags(pictures: PictureSet, capl
     sample = training(pictures)[0]
     assert (sample.mask == 255).all() and sample.broken == ()
     assert "cannot be read as a mask" in caplog.text
-    with pytest.raises(PictureError, match=r"p0\.png"):
-        EvaluationPictures(pictures)[0]
-
-
-def test_evaluation_pictures_are_whole(pictures: PictureSet) -> None:
-    data = EvaluationPictures(pictures)
-    assert len(data) == COUNT
-    sample = data[5]
-    assert sample.name == "p5.png"
-    np.testing.assert_array_equal(sample.rgb, np.asarray(Image.open(pictures.pictures[5].path)))
-    assert sample.mask is not None and sample.mask.shape == (12, 20) and (sample.mask == 2).all()
-    assert sample.tags.tolist() == [False, False] and data[0].tags.tolist() == [True, True]

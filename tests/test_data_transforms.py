@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from tag2mask.config import AugmentConfig
-from tag2mask.data.transforms import Crop, Draw, draw, fit_longer_side, joint_transform
+from tag2mask.data.transforms import Crop, Draw, draw, joint_transform
 
 FILL = (123, 117, 104)
 PALETTE = np.array([[0, 0, 0], [250, 10, 20], [30, 240, 60], [20, 80, 230]], np.uint8)
@@ -164,17 +163,3 @@ def test_draws_stay_in_their_ranges_and_follow_the_generator() -> None:
         assert low <= min(values) < low + 0.1 * (high - low) and high - 0.1 * (high - low) < max(values) <= high
     assert 110 <= sum(d.flip for d in draws) <= 190
     assert len({d.order for d in draws}) == 24
-
-
-@pytest.mark.parametrize(
-    ("size", "image_size", "expected"),
-    [
-        ((100, 200), 50, (25, 50)),
-        ((200, 100), 400, (400, 200)),
-        ((3, 7), None, (3, 7)),
-        ((1, 5000), 320, (1, 320)),
-        ((1, 1), 320, (320, 320)),
-    ],
-)
-def test_fit_longer_side(size: tuple[int, int], image_size: int | None, expected: tuple[int, int]) -> None:
-    assert fit_longer_side(size, image_size) == expected

@@ -1,9 +1,8 @@
-"""Pictures of a set as samples: random crops for training, whole pictures for evaluation."""
+"""Pictures of a set as samples: the random crops of training."""
 
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -107,38 +106,3 @@ class TrainingPictures(Dataset[Sample]):
         except (PictureError, FileNotFoundError) as error:
             _log.warning("Training goes on without this mask: %s", error)
             return None
-
-
-class EvaluationSample(NamedTuple):
-    """One whole picture at its own size."""
-
-    name: str
-    rgb: NDArray[np.uint8]
-    """uint8 [H, W, 3]."""
-    mask: NDArray[np.uint8] | None
-    """uint8 [H, W] in {0..C, 255}, or None where the picture has none."""
-    tags: NDArray[np.bool_]
-    """bool [C]."""
-
-
-class EvaluationPictures(Dataset[EvaluationSample]):
-    """The pictures of a set in their order, whole and unchanged. Use `collate_fn=list` or no batching to load them."""
-
-    def __init__(self, pictures: PictureSet) -> None:
-        self.pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures.pictures)
-
-    def __getitem__(self, index: int) -> EvaluationSample:
-        """Picture `index`.
-
-        Raises:
-            PictureError: picture or mask is broken, or they differ in size.
-        """
-        picture = self.pictures.pictures[index]
-        rgb = read_picture(picture.path)
-        mask = None if picture.mask is None else read_mask(picture.mask, self.pictures.mask_codes, rgb.shape[:2])
-        tags = np.zeros(self.pictures.num_classes, dtype=np.bool_)
-        tags[list(picture.tags)] = True
-        return EvaluationSample(picture.name, rgb, mask, tags)

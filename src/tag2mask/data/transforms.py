@@ -66,15 +66,6 @@ def draw(rng: np.random.Generator, augment: AugmentConfig) -> Draw:
     )
 
 
-def fit_longer_side(size: tuple[int, int], image_size: int | None, *, smallest: int = 1) -> tuple[int, int]:
-    """(height, width) with the longer side at `image_size` and the same shape; no side falls below `smallest`.
-
-    `image_size=None` keeps the size.
-    """
-    factor = 1.0 if image_size is None else image_size / max(size)
-    return _scaled(size, factor, smallest)
-
-
 def joint_transform(
     rgb: NDArray[np.uint8],
     mask: NDArray[np.uint8] | None,
