@@ -384,8 +384,10 @@ Status build_dims(Lattice& out, const float* features, std::int64_t pixels) {
     if (!out.cell.resize(pixels) || !out.weights.resize(pixels * (D + 1)) || !b.cells.start(pixels / 8) || !b.verts.start(pixels / 16)
         || !b.keys.resize(4096)) return Status::out_of_memory;
     float scale[D];
+    // Rounded in two steps like the reference, or a pixel on the border of two cells would fall into the other one.
+    const double spread = static_cast<float>((D + 1) * __builtin_sqrt(2.0 / 3.0));
     for (int i = 0; i < D; ++i) {
-        scale[i] = static_cast<float>((D + 1) * __builtin_sqrt(2.0 / 3.0) / __builtin_sqrt((i + 1.0) * (i + 2.0)));
+        scale[i] = static_cast<float>(spread / __builtin_sqrt((i + 1.0) * (i + 2.0)));
     }
     if (const Status status = pack_bounds<D>(features, pixels, scale, b.packing); status != Status::ok) return status;
 
