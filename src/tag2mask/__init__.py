@@ -17,6 +17,7 @@ _PUBLIC = {
     "pseudo_label": "pseudo_labels",
     "explain": "explanation",
     "demo": "demonstration",
+    "bench": "benchmark",
 }
 __all__ = ["__version__", *_PUBLIC]
 

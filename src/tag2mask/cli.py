@@ -340,6 +340,39 @@ def _explain(
     return _jsonable(result), [f"{key}: {value}" for key, value in (("sheet", result.sheet), ("json", result.json))], 0
 
 
+def _bench(
+    *,
+    only: tuple[str, ...] = (),
+    rounds: int | None = None,
+    quick: bool = False,
+    plots: Path | None = None,
+    json: bool = False,
+) -> Result:
+    """Speed of the kernels and of a training step on this machine, against pydensecrf if it is installed.
+
+    Args:
+        only: Measurements to make: pair-l3, pair-l5, pair-l21, cold-l3, batch-8, inference-l21, energy-160,
+            energy-224, twin-l3, cuda-batch-8, training-step, pixels, labels; default all.
+        rounds: Counted rounds of each contender; default 7, 2 with --quick.
+        quick: Small pictures and few rounds: shows that everything works, no measurement.
+        plots: Folder for plots of cost against pixels and against labels.
+        json: Print one JSON object on stdout and nothing else.
+    """
+    from tag2mask.benchmark import bench, check_arguments, table_lines
+
+    try:
+        check_arguments(only, rounds, plots)
+    except ValueError as error:
+        raise _Misuse(f"bench: {error}") from error
+
+    def tell(done: int, total: int, name: str) -> None:
+        # lines, no bar: what redraws a bar would run beside, and count into, what is measured
+        print(f"bench {done}/{total}  {name}", file=sys.stderr, flush=True)
+
+    report = bench(only, rounds=rounds, quick=quick, plots=plots, progress=tell)
+    return _jsonable(report), table_lines(report), 0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TrainCommand(TrainConfig):
     """TrainConfig as options, with those that are no part of a config."""
@@ -445,4 +478,5 @@ VERBS: dict[str, Callable[[Sequence[str]], Result]] = {
     "evaluate": _verb("evaluate", _evaluate),
     "pseudo-label": _verb("pseudo-label", _pseudo_label),
     "explain": _verb("explain", _explain),
+    "bench": _verb("bench", _bench),
 }
