@@ -6,6 +6,7 @@ import exact
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tag2mask.crf import CRFParams, dense_crf
 from tag2mask.filtering import Lattice, clear_cache, load_core
@@ -45,9 +46,36 @@ def test_golden(name: str, params: CRFParams, backend: str) -> None:
     q = dense_crf(rgb, torch.from_numpy(case["scores"])[None], params, backend=backend)[0]
     want = torch.from_numpy(case["q"]).float()
     assert q.dtype is torch.float32
-    assert float((q - want).abs().max()) <= 1e-3
-    assert float((q.argmax(0) == want.argmax(0)).float().mean()) >= 0.999
+    assert float((q - want).abs().max()) <= 5e-4  # float16
+    assert float((q.argmax(0) == want.argmax(0)).float().mean()) >= 0.9995
     torch.testing.assert_close(q.sum(0), torch.ones(q.shape[1:]), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("labels", [1, 2, 3, 5, 21, 81])
+def test_equals_the_reference_implementation(labels: int, backend: str) -> None:
+    """Against pydensecrf itself on 20 random crops; it pads pixel counts to a multiple of four, so take such."""
+    peer = pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf is not installed")
+    random = np.random.default_rng(labels)
+    pictures = [np.load(GOLDEN / f"crf_{name}.npz")["rgb"] for name in ("mining_chelsea", "inference_coffee")]
+    same, pixels = 0, 0
+    for i in range(20):
+        height, width = (int(n) for n in random.integers(6, 12, 2) * 2)
+        picture = pictures[i % 2]
+        y, x = (int(random.integers(0, n - m + 1)) for n, m in zip(picture.shape, (height, width), strict=False))
+        crop = np.ascontiguousarray(picture[y : y + height, x : x + width])
+        scores = some_scores(1, labels, height, width, seed=i)
+        reference = peer.DenseCRF2D(width, height, labels)
+        unary = -scores[0].clamp(1e-5, 1).log().reshape(labels, -1).numpy()
+        reference.setUnaryEnergy(np.ascontiguousarray(unary))
+        reference.addPairwiseGaussian(sxy=3, compat=3)
+        reference.addPairwiseBilateral(sxy=80, srgb=13, rgbim=crop, compat=10)
+        want = np.array(reference.inference(10)).reshape(labels, height, width)
+        rgb = torch.from_numpy(crop).permute(2, 0, 1)[None]
+        q = dense_crf(rgb, scores, CRFParams.mining(), backend=backend)[0].numpy()
+        assert np.abs(q - want).max() <= 1e-4
+        same, pixels = same + int((q.argmax(0) == want.argmax(0)).sum()), pixels + height * width
+    assert same / pixels >= 0.9999
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -76,7 +104,7 @@ def test_core_equals_twin(labels: int, runs: int) -> None:
     present[0, 2 : labels - 1] = False
     core = dense_crf(rgb, scores, PARAMS, valid, present, backend="core")
     twin = dense_crf(rgb, scores, PARAMS, valid, present, backend="torch")
-    torch.testing.assert_close(core, twin, rtol=0, atol=2e-4)
+    torch.testing.assert_close(core, twin, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -142,6 +170,61 @@ def test_nothing_valid_and_no_steps_give_the_softmax_of_the_unary(backend: str) 
     torch.testing.assert_close(no_steps, want, rtol=0, atol=1e-6)
 
 
+def ragged_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Four pictures, two runs, five labels: a padded one, one with holes, one with no valid pixel, a whole one."""
+    rgb, scores = photos(4, 20, 24), some_scores(4, 2, 5, 20, 24)
+    valid = torch.ones(4, 20, 24, dtype=torch.bool)
+    valid[0, :6] = valid[0, :, 19:] = False
+    valid[1] = torch.rand(20, 24, generator=torch.Generator().manual_seed(1)) > 0.3
+    valid[2] = False
+    present = torch.tensor([[1, 0, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 1], [0, 0, 0, 0, 1]]).bool()
+    return rgb, scores, valid, present
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_ragged_batch_equals_its_pictures_alone(backend: str) -> None:
+    rgb, scores, valid, present = ragged_batch()
+    for ragged in ((None, None), (valid, None), (None, present), (valid, present)):
+        together = dense_crf(rgb, scores, PARAMS, *ragged, backend=backend)
+        for i in range(4):
+            one = slice(i, i + 1)
+            alone = (None if x is None else x[one] for x in ragged)
+            want = dense_crf(rgb[one], scores[one], PARAMS, *alone, backend=backend)
+            torch.testing.assert_close(together[one], want, rtol=0, atol=2e-6)
+
+
+class Counter(TorchDispatchMode):
+    """Operations that run, and those that a GPU would be waited for."""
+
+    operations = waits = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations += 1
+        self.waits += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_work_on_a_gpu_is_launched_once_for_all_pictures(ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self, f=torch.Tensor.tolist: lists.append(1) or f(self))
+    rgb, scores, valid, present = (x[:2] for x in ragged_batch())
+    dense_crf(rgb, scores, PARAMS, backend="torch")  # fills the cache of spatial lattices
+
+    def count(copies: int, iterations: int) -> tuple[int, int]:
+        batch = [x.repeat(copies, *[1] * (x.ndim - 1)) for x in (rgb, scores, valid, present)]
+        params = CRFParams(bilateral_sxy=20.0, iterations=iterations)
+        lists.clear()
+        with Counter() as counter:
+            dense_crf(batch[0], batch[1], params, *(batch[2:] if ragged else ()), backend="torch")
+        return counter.operations, counter.waits + len(lists)
+
+    few, waits = count(1, 2)
+    assert count(5, 2) == (few, waits)
+    assert waits == (4 if not ragged else 8)
+    assert count(1, 3)[1] == waits  # a step waits for nothing
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_swapped_labels_swap_the_marginals(backend: str) -> None:
     rgb, scores = photos(1), some_scores(1, 4, 28, 36)
@@ -186,6 +269,28 @@ def test_input_is_left_alone_and_other_types_are_taken() -> None:
     torch.testing.assert_close(dense_crf(rgb, scores.double(), PARAMS), q, rtol=0, atol=0)
     strided = scores.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).requires_grad_()
     assert torch.equal(dense_crf(rgb, strided, PARAMS), q)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strided_pictures_and_expanded_scores(backend: str) -> None:
+    wide = photos(2, 28, 72)
+    scores = some_scores(1, 3, 28, 36).expand(2, 3, 28, 36)
+    want = dense_crf(wide[..., ::2].clone(), scores.clone(), PARAMS, backend=backend)
+    assert torch.equal(dense_crf(wide[..., ::2], scores, PARAMS, backend=backend), want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_too_small_a_width_is_refused(backend: str) -> None:
+    params = CRFParams(bilateral_sxy=1e-6)
+    with pytest.raises(ValueError, match="larger sigma"):
+        dense_crf(photos(1), some_scores(1, 3, 28, 36), params, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strong_weights_stay_finite(backend: str) -> None:
+    q = dense_crf(photos(1), some_scores(1, 3, 28, 36), CRFParams(bilateral_compat=1e4), backend=backend)
+    assert bool(q.isfinite().all())
+    torch.testing.assert_close(q.sum(1), torch.ones(1, 28, 36), rtol=0, atol=2e-6)
 
 
 @needs_core

@@ -10,6 +10,7 @@ import torch
 
 from tag2mask import filtering
 from tag2mask.filtering import Lattice, TorchLattice, clear_cache, load_core
+from tag2mask.torch_lattice import CHUNK, _simplex_keys, picture_features
 
 GOLDEN = Path(__file__).parent / "golden"
 needs_core = pytest.mark.skipif(load_core() is None, reason="the compiled core was not built")
@@ -106,6 +107,146 @@ def test_transpose_is_the_adjoint(backend: str) -> None:
     assert not torch.allclose(lattice.filter(u), lattice.transpose(u), rtol=1e-4)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_symmetric_in_the_sum_over_a_picture(backend: str) -> None:
+    rgb = torch.from_numpy(np.load(GOLDEN / "crf_mining_chelsea.npz")["rgb"]).permute(2, 0, 1)
+    size = (rgb.shape[1], rgb.shape[2])
+    u, v = numbers(1, *size, seed=1).double(), numbers(1, *size, seed=2).double()
+    for lattice in (
+        Lattice.bilateral(rgb, 80, 13, backend=backend),
+        Lattice.bilateral(rgb, 50, 15, backend=backend),
+        Lattice.gaussian(size, 3, backend=backend),
+    ):
+        uv, vu = (float((a * lattice.filter(b.float())).sum()) for a, b in ((u, v), (v, u)))
+        assert uv == pytest.approx(vu, rel=1e-3)
+
+
+def test_the_exact_twin_is_symmetric() -> None:
+    kernel = exact.gaussian_kernel(exact.features(photo(12, 16).numpy(), 20.0, 13.0))
+    np.testing.assert_allclose(kernel, kernel.T, rtol=1e-12)
+    np.testing.assert_allclose(np.diag(kernel), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pixels_at_one_place_are_summed(backend: str) -> None:
+    # K is the same number for every pair, so the filter is the sum times the value of a lattice of one pixel.
+    place = torch.tensor([[0.3], [1.7], [-2.2]])
+    values = numbers(2, 100 * CHUNK + 1, seed=3)
+    alone = float(Lattice(place, backend=backend).filter(torch.ones(1, 1)))
+    got = Lattice(place.expand(-1, values.shape[1]), backend=backend).filter(values)
+    want = (alone * values.double().sum(1, keepdim=True)).float().expand_as(got)
+    torch.testing.assert_close(got, want, rtol=2e-5, atol=0)
+
+
+def test_no_serial_sum_of_the_splat_is_longer_than_a_chunk() -> None:
+    lattice = TorchLattice(torch.cat([torch.zeros(2, 10 * CHUNK + 3), numbers(2, 50) * 9], 1))
+    lengths = torch.diff(lattice.chunk_starts, append=torch.tensor([len(lattice.splat_pixels)]))
+    assert int(lengths.min()) >= 0
+    assert int(lengths.max()) == CHUNK
+    assert int(lengths.sum()) == 3 * (10 * CHUNK + 53)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strided_inputs_equal_contiguous_ones(backend: str) -> None:
+    f, values = numbers(200, 3) * 5, numbers(200, 4, seed=1)
+    want = Lattice(f.T.contiguous(), backend=backend).filter(values.T.contiguous())
+    assert torch.equal(Lattice(f.T, backend=backend).filter(values.T), want)
+    twice = numbers(3, 40, 96, seed=2)
+    rgb = (twice * 255).to(torch.uint8)
+    every_second = Lattice.bilateral(rgb[..., ::2], 10, 15, backend=backend).filter(twice[..., ::2])
+    copied = Lattice.bilateral(rgb[..., ::2].clone(), 10, 15, backend=backend).filter(twice[..., ::2].clone())
+    assert torch.equal(every_second, copied)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_stays_in_its_channel(backend: str) -> None:
+    lattice, values = Lattice.bilateral(photo(), 10, 15, backend=backend), numbers(3, 40, 48)
+    clean = lattice.filter(values)
+    values[1, 20, 20] = float("nan")
+    got = lattice.filter(values)
+    assert bool(got[1, 20, 20].isnan())
+    assert torch.equal(got[[0, 2]], clean[[0, 2]])
+
+
+def test_half_precision_is_filtered_in_float32() -> None:
+    f, values = (numbers(3, 100) * 5).half(), numbers(2, 100, seed=1).bfloat16()
+    got = Lattice(f).filter(values)
+    assert got.dtype is torch.bfloat16
+    want = Lattice(f.float(), backend="torch").filter(values.float())
+    torch.testing.assert_close(got, want.bfloat16(), rtol=0, atol=0)
+
+
+def three_pictures() -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Features of pictures of 300, 17 and 520 pixels, and whose they are."""
+    features = [numbers(5, n, seed=n) * 9 for n in (300, 17, 520)]
+    return features, torch.arange(3).repeat_interleave(torch.tensor([300, 17, 520]))
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_one_lattice_of_many_pictures_equals_one_each(transpose: bool) -> None:
+    features, picture = three_pictures()
+    values = numbers(837, 7, seed=1)
+    together = TorchLattice(torch.cat(features, 1), picture, 3).rows(values, transpose=transpose)
+    parts = zip(features, values.split([300, 17, 520]), strict=True)
+    alone = torch.cat([TorchLattice(f).rows(v, transpose=transpose) for f, v in parts])
+    assert torch.equal(together, alone)
+
+
+def test_pictures_with_equal_features_do_not_meet() -> None:
+    f = numbers(3, 90, seed=1) * 4
+    lattice = TorchLattice(f.repeat(1, 2), torch.arange(2).repeat_interleave(90), 2)
+    values = torch.cat([torch.zeros(90, 2), numbers(90, 2)])
+    assert bool((lattice.rows(values)[:90] == 0).all())
+    assert bool((lattice.rows(values)[90:] > 0).all())
+
+
+def test_repeated_equals_built_at_once() -> None:
+    once = TorchLattice(picture_features((13, 17), 3.0))
+    repeated = once.repeated(3)
+    built = TorchLattice(picture_features((13, 17), 3.0).repeat(1, 3), torch.arange(3).repeat_interleave(221), 3)
+    values = numbers(663, 4)
+    assert repeated.vertices == built.vertices
+    assert torch.equal(repeated.rows(values), built.rows(values))
+    assert torch.equal(repeated.norm, built.norm)
+    assert torch.equal(repeated.normalized(2.5).rows(values), built.normalized(2.5).rows(values))
+
+
+def test_normalized_is_weight_times_n_k_n() -> None:
+    lattice = TorchLattice(numbers(3, 400, dtype=torch.float64) * 5)
+    values = numbers(400, 2, seed=1, dtype=torch.float64)
+    n = (lattice.filter(torch.ones(1, 400, dtype=torch.float64))[0] + 1e-20).rsqrt()[:, None]
+    torch.testing.assert_close(lattice.normalized(2.5).rows(values), 2.5 * n * lattice.rows(n * values))
+
+
+def test_threads_change_no_bit_of_the_twin() -> None:
+    f, values = numbers(5, 5000) * 9, numbers(5000, 6, seed=1)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 1):
+            torch.set_num_threads(threads)
+            results.append(TorchLattice(f).rows(values))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@needs_core
+def test_where_simplices_cannot_be_numbered_pixels_stand_for_themselves() -> None:
+    f = numbers(8, 300) * 16
+    cell, rank = torch.zeros(8, 300, dtype=torch.int64), torch.zeros(8, 300, dtype=torch.int64)
+    span = [25] * 8  # about that of f: the vertices fit into 64 bits, the simplices do not
+    assert torch.equal(_simplex_keys(cell, rank, [0] * 8, span, None, 1)[0], torch.arange(300))
+    core, twin = Lattice(f, backend="core"), Lattice(f, backend="torch")
+    values = numbers(2, 300, seed=1)
+    assert core.num_vertices == twin.num_vertices
+    torch.testing.assert_close(core.filter(values), twin.filter(values), rtol=2e-5, atol=2e-5)
+
+
+def test_too_many_pictures_to_be_numbered_are_refused() -> None:
+    with pytest.raises(ValueError, match="fewer pictures"):
+        TorchLattice(numbers(5, 10), torch.zeros(10, dtype=torch.int64), 2**50)
+
+
 def test_twin_matrix_transposes_exactly_in_float64() -> None:
     twin = TorchLattice(numbers(3, 60, dtype=torch.float64) * 6)
     eye = torch.eye(60, dtype=torch.float64)
@@ -161,6 +302,9 @@ def test_bad_inputs(backend: str) -> None:
         (lambda: Lattice(torch.tensor([[0.0, float("nan")]]), backend=backend), "NaN"),
         (lambda: Lattice(torch.tensor([[0.0, float("inf")]]), backend=backend), "infinite"),
         (lambda: Lattice(numbers(8, 50) * 1e5, backend=backend), "larger sigma"),
+        (lambda: Lattice(numbers(2, 50) + 1e9, backend=backend), "larger sigma"),
+        (lambda: Lattice(numbers(2, 50) * 1e30, backend=backend), "larger sigma"),
+        (lambda: Lattice(torch.full((2, 5), 3e38), backend=backend), "larger sigma|infinite"),
         (lambda: Lattice.bilateral(rgb.float(), 10, 15, backend=backend), "uint8"),
         (lambda: Lattice.bilateral(rgb[None], 10, 15, backend=backend), r"\[3, H, W\]"),
         (lambda: Lattice.bilateral(rgb, 0, 15, backend=backend), "sigma_xy"),

@@ -183,6 +183,61 @@ def test_padding_gets_no_gradient() -> None:
 
 
 @needs_core
+@pytest.mark.parametrize("gradient", ["surrogate", "exact"])
+def test_energy_on_torch_equals_the_core(gradient: str) -> None:
+    rgb, probs, labels, valid = energy_case(3, 4, 40)
+    losses, slopes = [], []
+    for backend in ("core", "torch"):
+        leaf = probs.clone().requires_grad_()
+        loss = dense_energy_loss(rgb, leaf, labels, valid, gradient=gradient, backend=backend)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        slopes.append(leaf.grad)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert float((slopes[1] - slopes[0]).norm()) <= 1e-5 * float(slopes[0].norm())
+
+
+def energy_and_slope(
+    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    rgb, probs, labels, valid = case
+    leaf = probs.clone().requires_grad_()
+    loss = dense_energy_loss(rgb, leaf, labels, valid, weight=1.0, gradient="exact", backend="torch")
+    loss.backward()
+    return loss.detach(), leaf.grad
+
+
+def test_energy_of_a_batch_on_torch_is_the_mean_of_its_pictures() -> None:
+    case = energy_case(3, 4, 40)
+    loss, slope = energy_and_slope(case)
+    alone = [energy_and_slope(tuple(x[i : i + 1] for x in case)) for i in range(3)]
+    assert float(loss) == pytest.approx(sum(float(one) for one, _ in alone) / 3, rel=1e-5)
+    torch.testing.assert_close(3 * slope, torch.cat([one for _, one in alone]), rtol=1e-5, atol=1e-4)
+
+
+def test_energy_and_its_gradient_repeat_bit_by_bit_on_torch() -> None:
+    case, before, results = energy_case(3, 4, 40), torch.get_num_threads(), []
+    try:
+        for threads in (1, 1, 3):
+            torch.set_num_threads(threads)
+            results.append(energy_and_slope(case))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(results[0][1], slope) for _, slope in results[1:])
+
+
+def test_energy_gradient_of_a_batch_passes_gradcheck() -> None:
+    rgb, probs, _, valid = energy_case(2, 2, 4, torch.float64)
+    unlabeled = torch.full((2, 4, 4), 255)
+
+    def energy(p: torch.Tensor) -> torch.Tensor:
+        return dense_energy_loss(rgb, p, unlabeled, valid, 15.0, 6.0, scale=1.0, weight=0.1, gradient="exact")
+
+    assert torch.autograd.gradcheck(energy, probs.requires_grad_())
+
+
+@needs_core
 def test_energy_threads_change_nothing() -> None:
     rgb, probs, labels, valid = energy_case(batch=4)
     before = torch.get_num_threads()

@@ -4,7 +4,8 @@ Adams, Baek & Davis 2010 with the conventions of Krähenbühl & Koltun 2011: fea
 blur `v + (n1 + n2) / 2` along each of the `D + 1` axes in order, slice scale `1 / (1 + 2^-D)`. The lattice returns
 about half to two thirds of the exact Gaussian sum; the published weights assume that.
 
-Two implementations of the same arithmetic: a compiled core (CPU, float32) and a torch twin (any device and dtype).
+Two implementations of the same arithmetic: a compiled core (CPU, float32) and a torch twin (`torch_lattice.py`, any
+device and dtype).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
+
+from tag2mask.torch_lattice import TorchLattice, picture_features, spatial_twin
 
 Backend = Literal["auto", "core", "torch"]
 
@@ -62,138 +65,6 @@ def clear_cache() -> None:
     spatial_twin.cache_clear()
     if (core := load_core()) is not None:
         core.clear_cache()
-
-
-class TorchLattice:
-    """The torch twin: vertices by sorting packed keys, splat by index_add, blur and slice by gathering.
-
-    Deterministic on the CPU; on CUDA the order of the additions, hence the last bits, may vary.
-    """
-
-    def __init__(self, features: Tensor) -> None:
-        dims, pixels = features.shape
-        if not bool(features.isfinite().all()):
-            raise ValueError("features hold NaN or infinite values; the lattice needs finite ones")
-        cell, rank, self.weights = _locate(features)
-        # A vertex has coordinates k + (D + 1) q_i with one remainder k: number them by (q, k). Two extra values per
-        # coordinate leave room for the neighbors.
-        low = cell.amin(1) - 3
-        span = (cell.amax(1) + 3 - low).tolist()
-        if math.prod(span) * (dims + 1) >= 2**62:
-            raise ValueError(
-                "features span too many lattice cells to be numbered in 64 bits; divide them by a larger sigma"
-            )
-        stride = [dims + 1]
-        for size in span[:-1]:
-            stride.append(stride[-1] * size)
-        step = torch.tensor(stride, device=features.device)
-        base = ((cell - low[:, None]) * step[:, None]).sum(0)
-        remainder = torch.arange(dims + 1, device=features.device)
-        below = (rank[:dims, :, None] > dims - remainder).long()
-        corner_keys = base[:, None] + remainder - (below * step[:, None, None]).sum(0)
-        keys, corners = torch.unique(corner_keys, return_inverse=True)
-        self.dims, self.pixels, self.vertices = dims, pixels, len(keys)
-        self.corners = corners.reshape(pixels, dims + 1) + 1  # vertex 0 stands for every missing vertex
-        self.neighbors = _neighbors(keys, step)
-
-    def filter(self, values: Tensor, *, transpose: bool = False) -> Tensor:
-        """Unnormalized filter of [n, N] in the dtype of `values`; differentiable in `values`."""
-        weights = self.weights.to(values.dtype)
-        splat = values.new_zeros(self.vertices + 1, len(values))
-        for k in range(self.dims + 1):
-            splat = splat.index_add(0, self.corners[:, k], values.T * weights[:, k, None])
-        mask = torch.ones_like(splat)
-        mask[0] = 0
-        for axis in reversed(range(self.dims + 1)) if transpose else range(self.dims + 1):
-            first, second = self.neighbors[axis]
-            splat = mask * (splat + 0.5 * (splat[first] + splat[second]))
-        out = torch.zeros_like(values.T)
-        for k in range(self.dims + 1):
-            out = out + weights[:, k, None] * splat[self.corners[:, k]]
-        return out.T / (1 + 2.0**-self.dims)
-
-    def norm(self) -> Tensor:
-        """`1 / sqrt(K 1 + 1e-20)` of every pixel, [N]."""
-        ones = torch.ones(1, self.pixels, device=self.weights.device, dtype=self.weights.dtype)
-        return (self.filter(ones)[0] + 1e-20).rsqrt()
-
-
-def _locate(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cell [D, N] and ranks [D + 1, N] of each pixel's simplex, barycentric weights [N, D + 1] of its corners."""
-    dims, pixels = features.shape
-    number = torch.arange(dims, device=features.device, dtype=features.dtype)
-    scaled = features * (math.sqrt(2 / 3) * (dims + 1) * ((number + 1) * (number + 2)).rsqrt())[:, None]
-    rows, total = [], torch.zeros_like(features[0])
-    for j in range(dims, 0, -1):
-        rows.append(total - j * scaled[j - 1])
-        total = total + scaled[j - 1]
-    elevated = torch.stack([total, *reversed(rows)])
-    cell = (elevated / (dims + 1)).round()
-    part = elevated - cell * (dims + 1)
-    rank = torch.zeros(dims + 1, pixels, dtype=torch.int64, device=features.device)
-    for i in range(dims):
-        for j in range(i + 1, dims + 1):
-            less = part[i] < part[j]
-            rank[i] += less
-            rank[j] += ~less
-    # The rounded point may lie beside the plane of coordinates with sum 0: walk back along the ranks.
-    rank = rank + cell.sum(0).long()
-    move = (rank < 0).long() - (rank > dims).long()
-    rank = rank + move * (dims + 1)
-    part = part / (dims + 1) - move
-    by_rank = torch.empty_like(part).scatter_(0, rank, part)
-    weights = by_rank.flip(0) - torch.cat([by_rank[:1] - 1, by_rank[1:].flip(0)])
-    return (cell.long() + move)[:dims], rank, weights.T.contiguous()
-
-
-def _neighbors(keys: Tensor, step: Tensor) -> Tensor:
-    """Vertices one step back and forth along each axis, [D + 1, 2, V + 1]; 0 where there is none."""
-    dims = len(step)
-    own = torch.arange(1, len(keys) + 1, device=keys.device)
-    wraps = keys % (dims + 1) == 0
-    out = torch.zeros(dims + 1, 2, len(keys) + 1, dtype=torch.int64, device=keys.device)
-    for axis in range(dims + 1):
-        unit = step[axis] if axis < dims else step.new_zeros(())
-        wanted = torch.where(wraps, keys + dims - step.sum(), keys - 1) + unit
-        found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        hit = keys[found] == wanted
-        out[axis, 0, 1:] = torch.where(hit, found + 1, 0)
-        out[axis, 1, found[hit] + 1] = own[hit]
-    return out
-
-
-@functools.lru_cache(maxsize=16)
-def spatial_twin(height: int, width: int, sigma_xy: float, device: torch.device, dtype: torch.dtype) -> TorchLattice:
-    """The torch lattice of a grid, cached per size and width."""
-    return TorchLattice(grid_features((height, width), sigma_xy, device=device, dtype=dtype))
-
-
-def grid_features(
-    size: tuple[int, int],
-    sigma_xy: float,
-    valid: Tensor | None = None,
-    *,
-    device: torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """`x / sigma_xy, y / sigma_xy` of the valid pixels, [2, N], counted from the corner of their bounding box."""
-    y, x = torch.meshgrid(*(torch.arange(n, device=device, dtype=dtype) for n in size), indexing="ij")
-    grid = torch.stack([x, y]).flatten(1)
-    if valid is not None:
-        grid = grid[:, valid.flatten().to(grid.device)]
-        grid = grid - grid.amin(1, keepdim=True)
-    return grid / sigma_xy
-
-
-def bilateral_features(
-    rgb: Tensor, sigma_xy: float, sigma_rgb: float, valid: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """`x, y` over `sigma_xy` and `r, g, b` over `sigma_rgb` of the valid pixels of [3, H, W], [5, N]."""
-    grid = grid_features((rgb.shape[1], rgb.shape[2]), sigma_xy, valid, device=rgb.device, dtype=dtype)
-    colors = rgb.flatten(1).to(dtype)
-    if valid is not None:
-        colors = colors[:, valid.flatten()]
-    return torch.cat([grid, colors / sigma_rgb])
 
 
 class _Filter(torch.autograd.Function):
@@ -272,10 +143,10 @@ class Lattice:
         check_sigma("sigma_xy", sigma_xy)
         check_sigma("sigma_rgb", sigma_rgb)
         size = (int(rgb.shape[1]), int(rgb.shape[2]))
-        valid = _check_valid(valid, size)
-        lattice = cls(bilateral_features(rgb, sigma_xy, sigma_rgb, valid, dtype), backend=backend)
-        lattice._size, lattice._valid = size, valid
-        return lattice
+        valid = _check_valid(valid, size, rgb.device)
+        box = None if valid is None else valid[None]
+        features = picture_features(size, sigma_xy, box, rgb[None], sigma_rgb, device=rgb.device, dtype=dtype)
+        return cls._of_picture(features, size, valid, backend)
 
     @classmethod
     def gaussian(
@@ -292,9 +163,14 @@ class Lattice:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size must be (height, width), each at least 1, got {size}")
         check_sigma("sigma_xy", sigma_xy)
-        valid = _check_valid(valid, size)
-        features = grid_features(size, sigma_xy, valid, device=torch.device(device), dtype=dtype)
-        lattice = cls(features, backend=backend)
+        valid = _check_valid(valid, size, torch.device(device))
+        box = None if valid is None else valid[None]
+        features = picture_features(size, sigma_xy, box, device=torch.device(device), dtype=dtype)
+        return cls._of_picture(features, size, valid, backend)
+
+    @classmethod
+    def _of_picture(cls, features: Tensor, size: tuple[int, int], valid: Tensor | None, backend: Backend) -> Self:
+        lattice = cls(features if valid is None else features[:, valid.flatten()], backend=backend)
         lattice._size, lattice._valid = (size[0], size[1]), valid
         return lattice
 
@@ -362,14 +238,14 @@ def check_sigma(name: str, value: float) -> None:
         raise ValueError(f"{name} must be greater than 0, got {value}")
 
 
-def _check_valid(valid: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+def _check_valid(valid: Tensor | None, size: tuple[int, int], device: torch.device) -> Tensor | None:
     if valid is None:
         return None
     if not isinstance(valid, Tensor) or valid.dtype is not torch.bool or tuple(valid.shape) != tuple(size):
         raise ValueError(f"valid must be a bool tensor {list(size)}, got {describe(valid)}")
     if not bool(valid.any()):
         raise ValueError("valid is False everywhere; a lattice needs at least one pixel")
-    return None if bool(valid.all()) else valid
+    return None if bool(valid.all()) else valid.to(device)
 
 
 def describe(value: object) -> str:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.filtering import Backend, Lattice, check_sigma, describe, pick_core
+from tag2mask.filtering import Backend, check_sigma, describe, pick_core
+from tag2mask.torch_lattice import TorchLattice, picture_features
 
 __all__ = ["balanced_cross_entropy", "class_distance_loss", "dense_energy_loss", "tag_loss"]
 
@@ -96,6 +97,9 @@ def dense_energy_loss(
     It is the paper's energy without the degree term `S_i sum_j k_ij`, hence negative, and sums over pixels. The gate is
     never differentiated. Pixels that are not valid stay in the lattice, as published, but hold no value.
 
+    Equal inputs give equal bits on the same device. On a GPU the gradient of the resampling does so at scale 0.5 and 1;
+    at others only under `torch.use_deterministic_algorithms(True)`.
+
     Args:
         rgb: uint8 [B, 3, H, W].
         probs: float [B, K, H, W], softmax of the logits.
@@ -131,11 +135,11 @@ def dense_energy_loss(
 
 
 class _Kernel:
-    """Bilateral filters of a batch of pictures."""
+    """Bilateral filters of a batch of pictures; on torch all of them in one lattice."""
 
     def __init__(self, rgb: Tensor, sigma_xy: float, sigma_rgb: float, backend: Backend) -> None:
         self.rgb, self.sigma_xy, self.sigma_rgb, self.backend = rgb, sigma_xy, sigma_rgb, backend
-        self._lattices: list[Lattice] | None = None
+        self._twin: TorchLattice | None = None
 
     def filter(self, values: Tensor, *, transpose: bool = False) -> Tensor:
         """Filter (or its adjoint) of [B, n, h, w], each picture on its own lattice."""
@@ -145,13 +149,21 @@ class _Kernel:
             threads = torch.get_num_threads()
             core.bilateral_filter(rgb, source, out.numpy(), self.sigma_xy, self.sigma_rgb, transpose, threads)
             return out
-        if self._lattices is None:
-            self._lattices = [
-                Lattice.bilateral(rgb, self.sigma_xy, self.sigma_rgb, backend="torch", dtype=values.dtype)
-                for rgb in self.rgb
-            ]
-        pairs = zip(self._lattices, values, strict=True)
-        return torch.stack([(one.transpose if transpose else one.filter)(v) for one, v in pairs])
+        batch, channels, height, width = values.shape
+        if self._twin is None:
+            features = picture_features(
+                (height, width),
+                self.sigma_xy,
+                rgb=self.rgb,
+                sigma_rgb=self.sigma_rgb,
+                device=values.device,
+                dtype=values.dtype,
+            )
+            picture = torch.arange(batch, device=values.device).repeat_interleave(height * width)
+            self._twin = TorchLattice(features, picture, batch)
+        by_pixel = values.permute(0, 2, 3, 1).reshape(-1, channels)
+        out = self._twin.rows(by_pixel, transpose=transpose)
+        return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
 
 class _Energy(torch.autograd.Function):
