@@ -96,7 +96,7 @@ def builtin_scene(seed: int, part: int, index: int, size: int) -> Scene:
     if index % _NEGATIVE_EVERY == _NEGATIVE_EVERY - 1:
         return render_scene(rng, shape, ())
     first = index % len(BUILTIN_CLASSES) + 1
-    others = rng.integers(1, len(BUILTIN_CLASSES) + 1, size=int(rng.choice(3, p=(0.4, 0.35, 0.25))))
+    others = rng.integers(1, len(BUILTIN_CLASSES) + 1, size=int(rng.choice(3, p=(0.2, 0.4, 0.4))))
     return render_scene(rng, shape, (first, *(int(label) for label in others)))
 
 
@@ -144,10 +144,10 @@ def _all_visible(layers: Sequence[_Layer]) -> bool:
 
 
 def _object(rng: np.random.Generator, shape: tuple[int, int], label: int, light: Array, *, crowd: int) -> _Layer:
-    """One object on an empty canvas: 35-70 % of the longer side (less in company), turned, its center inside."""
+    """One object on an empty canvas: 25-75 % of the longer side (less in company), turned, its center inside."""
     height, width = shape
     name = BUILTIN_CLASSES[label - 1]
-    radius = 0.5 * max(shape) * rng.uniform(0.35, 0.7 if crowd == 1 else 0.58)
+    radius = 0.5 * max(shape) * rng.uniform(0.25, 0.75 if crowd == 1 else 0.62)
     center = rng.uniform(0.2, 0.8) * height, rng.uniform(0.2, 0.8) * width
     # a crate stands, the rest lies at any angle
     angle = rng.uniform(-0.15, 0.15) if name == "crate" else rng.uniform(0, 2 * np.pi)
