@@ -645,7 +645,7 @@ void slice_planes(const Lattice& lattice, float* out, int channels, const float*
 // Several threads splat a large picture in parts, each into vertices of its own, which are then added. So the last bits
 // of a large picture depend on whether several threads share it; for a given number of threads they are always the same.
 T2M_INLINE int splat_parts(std::int64_t pixels, const Crew& crew) {
-    return crew.size == 1 || pixels < (1 << 16) ? 1 : pixels < (1 << 18) && crew.size < 4 ? 2 : 4;
+    return crew.size == 1 || pixels < kSharedPixels ? 1 : pixels < (1 << 18) && crew.size < 4 ? 2 : 4;
 }
 
 // Sums of the parts [parts][count].

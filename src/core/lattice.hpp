@@ -116,6 +116,9 @@ struct MeanField {
     Stack stack;
 };
 
+// A picture with fewer pixels is not worth the threads.
+constexpr std::int64_t kSharedPixels = 1 << 16;
+
 // Threads that share the work on one picture. `run` calls work(context, 0 .. parts - 1), each once, and returns when
 // all are done; null runs them one after the other.
 struct Crew {

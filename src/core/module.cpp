@@ -39,12 +39,11 @@ std::shared_ptr<tag2mask::Lattice> lattice(const In<float, 2>& features) {
     return tag2mask::make_lattice(features.data(), dims, static_cast<std::int64_t>(features.shape(1)));
 }
 
-void filter(const tag2mask::Lattice& lattice, const In<float, 2>& values, const Out<float, 2>& out, bool transpose) {
+void filter(const tag2mask::Lattice& lattice, const In<float, 2>& values, const Out<float, 2>& out, bool transpose, int threads) {
     check(same_shape(values, out) && static_cast<std::int64_t>(values.shape(1)) == lattice.pixels,
           "values and out must be [n, pixels of the lattice]");
     const nb::gil_scoped_release released;
-    tag2mask::require(
-        tag2mask::kernels().filter(lattice, values.data(), out.data(), static_cast<int>(values.shape(0)), transpose, tag2mask::Crew{}));
+    tag2mask::filter(lattice, values.data(), out.data(), static_cast<int>(values.shape(0)), transpose, threads);
 }
 
 void bilateral_filter(const In<std::uint8_t, 4>& rgb, const In<float, 4>& values, const Out<float, 4>& out, float sigma_xy,
@@ -94,7 +93,7 @@ NB_MODULE(_core, m) {
         .def_prop_ro("pixels", [](const tag2mask::Lattice& l) { return l.pixels; })
         .def_prop_ro("vertices", [](const tag2mask::Lattice& l) { return l.vertices; });
     m.def("lattice", &lattice, "features"_a.noconvert(), "Lattice of float32 features [D, N].");
-    m.def("filter", &filter, "lattice"_a, "values"_a.noconvert(), "out"_a.noconvert(), "transpose"_a,
+    m.def("filter", &filter, "lattice"_a, "values"_a.noconvert(), "out"_a.noconvert(), "transpose"_a, "threads"_a,
           "Unnormalized filter of float32 [n, N] into out.");
     m.def("bilateral_filter", &bilateral_filter, "rgb"_a.noconvert(), "values"_a.noconvert(), "out"_a.noconvert(), "sigma_xy"_a,
           "sigma_rgb"_a, "transpose"_a, "threads"_a, "Unnormalized bilateral filter of each picture of a batch into out.");

@@ -183,17 +183,17 @@ private:
     const void* context_ = nullptr;
 };
 
-// Calls work(i, crew) for i in 0 .. count - 1: pictures side by side, and the threads that are left inside a picture.
-// The number of threads changes no result.
+// Calls work(i, crew) for i in 0 .. count - 1: pictures side by side, and the threads that are left inside a picture
+// that is large enough. Pictures side by side change no result; for threads inside a picture see `splat_parts`.
 template <class Work>
-void for_each_picture(std::int64_t count, int threads, const Work& work) {
+void for_each_picture(std::int64_t count, std::int64_t pixels, int threads, const Work& work) {
     const auto side_by_side = static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, count)));
     std::atomic<std::int64_t> next{0};
     std::exception_ptr error;
     std::mutex error_mutex;
     const auto run = [&]() {
         try {
-            Team team(threads / side_by_side);
+            Team team(pixels < kSharedPixels ? 1 : threads / side_by_side);
             for (std::int64_t i = next++; i < count; i = next++) work(i, team.crew());
         } catch (...) {
             const std::lock_guard<std::mutex> lock(error_mutex);
@@ -351,7 +351,7 @@ std::shared_ptr<Lattice> make_lattice(const float* features, int dims, std::int6
 
 std::int64_t dense_crf(const CRFBatch& batch, const CRFSettings& settings, int threads) {
     std::atomic<std::int64_t> bad{batch.batch};
-    for_each_picture(batch.batch, threads, [&](std::int64_t i, const Crew& crew) {
+    for_each_picture(batch.batch, batch.height * batch.width, threads, [&](std::int64_t i, const Crew& crew) {
         if (crf_picture(batch, settings, i, crew)) return;
         std::int64_t seen = bad;
         while (i < seen && !bad.compare_exchange_weak(seen, i)) {}
@@ -359,10 +359,15 @@ std::int64_t dense_crf(const CRFBatch& batch, const CRFSettings& settings, int t
     return bad < batch.batch ? bad.load() : -1;
 }
 
+void filter(const Lattice& lattice, const float* values, float* out, int channels, bool transpose, int threads) {
+    const Team team(lattice.pixels < kSharedPixels ? 1 : threads);
+    require(kernels().filter(lattice, values, out, channels, transpose, team.crew()));
+}
+
 void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb, bool transpose, int threads) {
     const std::int64_t n = batch.height * batch.width;
     const Region region = region_of(nullptr, batch.height, batch.width);
-    for_each_picture(batch.batch, threads, [&](std::int64_t i, const Crew& crew) {
+    for_each_picture(batch.batch, batch.height * batch.width, threads, [&](std::int64_t i, const Crew& crew) {
         const Buffer<float> features =
             features_of(region, batch.rgb + i * 3 * n, batch.height, batch.width, sigma_xy, sigma_rgb);
         const auto lattice = make_lattice(features.data, 5, n);

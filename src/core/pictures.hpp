@@ -40,6 +40,9 @@ struct FilterBatch {
     float* out;
 };
 
+// Unnormalized filter of values [channels][pixels] into `out`.
+void filter(const Lattice& lattice, const float* values, float* out, int channels, bool transpose, int threads);
+
 // Unnormalized bilateral filter of each picture on its own lattice.
 void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb, bool transpose, int threads);
 

@@ -93,6 +93,8 @@ class Lattice:
         backend: `core` (compiled, float32 on the CPU), `torch` (any device and dtype) or `auto`, which takes the core
             where it can. With float64 values `auto` filters on the torch twin.
 
+    The core filters 65536 pixels or more with `torch.get_num_threads()` threads, whose number then moves the last bits.
+
     Raises:
         ValueError: wrong shape or type, NaN, or so small a sigma that the cells overflow 64 bits.
     """
@@ -228,7 +230,7 @@ class Lattice:
         assert core is not None  # self._core came from it
         source = values.detach().to(torch.float32).contiguous()
         out = torch.empty_like(source)
-        core.filter(self._core, source.numpy(), out.numpy(), transpose)
+        core.filter(self._core, source.numpy(), out.numpy(), transpose, torch.get_num_threads())
         return out.to(values.dtype)
 
 
