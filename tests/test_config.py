@@ -77,3 +77,12 @@ def test_another_profile_brings_its_method_and_paths_may_be_paths():
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("gaussian_compat", float("nan")), ("bilateral_compat", float("inf")), ("bilateral_srgb", float("inf"))],
+)
+def test_crf_parameters_are_finite(name, value):
+    with pytest.raises(ValueError, match=rf"CRFParams\.{name} must be .*, got (nan|inf)"):
+        CRFParams(**{name: value})

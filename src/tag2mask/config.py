@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import types
 import typing
@@ -50,7 +51,10 @@ class CRFParams:
     def __post_init__(self) -> None:
         for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
             value = getattr(self, name)
-            _require(value > 0, f"CRFParams.{name} must be greater than 0, got {value}")
+            _require(value > 0 and math.isfinite(value), f"CRFParams.{name} must be greater than 0, got {value}")
+        for name in ("gaussian_compat", "bilateral_compat"):
+            value = getattr(self, name)
+            _require(math.isfinite(value), f"CRFParams.{name} must be a finite number, got {value}")
         _require(self.iterations >= 0, f"CRFParams.iterations must be 0 or more, got {self.iterations}")
 
     @classmethod
