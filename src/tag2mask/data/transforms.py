@@ -94,7 +94,7 @@ def joint_transform(
     picture = tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1))
     truth = tv_tensors.Mask(torch.from_numpy(labels)[None])
     factor = drawn.scale * (1.0 if image_size is None else image_size / max(height, width))
-    size = _scaled((height, width), factor, 2)
+    size = _scaled((height, width), factor)
     rows, columns = (_place(side, crop_size, u) for side, u in zip(size, (drawn.row, drawn.column), strict=True))
 
     def geometry(image: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ def _place(side: int, crop_size: int, u: float) -> _Span:
     return _Span(source, target, length)
 
 
-def _scaled(size: tuple[int, int], factor: float, smallest: int) -> tuple[int, int]:
-    height, width = (max(smallest, round(side * factor)) for side in size)
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    height, width = (max(2, round(side * factor)) for side in size)
     return height, width
 
 
