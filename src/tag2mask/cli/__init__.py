@@ -1,0 +1,96 @@
+"""The command line: one verb per public function. Nothing here imports torch for --help.
+
+Exit codes: 0 done, 1 failed (one line on stderr; the traceback with TAG2MASK_DEBUG=1), 2 misused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from tag2mask import __version__
+from tag2mask.cli.common import Verb, misused, suggest, verb
+from tag2mask.cli.tools import bench_command, demo_command
+from tag2mask.cli.train import train_command
+from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
+
+__all__ = ["main"]
+
+VERBS: dict[str, Verb] = {
+    "demo": verb("demo", demo_command),
+    "train": train_command,
+    "predict": verb("predict", predict_command),
+    "evaluate": verb("evaluate", evaluate_command),
+    "pseudo-label": verb("pseudo-label", pseudo_label_command),
+    "explain": verb("explain", explain_command),
+    "bench": verb("bench", bench_command),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in ("--help", "-h", "help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"tag2mask {__version__}")
+        return 0
+    if name not in VERBS:
+        return misused(f"there is no command {name!r}.{suggest(name, VERBS)}")
+    _log_to_stderr()
+    try:
+        with contextlib.redirect_stdout(sys.stderr) if "--json" in rest else contextlib.nullcontext():
+            values, lines, code = VERBS[name](rest)
+    except SystemExit as stop:  # tyro: 0 after --help, 2 after a misuse that it has explained
+        return int(stop.code or 0)
+    except KeyboardInterrupt as stop:
+        return _failed(str(stop) or "stopped by Ctrl-C", stop)
+    except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        return _failed(str(error), error)
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("tag2mask"):
+            raise
+        return _failed(str(error), error)
+    print(json.dumps(values) if "--json" in rest else "\n".join(lines))
+    return code
+
+
+def _failed(message: str, error: BaseException) -> int:
+    if os.environ.get("TAG2MASK_DEBUG") == "1":
+        traceback.print_exception(error)
+    print(f"tag2mask: error: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:<14}{(run.__doc__ or '').splitlines()[0]}" for name, run in VERBS.items())
+    return (
+        "tag2mask: image-level tags in, pixel masks out.\n\nusage: tag2mask COMMAND ...\n\n"
+        f"{verbs}\n\ntag2mask COMMAND --help lists a command's options; tag2mask --version prints the version.\n"
+        "Exit codes: 0 done, 1 failed, 2 misused. TAG2MASK_DEBUG=1 shows tracebacks."
+    )
+
+
+class _Stderr(logging.Handler):
+    """Log lines to whatever sys.stderr is now, so that they do not tear a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def _log_to_stderr() -> None:
+    log = logging.getLogger("tag2mask")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not any(isinstance(handler, _Stderr) for handler in log.handlers):
+        log.addHandler(_Stderr(logging.INFO))

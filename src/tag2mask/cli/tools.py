@@ -1,0 +1,57 @@
+"""Commands around the method: demo and bench."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tag2mask.cli.common import Misuse, Result, jsonable
+from tag2mask.console import score_lines
+
+
+def demo_command(out: str | None = None, json: bool = False) -> Result:
+    """Whole job on the built-in data set: no downloads, no GPU, a few minutes.
+
+    Args:
+        out: New folder for data, run and report.html; default runs/demo, then -2, -3 ...
+        json: Print one JSON object on stdout and nothing else.
+    """
+    from tag2mask.demonstration import demo
+
+    result = demo(out)
+    table = score_lines({"segmentation": result.segmentation, "CAM with true tags": result.cam})
+    lines = [*table, f"{result.seconds:.0f} s in all", f"report: {result.report}", f"run folder: {result.run}"]
+    return jsonable(result), lines, 0
+
+
+def bench_command(
+    *,
+    only: tuple[str, ...] = (),
+    rounds: int | None = None,
+    quick: bool = False,
+    plots: Path | None = None,
+    json: bool = False,
+) -> Result:
+    """Speed of the kernels and of a training step on this machine, against pydensecrf if it is installed.
+
+    Args:
+        only: Measurements to make: pair-l3, pair-l5, pair-l21, cold-l3, batch-8, inference-l21, energy-160,
+            energy-224, twin-l3, cuda-batch-8, training-step, pixels, labels; default all.
+        rounds: Counted rounds of each contender; default 7, 2 with --quick.
+        quick: Small pictures and few rounds: shows that everything works, no measurement.
+        plots: Folder for plots of cost against pixels and against labels.
+        json: Print one JSON object on stdout and nothing else.
+    """
+    from tag2mask.benchmark import bench, check_arguments, table_lines
+
+    try:
+        check_arguments(only, rounds, plots)
+    except ValueError as error:
+        raise Misuse(f"bench: {error}") from error
+
+    def tell(done: int, total: int, name: str) -> None:
+        # lines, no bar: what redraws a bar would run beside, and count into, what is measured
+        print(f"bench {done}/{total}  {name}", file=sys.stderr, flush=True)
+
+    report = bench(only, rounds=rounds, quick=quick, plots=plots, progress=tell)
+    return jsonable(report), table_lines(report), 0

@@ -1,0 +1,203 @@
+"""Commands that use a trained network: predict, evaluate, pseudo-label, explain."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
+from tag2mask.console import Bar, score_lines
+
+
+def predict_command(
+    run: Run,
+    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE...")],
+    *,
+    out: Path,
+    format: tuple[Literal["png", "npz"], ...] = ("png",),
+    crf: bool = False,
+    crf_preset: CRFPreset | None = None,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    tags: Path | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> Result:
+    """Write masks for files, folders and globs: OUT/masks, OUT/overlays, OUT/scores.csv.
+
+    Args:
+        run: Run folder or .safetensors file.
+        sources: Pictures, folders (with their sub-folders), globs.
+        out: Folder for the results.
+        format: png: palette masks and overlays; npz: probabilities.
+        crf: Refine with the dense CRF at the picture's size.
+        crf_preset: Parameters of that CRF (implies --crf): today's published code, or that of the AAAI paper.
+        scales: Factors on the network's picture size, averaged.
+        flip: Average with the mirrored picture.
+        tags: Table like a data set's tags.csv of the classes known to be in the pictures.
+        device: auto, cpu, cuda or mps.
+        json: Print one JSON object on stdout and nothing else.
+    """
+    if not sources:
+        raise Misuse("predict needs at least one picture, folder or glob after RUN.")
+    from tag2mask.segmenter import predict
+
+    with Bar("predict") as bar:
+        result = predict(
+            run,
+            sources,
+            out,
+            formats=format,
+            crf=crf_choice(crf, crf_preset),
+            scales=scales,
+            flip=flip,
+            tags=tags,
+            device=device,
+            progress=bar.update,
+        )
+    for message in result.errors.values():
+        print(f"tag2mask: error: {message}", file=sys.stderr)
+    lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed: {result.out}"]
+    return jsonable(result), lines, 1 if result.errors else 0
+
+
+def evaluate_command(
+    run: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="RUN")] = None,
+    *,
+    data: Path,
+    masks: Path | None = None,
+    split: str = "val",
+    crf: bool = False,
+    crf_preset: CRFPreset | None = None,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    data_format: Literal["auto", "folder", "voc"] = "auto",
+    others: Literal["ignore", "background"] = "ignore",
+    limit: int = 0,
+    device: str = "auto",
+    json: bool = False,
+) -> Result:
+    """Score a run, or a folder of masks (--masks), against true masks: mIoU, IoU per class, protocol.
+
+    Args:
+        run: Run folder or .safetensors file; left out with --masks.
+        data: Data set with masks.
+        masks: Folder of indexed PNG files NAME.png with labels of the data's class list.
+        split: Name of a split, or a file with one picture per line.
+        crf: Refine with the dense CRF at the picture's size.
+        crf_preset: Parameters of that CRF (implies --crf).
+        scales: Factors on the network's picture size, averaged.
+        flip: Average with the mirrored picture.
+        data_format: Format of --data when looking is not enough.
+        others: Mask ids outside the class list become 255, or 0.
+        limit: Score only the first so many pictures; 0 for all.
+        device: auto, cpu, cuda or mps.
+        json: Print one JSON object on stdout and nothing else.
+    """
+    if (run is None) == (masks is None):
+        raise Misuse("evaluate needs either RUN or --masks DIR.")
+    from tag2mask.evaluation import evaluate
+
+    with Bar("evaluate") as bar:
+        report = evaluate(
+            run,
+            masks=masks,
+            data=data,
+            split=split,
+            crf=crf_choice(crf, crf_preset),
+            scales=scales,
+            flip=flip,
+            data_format=data_format,
+            others=others,
+            limit=limit,
+            device=device,
+            progress=bar.update,
+        )
+    protocol = [f"{key}: {value}" for key, value in report.protocol.items()]
+    return report.as_dict(), [*score_lines({"IoU": report}), "", *protocol], 0
+
+
+def pseudo_label_command(
+    run: Run,
+    *,
+    data: Path,
+    out: Path,
+    split: str | None = None,
+    crf: bool = False,
+    crf_preset: CRFPreset | None = None,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    min_confidence: float = 0.0,
+    data_format: Literal["auto", "folder", "voc"] = "auto",
+    tags_from: Literal["tags", "masks"] = "tags",
+    device: str = "auto",
+    json: bool = False,
+) -> Result:
+    """Write training masks for a second network, limited to each picture's tags.
+
+    Args:
+        run: Run folder or .safetensors file.
+        data: Data set with tags.
+        out: Folder of the masks.
+        split: Name of a split, or a file with one picture per line; default the split to train on.
+        crf: Refine with the dense CRF at the picture's size.
+        crf_preset: Parameters of that CRF (implies --crf).
+        scales: Factors on the network's picture size, averaged.
+        flip: Average with the mirrored picture.
+        min_confidence: Pixels whose best probability is lower become 255.
+        data_format: Format of --data when looking is not enough.
+        tags_from: `masks` reads the tags from the masks; never done unless asked.
+        device: auto, cpu, cuda or mps.
+        json: Print one JSON object on stdout and nothing else.
+    """
+    from tag2mask.pseudo_labels import pseudo_label
+
+    with Bar("pseudo-label") as bar:
+        result = pseudo_label(
+            run,
+            data=data,
+            out=out,
+            split=split,
+            crf=crf_choice(crf, crf_preset),
+            scales=scales,
+            flip=flip,
+            min_confidence=min_confidence,
+            data_format=data_format,
+            tags_from=tags_from,
+            device=device,
+            progress=bar.update,
+        )
+    for message in result.errors.values():
+        print(f"tag2mask: error: {message}", file=sys.stderr)
+    lines = [f"{result.num_images} masks, {result.ignored_share:.1%} of their pixels ignored: {result.out}"]
+    return jsonable(result), lines, 1 if result.errors else 0
+
+
+def explain_command(
+    run: Run,
+    image: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE")],
+    *,
+    out: Path,
+    tags: tuple[str, ...] | None = None,
+    crf_preset: CRFPreset = "inference",
+    device: str = "auto",
+    json: bool = False,
+) -> Result:
+    """Show one picture step by step: CAM, CRF votes, reliable labels, prediction; a PNG and a JSON.
+
+    Args:
+        run: Run folder or .safetensors file.
+        image: The picture.
+        out: Folder for NAME.png and NAME.json.
+        tags: Classes known to be in the picture; default those that the tag scores name.
+        crf_preset: CRF of the last step.
+        device: auto, cpu, cuda or mps.
+        json: Print one JSON object on stdout and nothing else.
+    """
+    from tag2mask.explanation import explain
+
+    result = explain(run, image, out, tags=tags, crf=crf_preset, device=device)
+    return jsonable(result), [f"{key}: {value}" for key, value in (("sheet", result.sheet), ("json", result.json))], 0
