@@ -14,7 +14,12 @@ import pytest
 import torch
 
 from tag2mask import bench, benchmark, cli, reliable
-from tag2mask.benchmark import BEGIN, CASES, END, NAMES, BenchReport, Case, Point, make_row
+from tag2mask.benchmark import inputs, measuring, timing, training_step
+from tag2mask.benchmark.cases import CASES, NAMES, Case
+from tag2mask.benchmark.measuring import make_row
+from tag2mask.benchmark.page import BEGIN, END, main, markdown, table_lines
+from tag2mask.benchmark.peer import load_peer, peer_votes
+from tag2mask.benchmark.results import BenchReport, Point
 from tag2mask.cli.common import jsonable
 from tag2mask.config import CRFParams
 from tag2mask.filtering import Lattice
@@ -68,7 +73,7 @@ class FakeCRF:
 def clock(monkeypatch):
     """A clock that stands still unless `clock.now` is moved."""
     fake = types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr(benchmark, "_CLOCKS", {"cpu": lambda: fake.now, "wall": lambda: -1.0})
+    monkeypatch.setattr(timing, "_CLOCKS", {"cpu": lambda: fake.now, "wall": lambda: -1.0})
     return fake
 
 
@@ -94,12 +99,12 @@ def test_contenders_alternate_after_an_uncounted_round_and_only_the_work_is_time
         clock.now += 1000
 
     timers = {
-        "own": benchmark.timed(work("own", [50, 3, 1, 2]), "cpu", forget),
-        "peer": benchmark.timed(work("peer", [70, 30, 20, 40]), "cpu"),
+        "own": timing.timed(work("own", [50, 3, 1, 2]), "cpu", forget),
+        "peer": timing.timed(work("peer", [70, 30, 20, 40]), "cpu"),
     }
-    assert benchmark.interleave(timers, 3) == {"own": [3, 1, 2], "peer": [30, 20, 40]}
+    assert timing.interleave(timers, 3) == {"own": [3, 1, 2], "peer": [30, 20, 40]}
     assert order == ["forget", "own", "peer"] * 4
-    assert benchmark.timed(lambda: None, "wall")() == 0  # the other clock
+    assert timing.timed(lambda: None, "wall")() == 0  # the other clock
 
 
 def row(own, peer, measure="speedup", bar=10.0, judged=True):
@@ -144,10 +149,10 @@ def point(side, own_ms, peer_ms=None, labels=3):
 
 def test_growth_is_per_pixel_from_512_to_the_largest():
     curve = [point(256, 9.0), point(512, 10.0), point(1024, 80.0), point(2048, 192.0)]
-    assert benchmark.growth(curve) == pytest.approx(1.2)  # 16 times the pixels, 19.2 times the time
-    assert benchmark.growth(curve[:1]) is None
-    assert benchmark.growth(curve[:2]) is None
-    assert benchmark.growth([]) is None
+    assert measuring.growth(curve) == pytest.approx(1.2)  # 16 times the pixels, 19.2 times the time
+    assert measuring.growth(curve[:1]) is None
+    assert measuring.growth(curve[:2]) is None
+    assert measuring.growth([]) is None
 
 
 def test_cases_are_those_of_the_issue():
@@ -171,64 +176,64 @@ def test_cases_are_those_of_the_issue():
 def test_the_peer_gets_the_published_calls(monkeypatch):
     peer = FakePeer()
     case = Case(work="{size}", bar=1.0, size=(16, 20), batch=2, params=CRFParams.inference())
-    seen = benchmark.measure_case("x", case, 3, peer)
+    seen = measuring.measure_case("x", case, 3, peer)
     assert seen.work == "16×20"
     assert len(peer.made) == 2 + 4 * (1 + 3)  # the first picture to compare, then two of two unaries in four rounds
     crf = peer.made[-1]
     assert crf.shape == (20, 16, 3)
     picture = crf.calls["bilateral"].pop("rgbim")
-    np.testing.assert_array_equal(picture, benchmark.dead_leaves(1, (16, 20)))
+    np.testing.assert_array_equal(picture, inputs.dead_leaves(1, (16, 20)))
     assert crf.calls == {
         "gaussian": {"sxy": 3.0, "compat": 3.0},
         "bilateral": {"sxy": 83.0, "srgb": 5.0, "compat": 4.0},
         "steps": 10,
     }
-    scores = benchmark.score_maps(2, 3, (16, 20), 2)[1, 1].clamp(1e-5, 1)  # last picture, last unary
+    scores = inputs.score_maps(2, 3, (16, 20), 2)[1, 1].clamp(1e-5, 1)  # last picture, last unary
     np.testing.assert_allclose(crf.unary, -scores.log().flatten(1).numpy(), rtol=1e-6)
     assert 0.01 < seen.max_difference <= 1  # the fake does not smooth: a difference must show
 
 
 def test_cold_forgets_the_cache_before_every_run(monkeypatch):
     order = []
-    monkeypatch.setattr(benchmark, "clear_cache", lambda: order.append("forget"))
-    monkeypatch.setattr(benchmark, "dense_crf", lambda *a, **k: order.append("run"))
-    benchmark.measure_case("x", Case(work="", bar=1.0, size=(8, 8), cold=True), 2, None)
+    monkeypatch.setattr(measuring, "clear_cache", lambda: order.append("forget"))
+    monkeypatch.setattr(measuring, "dense_crf", lambda *a, **k: order.append("run"))
+    measuring.measure_case("x", Case(work="", bar=1.0, size=(8, 8), cold=True), 2, None)
     assert order == ["forget", "run"] * 3
     order.clear()
-    benchmark.measure_case("x", Case(work="", bar=1.0, size=(8, 8)), 2, None)
+    measuring.measure_case("x", Case(work="", bar=1.0, size=(8, 8)), 2, None)
     assert order == ["run"] * 3
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_threads_of_torch_are_set_and_come_back(monkeypatch, count):
     before, seen = torch.get_num_threads(), []
-    monkeypatch.setattr(benchmark, "dense_crf", lambda *a, **k: seen.append(torch.get_num_threads()))
-    benchmark.measure_case("x", Case(work="", bar=1.0, size=(8, 8), threads=count), 1, None)
+    monkeypatch.setattr(measuring, "dense_crf", lambda *a, **k: seen.append(torch.get_num_threads()))
+    measuring.measure_case("x", Case(work="", bar=1.0, size=(8, 8), threads=count), 1, None)
     assert seen == [count, count]
     assert torch.get_num_threads() == before
-    with pytest.raises(KeyError), benchmark.threads(before + 1):
+    with pytest.raises(KeyError), timing.threads(before + 1):
         raise KeyError
     assert torch.get_num_threads() == before
 
 
 def test_the_twin_is_asked_for_by_name(monkeypatch):
     seen = []
-    monkeypatch.setattr(benchmark, "dense_crf", lambda *a, backend: seen.append(backend))
+    monkeypatch.setattr(measuring, "dense_crf", lambda *a, backend: seen.append(backend))
     for name in ("twin-l3", "pair-l3"):
-        benchmark.measure_case(name, dataclasses.replace(CASES[name], size=(8, 8)), 1, None)
+        measuring.measure_case(name, dataclasses.replace(CASES[name], size=(8, 8)), 1, None)
     assert seen == ["torch", "torch", "auto", "auto"]
 
 
 def test_the_energy_case_is_the_filter_of_the_loss(monkeypatch):
     case = dataclasses.replace(CASES["energy-160"], size=(12, 10))
-    rgb, scores = benchmark.pictures(4, (12, 10)), benchmark.score_maps(4, 21, (12, 10), 1)
-    out = benchmark._own_work(case, rgb, scores)()
+    rgb, scores = inputs.pictures(4, (12, 10)), inputs.score_maps(4, 21, (12, 10), 1)
+    out = measuring.own_work(case, rgb, scores)()
     assert out.shape == (4, 21, 12, 10)
     expected = Lattice.bilateral(rgb[3], 50.0, 15.0).filter(scores[3, 0])
     torch.testing.assert_close(out[3], expected, rtol=1e-5, atol=1e-5)
     peer = FakePeer()
-    monkeypatch.setattr(benchmark, "_ENERGY_PEER", (16, 20))
-    seen = benchmark.measure_case("x", case, 2, peer)
+    monkeypatch.setattr(measuring, "ENERGY_PEER", (16, 20))
+    seen = measuring.measure_case("x", case, 2, peer)
     assert (seen.measure, seen.against) == ("share", "share of one pydensecrf run at 16×20, L = 21")
     assert seen.value == pytest.approx(seen.own_ms / seen.peer_ms)
     assert [crf.shape for crf in peer.made] == [(20, 16, 21)] * 3
@@ -236,9 +241,9 @@ def test_the_energy_case_is_the_filter_of_the_loss(monkeypatch):
 
 
 def test_both_give_the_same_marginals():
-    peer = benchmark.load_peer() or pytest.skip("pydensecrf is not installed")
+    peer = load_peer() or pytest.skip("pydensecrf is not installed")
     for name in ("pair-l5", "batch-8"):  # in this process, and in two others
-        seen = benchmark.measure_case(name, CASES[name], 2, peer, shrink=8)
+        seen = measuring.measure_case(name, CASES[name], 2, peer, shrink=8)
         assert seen.work == CASES[name].work.format(size="56×56")
         assert 0 < seen.max_difference <= 1e-4
         assert seen.rounds == len(seen.peer_all_ms) == 2
@@ -248,15 +253,15 @@ def test_both_give_the_same_marginals():
 
 @pytest.mark.parametrize("factor", [1, 4])
 def test_sizes_have_pixels_in_fours(factor):
-    assert all(np.prod(benchmark.shrunk(case.size, factor)) % 4 == 0 for case in CASES.values())
-    assert benchmark.shrunk((375, 500), factor) == {1: (375, 500), 4: (92, 124)}[factor]
+    assert all(np.prod(inputs.shrunk(case.size, factor)) % 4 == 0 for case in CASES.values())
+    assert inputs.shrunk((375, 500), factor) == {1: (375, 500), 4: (92, 124)}[factor]
 
 
 def test_every_second_training_step_runs_on_the_peer(tiny_config, monkeypatch):
     peer, own = FakePeer(), reliable.dense_crf
     infer = FakeCRF.inference
     monkeypatch.setattr(FakeCRF, "inference", lambda crf, steps: time.sleep(0.2) or infer(crf, steps))
-    seen = benchmark.measure_training(2, peer, config=tiny_config)
+    seen = training_step.measure_training(2, peer, config=tiny_config)
     assert reliable.dense_crf is own
     assert len(peer.made) == 3 * tiny_config.joint_batch_size * 2  # of six steps three, two runs for each picture
     assert {crf.calls["steps"] for crf in peer.made} == {10}
@@ -270,14 +275,17 @@ def test_every_second_training_step_runs_on_the_peer(tiny_config, monkeypatch):
 
 
 def test_the_training_step_without_a_peer(tiny_config):
-    seen = benchmark.measure_training(1, None, config=tiny_config)
+    seen = training_step.measure_training(1, None, config=tiny_config)
     assert (seen.peer_ms, seen.value, seen.peer_crf_share) == (None, None, None)
     assert seen.own_ms > 0
 
 
 def test_steps_that_do_not_call_the_crf_once_are_refused():
     own = reliable.dense_crf
-    with pytest.raises(RuntimeError, match="3 training steps called the CRF 0 times"), benchmark._crf_by_turns(None, 3):
+    with (
+        pytest.raises(RuntimeError, match="3 training steps called the CRF 0 times"),
+        training_step.crf_by_turns(None, 3),
+    ):
         pass
     assert reliable.dense_crf is own
 
@@ -286,7 +294,7 @@ def test_votes_of_the_peer_leave_absent_labels_out():
     scores = torch.rand(2, 2, 4, 5, 6)
     present = torch.tensor([[True, True, False, True], [True, False, False, False]])
     rgb = torch.zeros(2, 3, 5, 6, dtype=torch.uint8)
-    out = benchmark._peer_votes(FakePeer(), rgb, scores, CRFParams.mining(), present)
+    out = peer_votes(FakePeer(), rgb, scores, CRFParams.mining(), present)
     expected = torch.zeros_like(scores)
     for i in range(2):  # softmax of the logarithm is the share
         expected[i, :, present[i]] = scores[i][:, present[i]].clamp(1e-5) / scores[i][:, present[i]].clamp(1e-5).sum(
@@ -299,8 +307,8 @@ def test_votes_of_the_peer_leave_absent_labels_out():
 
 
 def test_pictures_are_as_hard_for_a_lattice_as_photographs():
-    rgb = benchmark.pictures(2, (448, 448))
-    assert torch.equal(rgb, benchmark.pictures(2, (448, 448)))
+    rgb = inputs.pictures(2, (448, 448))
+    assert torch.equal(rgb, inputs.pictures(2, (448, 448)))
     assert not torch.equal(rgb[0], rgb[1])
     for picture in rgb:  # twelve VOC pictures of this size: 10 % to 90 % are 0.02-0.07 and 0.13-0.35
         assert 0.03 < Lattice.bilateral(picture, 80.0, 13.0).num_vertices / 448**2 < 0.08
@@ -308,7 +316,7 @@ def test_pictures_are_as_hard_for_a_lattice_as_photographs():
 
 
 def test_scores_are_those_of_cams():
-    scores = benchmark.score_maps(2, 4, (40, 30), 2)
+    scores = inputs.score_maps(2, 4, (40, 30), 2)
     assert scores.shape == (2, 2, 4, 40, 30)
     assert scores.min() >= 0
     assert scores.max() <= 1
@@ -331,7 +339,7 @@ def test_without_a_peer_own_times_alone_and_how_to_get_it(monkeypatch):
     assert cold.own_ms > 0
     assert [p.labels for p in report.labels] == [2, 5]
     assert all(p.peer_ms is None for p in report.labels)
-    assert "pip install pydensecrf2" in "\n".join(benchmark.table_lines(report))
+    assert "pip install pydensecrf2" in "\n".join(table_lines(report))
 
 
 def test_cuda_is_skipped_with_a_reason(monkeypatch):
@@ -441,7 +449,7 @@ def report(tmp_path):
 
 
 def test_markdown(report, tmp_path):
-    assert benchmark.markdown(report, tmp_path / "docs").splitlines() == [
+    assert markdown(report, tmp_path / "docs").splitlines() == [
         "`tag2mask bench --rounds 7 --plots docs/images`, 2026-01-02. compiled core, avx2; Fast CPU, 2 cores, no GPU, "
         "Linux x86_64; tag2mask 0.1.0, torch 2.9, pydensecrf2 1.1. Load average at the start: 0.12.",
         "",
@@ -478,10 +486,10 @@ def test_a_page_is_filled_between_its_marks_again_and_again(report, tmp_path, ca
     page.parent.mkdir()
     source.write_text(json.dumps(jsonable(report)))
     page.write_text(f"# Speed\n\n{BEGIN}\nold numbers\n{END}\n\nEnd.\n")
-    assert benchmark.main([str(source), str(page)]) == 0
+    assert main([str(source), str(page)]) == 0
     once = page.read_text()
-    assert once == f"# Speed\n\n{BEGIN}\n\n{benchmark.markdown(report, page.parent)}\n{END}\n\nEnd.\n"
-    assert benchmark.main([str(source), str(page)]) == 0
+    assert once == f"# Speed\n\n{BEGIN}\n\n{markdown(report, page.parent)}\n{END}\n\nEnd.\n"
+    assert main([str(source), str(page)]) == 0
     assert page.read_text() == once
     assert capsys.readouterr().out == ""
 
@@ -498,7 +506,7 @@ def test_a_page_without_its_marks_is_left_alone(report, tmp_path, text, capsys):
     source, page = tmp_path / "bench.json", tmp_path / "page.md"
     source.write_text(json.dumps(jsonable(report)))
     page.write_text(text)
-    assert benchmark.main([str(source), str(page)]) == 1
+    assert main([str(source), str(page)]) == 1
     assert page.read_text() == text
     assert "must hold the line" in capsys.readouterr().err
 
@@ -511,7 +519,7 @@ def test_a_file_that_is_no_report_is_refused_in_one_line(content, code, tmp_path
     source = tmp_path / "bench.json"
     if content is not None:
         source.write_text(content)
-    assert benchmark.main([str(source)]) == code
+    assert main([str(source)]) == code
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("\n") == 1
@@ -520,5 +528,5 @@ def test_a_file_that_is_no_report_is_refused_in_one_line(content, code, tmp_path
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "b", "c"]])
 def test_usage_of_the_page_writer(arguments, capsys):
-    assert benchmark.main(arguments) == 2
+    assert main(arguments) == 2
     assert "usage: python -m tag2mask.benchmark" in capsys.readouterr().err

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import tag2mask.compat.pydensecrf.densecrf as dcrf
+from tag2mask.benchmark.peer import crf_of
 from tag2mask.compat.pydensecrf import utils
 from tag2mask.crf import CRFParams, dense_crf
 from tag2mask.filtering import Lattice
@@ -72,17 +75,18 @@ def probabilities(labels: int, height: int, width: int, seed: int = 0) -> np.nda
     return ((fine - 0.2).clamp(0.02, 0.6) / (fine - 0.2).clamp(0.02, 0.6).sum(0)).numpy()
 
 
-def run_2d(
-    package: Any, tools: Any, rgb: np.ndarray, probs: np.ndarray, steps: int, **options: Any
-) -> tuple[np.ndarray, float]:
+def run_2d(package: Any, tools: Any, rgb: np.ndarray, probs: np.ndarray, steps: int) -> tuple[np.ndarray, float]:
     """The usual call, as in the original's examples: marginals and divergence."""
-    height, width = rgb.shape[:2]
-    crf = package.DenseCRF2D(width, height, len(probs))
-    crf.setUnaryEnergy(tools.unary_from_softmax(probs))
-    crf.addPairwiseGaussian(sxy=3, compat=3, **options)
-    crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=rgb, compat=10, **options)
+    crf = crf_of(package, rgb, tools.unary_from_softmax(probs), CRFParams.mining())
     q = crf.inference(steps)
     return np.array(q), crf.klDivergence(q)
+
+
+def by_steps(crf: dcrf.DenseCRF, steps: int) -> np.ndarray:
+    q, *work = crf.startInference()
+    for _ in range(steps):
+        crf.stepInference(q, *work)
+    return q
 
 
 def crf_of_features(energy: np.ndarray, features: np.ndarray, compat: Any = 2.0, **options: Any) -> dcrf.DenseCRF:
@@ -102,19 +106,17 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "sxy", "srgb", "compat"),
+    ("name", "params"),
     [
-        ("crf_mining_chelsea", 80, 13, 10),
-        ("crf_inference_coffee", 83, 5, 4),
-        ("crf_inference_rocket", 83, 5, 4),
+        ("crf_mining_chelsea", CRFParams.mining()),
+        ("crf_inference_coffee", CRFParams.inference()),
+        ("crf_inference_rocket", CRFParams.inference()),
     ],
 )
-def test_golden(name: str, sxy: float, srgb: float, compat: float) -> None:
+def test_golden(name: str, params: CRFParams) -> None:
     case = np.load(GOLDEN / f"{name}.npz")
-    crf = dcrf.DenseCRF2D(160, 120, len(case["scores"]))
-    crf.setUnaryEnergy(-np.log(np.clip(case["scores"].reshape(-1, 160 * 120).astype(np.float32), 1e-5, 1)))
-    crf.addPairwiseGaussian(3, 3)
-    crf.addPairwiseBilateral(sxy, srgb, case["rgb"], compat)
+    energy = -np.log(np.clip(case["scores"].reshape(-1, 160 * 120).astype(np.float32), 1e-5, 1))
+    crf = crf_of(dcrf, case["rgb"], energy, params)
     q = crf.inference(10)
     want = case["q"].astype(np.float32).reshape(q.shape)  # stored as float16
     assert q.dtype == np.float32
@@ -233,6 +235,119 @@ def test_steps_one_by_one() -> None:
     assert divergences == sorted(divergences, reverse=True)
     crf.stepInference(fortran := np.asfortranarray(crf.inference(3)), tmp1, tmp2)
     np.testing.assert_array_equal(fortran, crf.inference(4))
+
+
+def plane_crf(*terms: Any, size: tuple[int, int] = (28, 36), energy: np.ndarray | None = None) -> dcrf.DenseCRF2D:
+    """A CRF of three labels with terms: arguments of addPairwiseGaussian, or with a picture, of addPairwiseBilateral."""
+    rgb = photo(*size)
+    crf = dcrf.DenseCRF2D(size[1], size[0], 3)
+    crf.setUnaryEnergy(utils.unary_from_softmax(probabilities(3, *size)) if energy is None else energy)
+    for widths, *options in terms:
+        if len(widths) == 1:
+            crf.addPairwiseGaussian(*widths, *options)
+        else:
+            crf.addPairwiseBilateral(*widths, rgb, *options)
+    return crf
+
+
+GAUSSIAN, BILATERAL = ((3,), 3), ((80, 13), 10)
+ENERGY = utils.unary_from_softmax(probabilities(3, 28, 36))
+FORBIDDEN = np.where(np.arange(3)[:, None] == 1, np.float32(np.inf), ENERGY)
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> list[CRFParams]:
+    """Parameters of the inferences that went to `dense_crf` in one piece."""
+    seen: list[CRFParams] = []
+
+    def recorded(rgb: torch.Tensor, scores: torch.Tensor, params: CRFParams) -> torch.Tensor:
+        seen.append(params)
+        return dense_crf(rgb, scores, params)
+
+    monkeypatch.setattr(dcrf, "dense_crf", recorded)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("terms", "params"),
+    [
+        ([GAUSSIAN, BILATERAL], CRFParams(iterations=5)),
+        ([BILATERAL, GAUSSIAN], CRFParams(iterations=5)),
+        ([BILATERAL], CRFParams(gaussian_compat=0.0, iterations=5)),
+        (
+            [((np.float32(5),), -2), (((30, 30), (20, 20, 20.0)), 4.5, dcrf.CONST_KERNEL)],  # a negative weight too
+            CRFParams(5, -2, 30, 20, 4.5, 5),
+        ),
+    ],
+)
+def test_the_usual_model_runs_in_one_piece(whole: list[CRFParams], terms: list[Any], params: CRFParams) -> None:
+    crf = plane_crf(*terms)
+    q = crf.inference(5)
+    assert whole == [params]
+    assert (q.dtype, q.shape, q.flags.writeable) == (np.float32, (3, 28 * 36), True)
+    np.testing.assert_allclose(q, by_steps(crf, 5), rtol=0, atol=2e-5)
+    assert np.abs(q - by_steps(crf, 0)).max() > 0.1
+    assert crf.klDivergence(q) < crf.klDivergence(by_steps(crf, 0))
+
+
+def test_in_one_piece_a_number_for_each_pixel_changes_nothing(whole: list[CRFParams]) -> None:
+    energy = ENERGY + np.linspace(-40, 40, 28 * 36, dtype=np.float32)  # far outside -log of [1e-5, 1]
+    q = plane_crf(GAUSSIAN, BILATERAL, energy=energy).inference(5)
+    np.testing.assert_allclose(q, plane_crf(GAUSSIAN, BILATERAL).inference(5), rtol=0, atol=5e-5)
+    assert len(whole) == 2
+
+
+def test_clipped_probabilities_run_in_one_piece(whole: list[CRFParams]) -> None:
+    labels = probabilities(3, 28, 36).argmax(0)
+    crf = plane_crf(((3,), 0.5), ((80, 13), 1), energy=utils.unary_from_softmax(np.eye(3)[:, labels]))
+    q = crf.inference(5)
+    assert len(whole) == 1
+    np.testing.assert_allclose(q, by_steps(crf, 5), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("terms", "options"),
+    [
+        ([], {}),
+        ([GAUSSIAN], {}),
+        ([GAUSSIAN, GAUSSIAN, BILATERAL], {}),
+        ([BILATERAL, BILATERAL], {}),
+        ([(((3, 4),), 3), BILATERAL], {}),
+        ([GAUSSIAN, (((80, 70), 13), 10)], {}),
+        ([GAUSSIAN, ((80, (13, 13, 14)), 10)], {}),
+        ([GAUSSIAN, ((80, 13), np.float32([-1, -2, -1]))], {}),
+        ([((3,), np.eye(3, dtype=np.float32)), BILATERAL], {}),
+        ([GAUSSIAN, ((80, 13), 10, dcrf.DIAG_KERNEL, dcrf.NORMALIZE_AFTER)], {}),
+        ([((3,), 0.5, dcrf.DIAG_KERNEL, dcrf.NO_NORMALIZATION), BILATERAL], {}),
+        ([((0.02,), 3), BILATERAL], {}),  # finer than it may wait
+        ([GAUSSIAN, BILATERAL], {"size": (27, 35)}),  # the lattice is filled up
+        ([GAUSSIAN, BILATERAL], {"energy": np.eye(3, 28 * 36, dtype=np.float32) * 11.6}),  # -log(1e-5) is 11.51
+        ([GAUSSIAN, BILATERAL], {"energy": FORBIDDEN}),
+    ],
+)
+def test_any_other_model_runs_by_steps(whole: list[CRFParams], terms: list[Any], options: dict[str, Any]) -> None:
+    crf = plane_crf(*terms, **options)
+    np.testing.assert_array_equal(crf.inference(3), by_steps(crf, 3))
+    assert whole == []
+
+
+@pytest.mark.parametrize("terms", [[GAUSSIAN, BILATERAL], [(((3, 4),), 3), ((80, (13, 13, 14)), 10)]])
+def test_a_dropped_crf_frees_its_memory_at_once(terms: list[Any]) -> None:
+    crf = plane_crf(*terms)
+    crf.klDivergence(crf.inference(1))
+    held = weakref.ref(crf)
+    gc.disable()
+    try:
+        del crf
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_a_lattice_that_may_wait_can_be_built() -> None:
+    finest = dcrf.MAX_PLAIN_FEATURE
+    for dims in (2, 5):
+        Lattice(torch.cartesian_prod(*[torch.tensor([0.0, finest])] * dims).T)
 
 
 def test_unaries() -> None:
@@ -476,6 +591,9 @@ def test_bad_inputs() -> None:
         (crf.klDivergence, (holes,), "Q holds NaN"),
         (plane.addPairwiseGaussian, (0, 1), "sxy must be .* greater than 0"),
         (plane.addPairwiseGaussian, ((3, 4, 5), 1), "sxy must be one or 2 numbers"),
+        (plane.addPairwiseGaussian, (1e-7, 1), "too many lattice cells"),
+        (plane.addPairwiseBilateral, (80, 1e-4, rgb, 1), "beyond 1e"),
+        (plane.addPairwiseBilateral, (1e-5, 1e-3, rgb, 1), "too many lattice cells"),
         (plane.addPairwiseBilateral, (80, (1, 2), rgb, 1), "srgb must be one or 3 numbers"),
         (plane.addPairwiseBilateral, (80, float("nan"), rgb, 1), "srgb must be"),
         (plane.addPairwiseBilateral, (80, 13, rgb.astype(np.float32), 1), "rgbim must be uint8, got float32"),

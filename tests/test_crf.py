@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tag2mask.benchmark.peer import crf_of
 from tag2mask.crf import CRFParams, dense_crf
 from tag2mask.filtering import Lattice, clear_cache, load_core
 
@@ -65,11 +66,8 @@ def test_equals_the_reference_implementation(labels: int, backend: str) -> None:
         y, x = (int(random.integers(0, n - m + 1)) for n, m in zip(picture.shape, (height, width), strict=False))
         crop = np.ascontiguousarray(picture[y : y + height, x : x + width])
         scores = some_scores(1, labels, height, width, seed=i)
-        reference = peer.DenseCRF2D(width, height, labels)
-        unary = -scores[0].clamp(1e-5, 1).log().reshape(labels, -1).numpy()
-        reference.setUnaryEnergy(np.ascontiguousarray(unary))
-        reference.addPairwiseGaussian(sxy=3, compat=3)
-        reference.addPairwiseBilateral(sxy=80, srgb=13, rgbim=crop, compat=10)
+        unary = np.ascontiguousarray(-scores[0].clamp(1e-5, 1).log().reshape(labels, -1).numpy())
+        reference = crf_of(peer, crop, unary, CRFParams.mining())
         want = np.array(reference.inference(10)).reshape(labels, height, width)
         rgb = torch.from_numpy(crop).permute(2, 0, 1)[None]
         q = dense_crf(rgb, scores, CRFParams.mining(), backend=backend)[0].numpy()

@@ -12,6 +12,8 @@ Semantics as measured on pydensecrf2 1.1, where `U` is the unary energy [L, N] a
 - the pixels of a lattice are filled up to a multiple of four with pixels whose features are 0. They hold no value, but
   the vertices around them take part in the blur.
 
+`DenseCRF2D.inference` of the usual model runs in one piece by `tag2mask.crf.dense_crf`, anything else step by step.
+
 Unlike the original it refuses what made that crash or read foreign memory, and an inference without a unary. It takes
 and returns plain arrays where the original has a matrix class of its own.
 """
@@ -19,28 +21,37 @@ and returns plain arrays where the original has a matrix class of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import IntEnum
-from numbers import Real
-from typing import Any, TypeGuard, TypeVar
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tag2mask.compat.pydensecrf.arguments import (
+    Compat,
+    Floats,
+    compatibility,
+    member,
+    to_tensor,
+    whole_number,
+    widths,
+)
+from tag2mask.config import CRFParams
+from tag2mask.crf import MIN_SCORE, dense_crf
 from tag2mask.filtering import MAX_DIMS, Lattice
-
-Floats = NDArray[np.float32]
-Kind = TypeVar("Kind", bound=IntEnum)
-Compat = float | Floats
-"""A number (Potts), a vector [nlabels] or a matrix [nlabels, nlabels]."""
 
 BLOCK = 4
 """pydensecrf's lattice takes pixels in fours."""
 
 MAX_FEATURE = 1e6
 """Beyond it float32 no longer tells the cells of the lattice apart."""
+
+MAX_PLAIN_FEATURE = 1e3
+"""Up to here every lattice of a picture can be numbered in 64 bits, so that building it may wait."""
 
 
 class KernelType(IntEnum):
@@ -80,7 +91,7 @@ class ConstUnary(Unary):
     """The energies themselves, float32 [nlabels, nvar]."""
 
     def __init__(self, u: Floats) -> None:
-        self._u = _tensor("u", u, (None, None))
+        self._u = to_tensor("u", u, (None, None))
 
     def _energy(self) -> Tensor:
         return self._u
@@ -90,8 +101,8 @@ class LogisticUnary(Unary):
     """Energies `L @ f` of weights float32 [nlabels, F] and features float32 [F, nvar]."""
 
     def __init__(self, L: Floats, f: Floats) -> None:
-        weights = _tensor("L", L, (None, None))
-        self._u = weights @ _tensor("f", f, (weights.shape[1], None))
+        weights = to_tensor("L", L, (None, None))
+        self._u = weights @ to_tensor("f", f, (weights.shape[1], None))
 
     def _energy(self) -> Tensor:
         return self._u
@@ -100,22 +111,32 @@ class LogisticUnary(Unary):
 class _Pairwise:
     """One term: lattice, normalization and label compatibility."""
 
-    def __init__(self, features: Tensor | Lattice, pixels: int, compat: Compat, labels: int, norm_type: int) -> None:
+    def __init__(
+        self, make_lattice: Callable[[], Lattice], pixels: int, compat: Compat, labels: int, norm_type: int
+    ) -> None:
         self.pixels = pixels
-        self.normalization = _member(NormalizationType, "normalization", norm_type)
-        self.compat = _compat(compat, labels)
-        self.padding = 0
-        if isinstance(features, Tensor):
-            self.padding = -pixels % BLOCK
-            features = Lattice(torch.nn.functional.pad(features, (0, self.padding)))
-        self.lattice = features
-        kernel_sum = self.filter(torch.ones(1, pixels, dtype=torch.float32)) + 1e-20
+        self.normalization = member(NormalizationType, "normalization", norm_type)
+        self.compat = compatibility(compat, labels)
+        self.plain: tuple[float, ...] = ()
+        """Where `dense_crf` has the same term: the width of a Gaussian, or the widths in pixels and levels."""
+        self._make_lattice = make_lattice
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """Of the pixels and, behind them, those that fill it up."""
+        return self._make_lattice()
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """`1 / sqrt(K 1)` or `1 / (K 1)`, [1, N]."""
+        kernel_sum = self.filter(torch.ones(1, self.pixels, dtype=torch.float32)) + 1e-20
         symmetric = self.normalization is NORMALIZE_SYMMETRIC
-        self.norm = kernel_sum.rsqrt() if symmetric else kernel_sum.reciprocal()
+        return kernel_sum.rsqrt() if symmetric else kernel_sum.reciprocal()
 
     def filter(self, values: Tensor) -> Tensor:
         """`K values` of [n, N]."""
-        padded = torch.nn.functional.pad(values, (0, self.padding)) if self.padding else values
+        padding = self.lattice.num_pixels - self.pixels
+        padded = torch.nn.functional.pad(values, (0, padding)) if padding else values
         return self.lattice.filter(padded)[:, : self.pixels]
 
     def energy(self, q: Tensor) -> Tensor:
@@ -147,8 +168,8 @@ class DenseCRF:
     """
 
     def __init__(self, nvar: int, nlabels: int) -> None:
-        self._nvar = _count("nvar", nvar, 1)
-        self._nlabels = _count("nlabels", nlabels, 1)
+        self._nvar = whole_number("nvar", nvar, 1)
+        self._nlabels = whole_number("nlabels", nlabels, 1)
         self._unary: Tensor | None = None
         self._terms: list[_Pairwise] = []
 
@@ -184,23 +205,29 @@ class DenseCRF:
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
         """Gaussian term over features [D, nvar], already divided by their widths; D from 1 to 8."""
-        self._add(_tensor("features", features, (None, self._nvar)), compat, kernel, normalization)
+        rows = to_tensor("features", features, (None, self._nvar))
+        self._add(lambda: _filled_lattice(rows), compat, kernel, normalization)
 
-    def _add(self, features: Tensor | Lattice, compat: Compat, kernel: int, normalization: int) -> None:
-        _member(KernelType, "kernel", kernel)
-        if isinstance(features, Tensor):
-            if not 1 <= len(features) <= MAX_DIMS:
-                raise ValueError(f"features must have 1 to {MAX_DIMS} rows, got {len(features)}")
-            if not bool((features.abs() <= MAX_FEATURE).all()):
-                raise ValueError(
-                    f"features hold NaN or values beyond {MAX_FEATURE:g}; they must be coordinates divided by their "
-                    "widths"
-                )
-        self._terms.append(_Pairwise(features, self._nvar, compat, self._nlabels, normalization))
+    def _add(
+        self,
+        make_lattice: Callable[[], Lattice],
+        compat: Compat,
+        kernel: int,
+        normalization: int,
+        plain: tuple[float, ...] = (),
+    ) -> None:
+        """Keep a term. Unless it is plain its lattice is made at once, so that bad features are refused here."""
+        member(KernelType, "kernel", kernel)
+        term = _Pairwise(make_lattice, self._nvar, compat, self._nlabels, normalization)
+        if not plain:
+            _ = term.norm
+        elif term.normalization is NORMALIZE_SYMMETRIC and term.compat.ndim == 0:
+            term.plain = plain
+        self._terms.append(term)
 
     def inference(self, niter: int) -> Floats:
         """Marginals [nlabels, nvar] after `niter` steps; `softmax(-unary)` after 0."""
-        steps = _count("niter", niter, 0)
+        steps = whole_number("niter", niter, 0)
         unary = self._need_unary()
         q = (-unary).softmax(0)
         for _ in range(steps):
@@ -234,7 +261,7 @@ class DenseCRF:
         return float((q * energy).sum())
 
     def _marginals(self, Q: Floats) -> Tensor:
-        q = _tensor("Q", Q, (self._nlabels, self._nvar), ordered=False)
+        q = to_tensor("Q", Q, (self._nlabels, self._nvar), ordered=False)
         if not bool(q.isfinite().all()):
             raise ValueError("Q holds NaN or infinite values; it must hold marginals, such as those of inference")
         return q
@@ -249,8 +276,9 @@ class DenseCRF2D(DenseCRF):
     """`DenseCRF` over the pixels of a picture, row by row; mind the order: width, then height."""
 
     def __init__(self, w: int, h: int, nlabels: int) -> None:
-        self._size = (_count("h", h, 1), _count("w", w, 1))
+        self._size = (whole_number("h", h, 1), whole_number("w", w, 1))
         super().__init__(self._size[0] * self._size[1], nlabels)
+        self._rgb: Tensor | None = None
 
     def addPairwiseGaussian(
         self,
@@ -260,11 +288,13 @@ class DenseCRF2D(DenseCRF):
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
         """Term over positions of width `sxy` in pixels, one number or (x, y)."""
-        sigma_x, sigma_y = _widths("sxy", sxy, 2)
-        if sigma_x == sigma_y:  # without padding, which would only repeat the pixel at (0, 0)
-            self._add(Lattice.gaussian(self._size, sigma_x), compat, kernel, normalization)
-        else:
-            self._add(self._positions(sigma_x, sigma_y), compat, kernel, normalization)
+        sigma_x, sigma_y = widths("sxy", sxy, 2)
+        size = self._size  # a term that held the CRF would keep both until the garbage is collected
+        if sigma_x != sigma_y:
+            self._add(lambda: _filled_lattice(_positions(size, sigma_x, sigma_y)), compat, kernel, normalization)
+        else:  # without padding, which would only repeat the pixel at (0, 0)
+            plain = (sigma_x,) if self._coarse(sigma_x) else ()
+            self._add(lambda: Lattice.gaussian(size, sigma_x), compat, kernel, normalization, plain)
 
     def addPairwiseBilateral(
         self,
@@ -279,86 +309,78 @@ class DenseCRF2D(DenseCRF):
 
         `sxy` is in pixels, one number or (x, y); `srgb` in levels of 0-255, one number or (r, g, b).
         """
-        positions = self._positions(*_widths("sxy", sxy, 2))
-        sigmas = torch.tensor(_widths("srgb", srgb, 3), dtype=torch.float32)
+        sigma_x, sigma_y = widths("sxy", sxy, 2)
+        sigmas = widths("srgb", srgb, 3)
         if isinstance(rgbim, np.ndarray) and rgbim.ndim == 3 and rgbim.shape[2] != 3:
             raise ValueError(
                 f"rgbim must be an RGB picture {[*self._size, 3]}, got {list(rgbim.shape)}; for other channels hand "
                 "the features of utils.create_pairwise_bilateral to addPairwiseEnergy"
             )
-        colors = _tensor("rgbim", rgbim, (*self._size, 3), np.uint8).flatten(0, 1).T
-        self._add(torch.cat([positions, colors / sigmas[:, None]]), compat, kernel, normalization)
+        size = self._size
+        rgb = to_tensor("rgbim", rgbim, (*size, 3), np.uint8).permute(2, 0, 1)
 
-    def _positions(self, sigma_x: float, sigma_y: float) -> Tensor:
-        """`x / sigma_x, y / sigma_y` of every pixel, [2, h w]."""
-        y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in self._size), indexing="ij")
-        return torch.stack([x / sigma_x, y / sigma_y]).flatten(1)
+        def make_lattice() -> Lattice:
+            colors = rgb.flatten(1) / torch.tensor(sigmas, dtype=torch.float32)[:, None]
+            return _filled_lattice(torch.cat([_positions(size, sigma_x, sigma_y), colors]))
 
+        even = sigma_x == sigma_y and len(set(sigmas)) == 1
+        plain = (sigma_x, sigmas[0]) if even and self._coarse(sigma_x, sigmas[0]) else ()
+        self._add(make_lattice, compat, kernel, normalization, plain)
+        self._rgb = rgb
 
-def _tensor(
-    name: str, value: object, shape: tuple[int | None, ...], dtype: Any = np.float32, *, ordered: bool = True
-) -> Tensor:
-    """Copy of an array after a check of type, shape (None: any size) and, where `ordered`, memory order."""
-    kind = np.dtype(dtype)
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a numpy array of {kind}, got {type(value).__name__}")
-    if value.dtype != kind:
-        raise ValueError(f"{name} must be {kind}, got {value.dtype}; convert it with .astype(np.{kind})")
-    fits = value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
-    if not fits:
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise ValueError(f"{name} must have the shape [{wanted}], got {list(value.shape)}")
-    if ordered and not value.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous; pass np.ascontiguousarray({name})")
-    return torch.from_numpy(np.array(value, order="C"))
+    def inference(self, niter: int) -> Floats:
+        """As `DenseCRF.inference`.
 
+        In one piece where `dense_crf` computes the same: a bilateral term and at most one Gaussian term, each with one
+        width for x and y, one for the colors, a number for `compat` and the symmetric normalization; energies of a
+        pixel no further apart than `-log(1e-5)`; a number of pixels that need not be filled up. The last bits may
+        then differ from those of `stepInference`.
+        """
+        steps, unary = whole_number("niter", niter, 0), self._need_unary()
+        params = self._params(steps)
+        scores = None if params is None else _scores(unary)
+        if self._rgb is None or params is None or scores is None:
+            return super().inference(steps)
+        q = dense_crf(self._rgb[None], scores.reshape(1, self._nlabels, *self._size), params)
+        return q[0].flatten(1).numpy()
 
-def _compat(value: Compat, labels: int) -> Tensor:
-    """The compatibility as a number or a matrix [L, L], in the sign of an energy."""
-    if _is_number(value):
-        factor = torch.tensor(-float(value), dtype=torch.float32)
-    elif not isinstance(value, np.ndarray):
-        raise TypeError(f"compat must be a number or a float32 array, got {type(value).__name__}")
-    elif value.ndim == 1:
-        factor = _tensor("compat", value, (labels,)).diag()
-    elif value.ndim == 2:
-        matrix = _tensor("compat", value, (labels, labels))
-        factor = (matrix + matrix.T) / 2
-    else:
-        raise ValueError(f"compat must be a number, a vector or a matrix, got an array of {value.ndim} dimensions")
-    if not bool(factor.isfinite().all()):
-        raise ValueError("compat holds NaN or infinite values; it must be finite")
-    return factor
+    def _params(self, steps: int) -> CRFParams | None:
+        """With these `dense_crf` computes the same; None where there are none."""
+        if sorted(len(term.plain) for term in self._terms) not in ([2], [1, 2]) or self._nvar % BLOCK:
+            return None
+        params = CRFParams(gaussian_compat=0.0, iterations=steps)
+        for term in self._terms:
+            weight = -float(term.compat)
+            if len(term.plain) == 1:
+                params = replace(params, gaussian_sxy=term.plain[0], gaussian_compat=weight)
+            else:
+                sxy, srgb = term.plain
+                params = replace(params, bilateral_sxy=sxy, bilateral_srgb=srgb, bilateral_compat=weight)
+        return params
 
-
-def _widths(name: str, value: float | Sequence[float], count: int) -> list[float]:
-    """`count` widths greater than 0 from one number or one for each."""
-    if _is_number(value):
-        widths = [float(value)] * count
-    elif isinstance(value, Sequence | np.ndarray) and all(_is_number(v) for v in value):
-        widths = [float(v) for v in value]
-    else:
-        raise TypeError(f"{name} must be a number or {count} numbers, got {value!r}")
-    if len(widths) != count or not all(math.isfinite(v) and v > 0 for v in widths):
-        raise ValueError(f"{name} must be one or {count} numbers greater than 0, got {value!r}")
-    return widths
+    def _coarse(self, sxy: float, srgb: float = math.inf) -> bool:
+        """Whether no feature of the picture exceeds `MAX_PLAIN_FEATURE`."""
+        return max((max(self._size) - 1) / sxy, 255 / srgb) <= MAX_PLAIN_FEATURE
 
 
-def _count(name: str, value: float, least: int) -> int:
-    """A whole number of at least `least`."""
-    if not _is_number(value):
-        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}")
-    if not math.isfinite(value) or value != int(value) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
-    return int(value)
+def _positions(size: tuple[int, int], sigma_x: float, sigma_y: float) -> Tensor:
+    """`x / sigma_x, y / sigma_y` of every pixel, [2, h w]."""
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in size), indexing="ij")
+    return torch.stack([x / sigma_x, y / sigma_y]).flatten(1)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real)
+def _filled_lattice(features: Tensor) -> Lattice:
+    """Lattice of features [D, N] and of the pixels that fill it up to a multiple of `BLOCK`."""
+    if not 1 <= len(features) <= MAX_DIMS:
+        raise ValueError(f"features must have 1 to {MAX_DIMS} rows, got {len(features)}")
+    if not bool((features.abs() <= MAX_FEATURE).all()):
+        raise ValueError(
+            f"features hold NaN or values beyond {MAX_FEATURE:g}; they must be coordinates divided by their widths"
+        )
+    return Lattice(torch.nn.functional.pad(features, (0, -features.shape[1] % BLOCK)))
 
 
-def _member(kinds: type[Kind], name: str, value: int) -> Kind:
-    """The member of an enumeration with this number."""
-    if value not in list(kinds):
-        raise ValueError(f"{name} must be one of {', '.join(kind.name for kind in kinds)}, got {value!r}")
-    return kinds(value)
+def _scores(unary: Tensor) -> Tensor | None:
+    """Scores [L, N] in [1e-5, 1] of which `unary` is -log up to a number for each pixel; None if it spans more."""
+    exponent = unary.amin(0) - unary
+    return exponent.exp_() if float(exponent.min()) >= math.log(MIN_SCORE) - 1e-6 else None
