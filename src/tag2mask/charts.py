@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, so that a report needs no other file and no library."""
+"""Line charts: inline SVG, so that a report needs no other file and no library, and plots as files of their own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from tag2mask.files import write_atomically
 
 _COLORS = ("#1f5fbf", "#d1495b", "#2e933c", "#9a5fb5")
 _WIDTH, _HEIGHT = 420, 280
@@ -87,3 +90,26 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 def _cycle(count: int) -> list[str]:
     return [_COLORS[i % len(_COLORS)] for i in range(count)]
+
+
+def save_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> Path:
+    """Write a plot as SVG or PNG, by the suffix of `path`: a line per series, a dot at its highest point, a legend."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for each in series:
+        points = [(x, y) for x, y in each.points if math.isfinite(y)]
+        top = max(points, key=lambda point: point[1], default=(math.nan, math.nan))
+        label = f"{each.name}: {top[1]:.3f} at {top[0]:g}"
+        (line,) = axes.plot([x for x, _ in points], [y for _, y in points], label=label)
+        axes.plot(*top, marker="o", color=line.get_color())
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_title(title, fontsize="medium")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    # Text stays text and nothing depends on the day: a file that changes only with the numbers.
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}):
+        return write_atomically(path, lambda p: figure.savefig(p, dpi=160, metadata=metadata))

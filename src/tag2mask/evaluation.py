@@ -1,9 +1,10 @@
-"""Scores: mIoU of masks, mAP of tags, quality of CAMs and of reliable labels. Memory does not grow with the data."""
+"""Scores of masks and tags, and what `evaluate` reports. Memory does not grow with the data."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,68 +13,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multilabel_average_precision
+from torchmetrics.functional.classification import multilabel_average_precision
 
+from tag2mask.boundary import BoundaryCounter
+from tag2mask.charts import Series, save_plot
 from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
+from tag2mask.files import write_text
+from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
 from tag2mask.score_maps import refine
+from tag2mask.scores import (
+    Progress,
+    Report,
+    confusion_matrix,
+    data_protocol,
+    model_codes,
+    report_from_confusion,
+    stage,
+    tracked,
+    with_masks,
+)
 from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
 
-Progress = Callable[[int, int], None]
-"""Called with (pictures done, pictures in all)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Scores of masks against the truth."""
-
-    miou: float
-    """Mean of the IoU over the labels that occur, background included, in 0..1; NaN if none does."""
-    iou: dict[str, float | None]
-    """IoU per label in 0..1, background first; None where the label is neither in the truth nor in the masks."""
-    confusion: NDArray[np.int64]
-    """Pixels [K, K]: rows are the truth, columns the masks."""
-    num_images: int
-    protocol: dict[str, Any]
-    """Everything needed to repeat or to compare the numbers."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        return {
-            "miou": None if np.isnan(self.miou) else self.miou,
-            "iou": self.iou,
-            "confusion": self.confusion.tolist(),
-            "num_images": self.num_images,
-            "protocol": self.protocol,
-        }
-
-
-def report_from_confusion(
-    confusion: NDArray[np.int64], classes: Sequence[str], num_images: int, protocol: dict[str, Any]
-) -> Report:
-    """IoU = TP / (TP + FP + FN) per label over all pixels of all pictures, and its mean over the labels that occur."""
-    hits = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - hits
-    names = ("background", *classes)
-    iou = {name: float(hit / u) if u > 0 else None for name, hit, u in zip(names, hits, union, strict=True)}
-    scored = [value for value in iou.values() if value is not None]
-    protocol = protocol | {"labels_not_scored": [name for name, value in iou.items() if value is None]}
-    return Report(
-        miou=float(np.mean(scored)) if scored else float("nan"),
-        iou=iou,
-        confusion=confusion,
-        num_images=num_images,
-        protocol=protocol,
-    )
-
-
-def confusion_matrix(predicted: Tensor, truth: Tensor, num_labels: int) -> NDArray[np.int64]:
-    """Pixels int64 [K, K], rows truth; pixels that are IGNORE in the truth or in the prediction count nowhere."""
-    scored = predicted != IGNORE
-    matrix = multiclass_confusion_matrix(
-        predicted[scored].long(), truth[scored].long(), num_classes=num_labels, ignore_index=IGNORE
-    )
-    return np.asarray(matrix.numpy(), dtype=np.int64)
+__all__ = [
+    "Progress",
+    "Report",
+    "TagReport",
+    "confusion_matrix",
+    "evaluate",
+    "model_codes",
+    "report_from_confusion",
+    "score_masks",
+    "score_pictures",
+    "score_tags",
+    "tag_report",
+    "tracked",
+    "with_masks",
+]
 
 
 def evaluate(
@@ -87,7 +63,14 @@ def evaluate(
     flip: bool = False,
     data_format: str = "auto",
     others: str = "ignore",
+    boundary: bool = False,
+    cam: bool = False,
+    cam_scales: Sequence[Sequence[float]] | None = None,
+    cam_thresholds: Sequence[float] = THRESHOLDS,
+    cam_tags: Sequence[TagSource] = ("true",),
+    reliable: bool = False,
     limit: int = 0,
+    out: str | Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Report:
@@ -104,22 +87,74 @@ def evaluate(
         flip: Average with the mirrored picture.
         data_format: Format of `data` when looking is not enough.
         others: Mask ids outside the class list become 255 (`ignore`) or 0 (`background`).
+        boundary: Also score the boundaries: `Report.boundary_f` (see `tag2mask.boundary`).
+        cam: Also sweep the background threshold of the CAM: `Report.cam` (see `cam_curves`).
+        cam_scales: Scales of each curve; None is one curve at the scales of the run's training.
+        cam_thresholds: Background thresholds in [0, 1].
+        cam_tags: Where the CAM's classes come from: "true" tags, tags "predicted" by the network, or both.
+        reliable: Also score the reliable labels of these pictures: `Report.reliable`.
         limit: Score only the first so many pictures; 0 for all.
+        out: Folder for evaluation.json and, with `cam`, the curves as cam.svg and cam.png.
         device: Where the network runs.
         progress: Called with (done, all).
 
     Raises:
-        ValueError: neither or both of `run` and `masks`, a data set without masks, or masks that do not fit.
+        ValueError: neither or both of `run` and `masks`, a data set without masks, masks that do not fit, or a CAM or
+            reliable labels of a network that has none.
     """
     if (run is None) == (masks is None):
         raise ValueError("evaluate needs either a run or --masks DIR, not both.")
-    pictures = open_data(data, split=split, data_format=data_format, others=others, need_tags=False)
-    if run is not None:
+    need_tags = reliable or (cam and "true" in cam_tags)
+    pictures = open_data(data, split=split, data_format=data_format, others=others, need_tags=need_tags)
+    if run is None:
+        if crf or tuple(scales) != (1.0,) or flip or cam or reliable:
+            raise ValueError(
+                "--crf, --scales, --flip, --cam and --reliable belong to a network; with --masks there is none."
+            )
+        report = score_masks(Path(str(masks)), pictures, boundary=boundary, limit=limit, progress=progress)
+    else:
         segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
-        return score_pictures(segmenter, pictures, crf=crf, scales=scales, flip=flip, limit=limit, progress=progress)
-    if crf or tuple(scales) != (1.0,) or flip:
-        raise ValueError("--crf, --scales and --flip belong to a network; with --masks there is none.")
-    return score_masks(Path(str(masks)), pictures, limit=limit, progress=progress)
+        if cam or reliable:
+            segmenter.first_step()  # a network without CAM is found before the work
+        passes = 1 + cam + reliable
+        report = score_pictures(
+            segmenter,
+            pictures,
+            crf=crf,
+            scales=scales,
+            flip=flip,
+            boundary=boundary,
+            limit=limit,
+            progress=stage(progress, 0, passes),
+        )
+        if cam:
+            curves = cam_curves(
+                segmenter,
+                pictures,
+                scales=cam_scales,
+                thresholds=cam_thresholds,
+                tags=cam_tags,
+                limit=limit,
+                progress=stage(progress, 1, passes),
+            )
+            report = dataclasses.replace(report, cam=tuple(curves))
+        if reliable:
+            last = stage(progress, passes - 1, passes)
+            quality = score_reliable_labels(segmenter, pictures, limit=limit, progress=last)
+            report = dataclasses.replace(report, reliable=quality)
+    if out is not None:
+        write_evaluation(Path(out), report)
+    return report
+
+
+def write_evaluation(out: Path, report: Report) -> None:
+    """Write OUT/evaluation.json and, where there are CAM curves, OUT/cam.svg and OUT/cam.png."""
+    write_text(out / "evaluation.json", json.dumps(report.as_dict(), indent=2, allow_nan=False) + "\n")
+    series = [
+        Series(name=curve.name, points=tuple(zip(curve.thresholds, curve.miou, strict=True))) for curve in report.cam
+    ]
+    for name in ("cam.svg", "cam.png") if series else ():
+        save_plot(out / name, series, title="CAM", x_label="background threshold", y_label="mIoU")
 
 
 def score_pictures(
@@ -130,6 +165,7 @@ def score_pictures(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     true_tags: bool = False,
+    boundary: bool = False,
     limit: int = 0,
     broken: dict[str, str] | None = None,
     progress: Progress | None = None,
@@ -143,6 +179,7 @@ def score_pictures(
         scales: Factors on the network's picture size.
         flip: Average with the mirrored picture.
         true_tags: Let the network know which classes are in the picture (an easier task; said in the protocol).
+        boundary: Also score the boundaries.
         limit: Score only the first so many pictures; 0 for all.
         broken: Where to note the message per picture that cannot be read, which is then left out; None raises it.
         progress: Called with (done, all).
@@ -155,6 +192,7 @@ def score_pictures(
     chosen = with_masks(pictures, limit)
     labels = len(segmenter.classes) + 1
     confusion = np.zeros((labels, labels), dtype=np.int64)
+    edges = BoundaryCounter(labels) if boundary else None
     for picture in tracked(chosen, progress):
         try:
             rgb = read_picture(picture.path)
@@ -168,8 +206,10 @@ def score_pictures(
         with segmenter.inference():
             predicted = maps.labels() if params is None else refine(rgb, maps, params).argmax(0)
         confusion += confusion_matrix(predicted, truth, labels)
+        if edges is not None:
+            edges.update(predicted.numpy(), truth.numpy())
     count = len(chosen) - len(broken or ())
-    protocol = _protocol(pictures, count, unknown) | {
+    protocol = data_protocol(pictures, count, unknown) | {
         "masks_from": "network",
         "image_size": segmenter.config.image_size,
         "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride",
@@ -179,7 +219,20 @@ def score_pictures(
         "label_prior": "true tags" if true_tags else "none",
         "model_selection": segmenter.selection,
     }
-    return report_from_confusion(confusion, segmenter.classes, count, protocol)
+    return _report(confusion, edges, segmenter.classes, count, protocol)
+
+
+def _report(
+    confusion: NDArray[np.int64],
+    edges: BoundaryCounter | None,
+    classes: Sequence[str],
+    count: int,
+    protocol: dict[str, Any],
+) -> Report:
+    if edges is None:
+        return report_from_confusion(confusion, classes, count, protocol)
+    protocol = protocol | {"boundary_tolerance": edges.tolerance}
+    return report_from_confusion(confusion, classes, count, protocol, boundary_f=edges.score(classes))
 
 
 def _note(broken: dict[str, str] | None, picture: Picture, error: PictureError) -> None:
@@ -188,7 +241,14 @@ def _note(broken: dict[str, str] | None, picture: Picture, error: PictureError) 
     broken[picture.name] = str(error)
 
 
-def score_masks(folder: Path, pictures: PictureSet, *, limit: int = 0, progress: Progress | None = None) -> Report:
+def score_masks(
+    folder: Path,
+    pictures: PictureSet,
+    *,
+    boundary: bool = False,
+    limit: int = 0,
+    progress: Progress | None = None,
+) -> Report:
     """Score the files `folder`/NAME.png against the masks of `pictures`.
 
     Pixels that are 255 in a file count nowhere; their share is `unlabeled_share` in the protocol.
@@ -201,6 +261,7 @@ def score_masks(folder: Path, pictures: PictureSet, *, limit: int = 0, progress:
     codes = np.full(256, IGNORE - 1, dtype=np.uint8)  # no label: lets a foreign number be seen
     codes[:labels], codes[IGNORE] = np.arange(labels), IGNORE
     confusion, unlabeled, total = np.zeros((labels, labels), dtype=np.int64), 0, 0
+    edges = BoundaryCounter(labels) if boundary else None
     for picture in tracked(chosen, progress):
         path = (folder / picture.name).with_suffix(".png")
         if not path.is_file():
@@ -211,68 +272,16 @@ def score_masks(folder: Path, pictures: PictureSet, *, limit: int = 0, progress:
         if (predicted == IGNORE - 1).any():
             raise ValueError(f"{path} holds numbers that are no label; allowed are 0..{labels - 1} and {IGNORE}.")
         confusion += confusion_matrix(predicted, truth, labels)
+        if edges is not None:
+            edges.update(predicted.numpy(), truth.numpy())
         unlabeled += int(((predicted == IGNORE) & (truth != IGNORE)).sum())
         total += int((truth != IGNORE).sum())
-    protocol = _protocol(pictures, len(chosen), []) | {
+    protocol = data_protocol(pictures, len(chosen), []) | {
         "masks_from": str(folder),
         "unlabeled_share": unlabeled / max(total, 1),
         "unlabeled_pixels": "255 in a mask counts nowhere",
     }
-    return report_from_confusion(confusion, pictures.classes, len(chosen), protocol)
-
-
-def _protocol(pictures: PictureSet, count: int, unknown: Sequence[str]) -> dict[str, Any]:
-    ignored = [i for i in range(256) if pictures.mask_codes[i] == IGNORE]
-    return {
-        "data": str(pictures.root),
-        "split": pictures.split,
-        "num_images": count,
-        "size": "original: masks are scored at their own size",
-        "labels": ["background", *pictures.classes],
-        "mean_over": "labels that occur in truth or masks, background included; pixels of all pictures pooled",
-        "ignored_ids": "255 and every id outside the class list" if len(ignored) > 1 else "255",
-        "classes_counted_as_255": list(unknown),
-    }
-
-
-def model_codes(classes: Sequence[str], pictures: PictureSet) -> NDArray[np.uint8]:
-    """Table uint8 [256] from the numbers in the data's mask files to labels of `classes`, matched by name.
-
-    Raises:
-        ValueError: no class is common to both.
-    """
-    if not set(classes) & set(pictures.classes):
-        raise ValueError(
-            f"The model knows {', '.join(classes)}, the data {pictures.root} has {', '.join(pictures.classes)}: "
-            "no class in common."
-        )
-    own = np.full(256, IGNORE, dtype=np.uint8)
-    own[0] = 0
-    for i, name in enumerate(pictures.classes):
-        own[i + 1] = classes.index(name) + 1 if name in classes else IGNORE
-    return own[pictures.mask_codes]
-
-
-def with_masks(pictures: PictureSet, limit: int = 0) -> list[Any]:
-    """The pictures that have a mask, at most `limit` (0: all).
-
-    Raises:
-        ValueError: there is none.
-    """
-    chosen = [picture for picture in pictures.pictures if picture.mask is not None]
-    if not chosen:
-        raise ValueError(
-            f"Split {pictures.split!r} of {pictures.root} has no masks, so there is nothing to score with."
-        )
-    return chosen[:limit] if limit else chosen
-
-
-def tracked(items: Sequence[Any], progress: Progress | None) -> Iterator[Any]:
-    """The items, with `progress(done, all)` after each."""
-    for done, item in enumerate(items, start=1):
-        yield item
-        if progress is not None:
-            progress(done, len(items))
+    return _report(confusion, edges, pictures.classes, len(chosen), protocol)
 
 
 @dataclass(frozen=True, kw_only=True)

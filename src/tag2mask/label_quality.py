@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -16,20 +17,24 @@ from tag2mask.cam import multi_scale_cam
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureSet
 from tag2mask.data.pictures import read_mask, read_picture
-from tag2mask.evaluation import (
+from tag2mask.reliable import reliable_labels
+from tag2mask.scores import (
     Progress,
     Report,
     confusion_matrix,
+    data_protocol,
     model_codes,
     report_from_confusion,
     tracked,
     with_masks,
 )
-from tag2mask.reliable import reliable_labels
 from tag2mask.segmenter import Segmenter
 
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 41))
 """Background thresholds of the sweep, 0.02 to 0.8."""
+TagSource: TypeAlias = Literal["true", "predicted"]
+"""Where the classes of a CAM come from: the tags of the data, or those that the network gives more than `TAG_SCORE`."""
+TAG_SCORE = 0.5
 
 
 class CamSweep:
@@ -39,9 +44,16 @@ class CamSweep:
     """
 
     def __init__(self, num_labels: int, thresholds: Sequence[float] = THRESHOLDS) -> None:
-        self.thresholds = torch.tensor(sorted(thresholds))
+        """Start with nothing counted.
+
+        Raises:
+            ValueError: no threshold, or one outside [0, 1].
+        """
+        if not thresholds or min(thresholds) < 0 or max(thresholds) > 1:
+            raise ValueError(f"CAM thresholds must be numbers in [0, 1], at least one, got {tuple(thresholds)}")
+        self.thresholds = torch.tensor(sorted(set(thresholds)))
         # counts[truth, class of the largest CAM, number of thresholds below that CAM]
-        self.counts = torch.zeros(num_labels, num_labels - 1, len(thresholds) + 1, dtype=torch.int64)
+        self.counts = torch.zeros(num_labels, num_labels - 1, len(self.thresholds) + 1, dtype=torch.int64)
 
     def update(self, cams: Tensor, truth: Tensor) -> None:
         """Count the pixels of one picture: cams float [C, H, W], truth [H, W] in {0..C, 255}."""
@@ -58,15 +70,48 @@ class CamSweep:
         background = self.counts[:, :, : index + 1].sum((-2, -1))
         return np.asarray(torch.cat([background[:, None], objects], dim=1).numpy())
 
-    def best(self, classes: Sequence[str], num_images: int, protocol: dict[str, Any]) -> Report:
-        """The report at the threshold with the highest mIoU, which its protocol names."""
-        reports = [
+    def reports(self, classes: Sequence[str], num_images: int, protocol: dict[str, Any]) -> list[Report]:
+        """One report per threshold, ascending, which its protocol names."""
+        return [
             report_from_confusion(
                 self.confusion(i), classes, num_images, protocol | {"background_threshold": round(float(t), 4)}
             )
             for i, t in enumerate(self.thresholds)
         ]
-        return max(reports, key=lambda report: report.miou)
+
+    def best(self, classes: Sequence[str], num_images: int, protocol: dict[str, Any]) -> Report:
+        """The report at the threshold with the highest mIoU, the lowest of equally good ones."""
+        return max(self.reports(classes, num_images, protocol), key=lambda report: report.miou)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CamCurve:
+    """The mIoU of a CAM against its background threshold."""
+
+    scales: tuple[float, ...]
+    tags: TagSource
+    thresholds: tuple[float, ...]
+    """Ascending."""
+    miou: tuple[float, ...]
+    """mIoU at each threshold in 0..1, NaN if nothing could be scored."""
+    best: Report
+    """The whole report at the threshold with the highest mIoU, which `best.protocol` names."""
+
+    @property
+    def name(self) -> str:
+        """Scales and tags in a few characters, for tables and legends."""
+        return f"CAM {'+'.join(f'{scale:g}' for scale in self.scales)}, {self.tags} tags"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {
+            "name": self.name,
+            "scales": list(self.scales),
+            "tags": self.tags,
+            "thresholds": list(self.thresholds),
+            "miou": [None if np.isnan(value) else value for value in self.miou],
+            "best": self.best.as_dict(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +126,15 @@ class LabelQuality:
     """The same for each label, background first; None for labels never given."""
     recall_per_label: dict[str, float | None]
     """Share of each label's true pixels that got this label; None for labels that never occur."""
+    coverage_per_label: dict[str, float | None]
+    """Share of each label's true pixels that got any label; None for labels that never occur."""
+    recall: float | None
+    """Share of the pixels with a true label that got this label; None without any."""
+    object_recall: float | None
+    """The same over the pixels of all objects (every label but background); None without any."""
     num_images: int
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """Everything needed to repeat or to compare the numbers."""
 
 
 class LabelCounter:
@@ -99,16 +152,24 @@ class LabelCounter:
         self.true_pixels += torch.bincount(known, minlength=len(self.true_pixels)).numpy()
         self.num_images += 1
 
-    def quality(self, classes: Sequence[str]) -> LabelQuality:
+    def quality(self, classes: Sequence[str], protocol: dict[str, Any] | None = None) -> LabelQuality:
         """What was collected."""
-        hits, given = np.diag(self.confusion), self.confusion.sum(0)
+        hits, given, true = np.diag(self.confusion), self.confusion.sum(0), self.true_pixels
         names = ("background", *classes)
+
+        def shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> dict[str, float | None]:
+            return {name: _share(p, w) for name, p, w in zip(names, part, whole, strict=True)}
+
         return LabelQuality(
-            coverage=float(given.sum() / max(self.true_pixels.sum(), 1)),
+            coverage=float(given.sum() / max(true.sum(), 1)),
             precision=_share(hits.sum(), given.sum()),
-            precision_per_label={n: _share(h, g) for n, h, g in zip(names, hits, given, strict=True)},
-            recall_per_label={n: _share(h, t) for n, h, t in zip(names, hits, self.true_pixels, strict=True)},
+            precision_per_label=shares(hits, given),
+            recall_per_label=shares(hits, true),
+            coverage_per_label=shares(self.confusion.sum(1), true),
+            recall=_share(hits.sum(), true.sum()),
+            object_recall=_share(hits[1:].sum(), true[1:].sum()),
             num_images=self.num_images,
+            protocol=protocol or {},
         )
 
 
@@ -124,11 +185,11 @@ def picture_cams(
     `tags` is bool [C]; `scales` defaults to those of the run's training. On the network's device.
     """
     small = segmenter.resized(rgb)[None]
-    method = segmenter.config.method
+    network, method = segmenter.first_step()
     with segmenter.inference():
-        images = segmenter.model.normalize(small)
+        images = network.normalize(small)
         cams = multi_scale_cam(
-            segmenter.model, images, tags[None].to(small.device), scales or method.cam_scales, flip=method.cam_flip
+            network, images, tags[None].to(small.device), scales or method.cam_scales, flip=method.cam_flip
         )
     return cams, small
 
@@ -136,6 +197,75 @@ def picture_cams(
 def tag_vector(segmenter: Segmenter, names: Sequence[str]) -> Tensor:
     """The tags, bool [C], of the named classes; names that the network does not know are left out."""
     return torch.tensor([name in names for name in segmenter.classes])
+
+
+def predicted_tags(segmenter: Segmenter, rgb: NDArray[np.uint8]) -> Tensor:
+    """The tags, bool [C], that the network itself gives more than `TAG_SCORE`; none if there are none."""
+    return segmenter.score_maps([rgb])[0][1] > TAG_SCORE
+
+
+def cam_curves(
+    segmenter: Segmenter,
+    pictures: PictureSet,
+    *,
+    scales: Sequence[Sequence[float]] | None = None,
+    thresholds: Sequence[float] = THRESHOLDS,
+    tags: Sequence[TagSource] = ("true",),
+    limit: int = 0,
+    progress: Progress | None = None,
+) -> list[CamCurve]:
+    """The mIoU of the CAM, at the size of the masks, at every background threshold; one pass over the pictures.
+
+    Args:
+        segmenter: A network of the first step.
+        pictures: Pictures with masks, and with tags for `tags` "true".
+        scales: For each curve the scales whose maps are averaged; None is one curve at the scales of the training.
+        thresholds: Background thresholds in [0, 1].
+        tags: "true": the classes of a picture are its tags, the usual protocol. "predicted": those that the network
+            gives a score above 0.5; a picture without any is all background.
+        limit: Score only the first so many pictures; 0 for all.
+        progress: Called with (done, all).
+
+    Returns:
+        One curve per entry of `tags` and of `scales`, in this order.
+
+    Raises:
+        ValueError: a network of the second step, no mask, a threshold outside [0, 1], or scales that are not positive.
+    """
+    _, method = segmenter.first_step()
+    chosen_scales = [tuple(each) for each in scales or (method.cam_scales,)]
+    if unknown := [source for source in tags if source not in ("true", "predicted")] or not tags:
+        raise ValueError(f"cam tags must be true or predicted, got {unknown if tags else 'none'}")
+    chosen, codes = with_masks(pictures, limit), model_codes(segmenter.classes, pictures)
+    labels = len(segmenter.classes) + 1
+    sweeps = {(source, each): CamSweep(labels, thresholds) for source in tags for each in chosen_scales}
+    for picture in tracked(chosen, progress):
+        rgb = read_picture(picture.path)
+        truth = torch.from_numpy(read_mask(picture.mask, codes, rgb.shape[:2]))
+        for source in dict.fromkeys(tags):
+            names = [pictures.classes[i] for i in picture.tags]
+            present = tag_vector(segmenter, names) if source == "true" else predicted_tags(segmenter, rgb)
+            for each in dict.fromkeys(chosen_scales):
+                cams, _ = picture_cams(segmenter, rgb, present, each)
+                cams = F.interpolate(cams.cpu(), truth.shape, mode="bilinear", align_corners=False)
+                sweeps[source, each].update(cams[0], truth)
+    curves = []
+    for (source, each), sweep in sweeps.items():
+        protocol = _first_step_protocol(segmenter, pictures, len(chosen), each) | {
+            "masks_from": "CAM",
+            "label_prior": "true tags" if source == "true" else f"predicted tags (score above {TAG_SCORE})",
+        }
+        reports = sweep.reports(segmenter.classes, len(chosen), protocol)
+        curves.append(
+            CamCurve(
+                scales=each,
+                tags=source,
+                thresholds=tuple(report.protocol["background_threshold"] for report in reports),
+                miou=tuple(report.miou for report in reports),
+                best=max(reports, key=lambda report: report.miou),
+            )
+        )
+    return curves
 
 
 def score_cams(
@@ -147,38 +277,49 @@ def score_cams(
     progress: Progress | None = None,
 ) -> Report:
     """The mIoU of the CAM with the true tags given and the background threshold that suits it best, at mask size."""
-    chosen, codes = with_masks(pictures, limit), model_codes(segmenter.classes, pictures)
-    sweep = CamSweep(len(segmenter.classes) + 1)
-    for picture in tracked(chosen, progress):
-        tags = tag_vector(segmenter, [pictures.classes[i] for i in picture.tags])
-        cams, _ = picture_cams(segmenter, read_picture(picture.path), tags, scales)
-        truth = torch.from_numpy(read_mask(picture.mask, codes))
-        cams = F.interpolate(cams.cpu(), truth.shape, mode="bilinear", align_corners=False)
-        sweep.update(cams[0], truth)
-    protocol = {
-        "data": str(pictures.root),
-        "split": pictures.split,
-        "masks_from": "CAM",
-        "label_prior": "true tags",
-        "scales": list(scales or segmenter.config.method.cam_scales),
-        "image_size": segmenter.config.image_size,
-        "size": "original: masks are scored at their own size",
-        "model_selection": segmenter.selection,
-    }
-    return sweep.best(segmenter.classes, len(chosen), protocol)
+    return cam_curves(segmenter, pictures, scales=None if scales is None else [scales], limit=limit, progress=progress)[
+        0
+    ].best
 
 
 def score_reliable_labels(
     segmenter: Segmenter, pictures: PictureSet, *, limit: int = 0, progress: Progress | None = None
 ) -> LabelQuality:
-    """Coverage and precision of the reliable labels of whole pictures at the network's size."""
+    """Coverage, precision and recall of the reliable labels of whole pictures at the network's size.
+
+    The labels are made as in training, by the rules of the run, from CAMs in evaluation mode; the true masks are
+    resized to them (nearest).
+
+    Raises:
+        ValueError: a network of the second step, or no mask.
+    """
+    _, method = segmenter.first_step()
     chosen, codes = with_masks(pictures, limit), model_codes(segmenter.classes, pictures)
     counter = LabelCounter(len(segmenter.classes) + 1)
     for picture in tracked(chosen, progress):
         tags = tag_vector(segmenter, [pictures.classes[i] for i in picture.tags])
         cams, small = picture_cams(segmenter, read_picture(picture.path), tags)
-        labels = reliable_labels(small, cams, tags[None].to(cams.device), segmenter.config.method.reliable)[0].cpu()
+        labels = reliable_labels(small, cams, tags[None].to(cams.device), method.reliable)[0].cpu()
         truth = torch.from_numpy(read_mask(picture.mask, codes))
         truth = F.interpolate(truth[None, None].float(), labels.shape, mode="nearest")[0, 0].long()
         counter.update(labels, truth)
-    return counter.quality(segmenter.classes)
+    protocol = _first_step_protocol(segmenter, pictures, len(chosen), method.cam_scales) | {
+        "masks_from": "reliable labels",
+        "size": "the network's: true masks are resized to it (nearest)",
+        "label_prior": "true tags",
+        "rules": dataclasses.asdict(method.reliable),
+    }
+    return counter.quality(segmenter.classes, protocol)
+
+
+def _first_step_protocol(
+    segmenter: Segmenter, pictures: PictureSet, count: int, scales: Sequence[float]
+) -> dict[str, Any]:
+    _, method = segmenter.first_step()
+    unknown = [name for name in pictures.classes if name not in segmenter.classes]
+    return data_protocol(pictures, count, unknown) | {
+        "image_size": segmenter.config.image_size,
+        "scales": list(scales),
+        "flip": method.cam_flip,
+        "model_selection": segmenter.selection,
+    }

@@ -123,7 +123,8 @@ def _scores(scores: Mapping[str, Report]) -> str:
     rows.append(_score_row("mean IoU", [report.miou for report in reports], total=True))
     head = "".join(f"<th>{_text(name)}</th>" for name in ("IoU", *scores))
     protocols = "".join(
-        f"<details><summary>Protocol: {_text(name)}</summary>{_table(_flat(report.protocol))}</details>"
+        f'<details><summary>Protocol: {_text(name)}</summary><p class="faint">{_text(report.protocol_line)}</p>'
+        f"{_table(_flat(report.protocol))}</details>"
         for name, report in scores.items()
     )
     return (

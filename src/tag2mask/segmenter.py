@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from tag2mask import render
-from tag2mask.config import CRFParams, TrainConfig
-from tag2mask.data.tables import class_indices, read_tag_table
-from tag2mask.files import write_atomically
+from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
+from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.runs import load_model
 from tag2mask.score_maps import ScoreMaps, refine
-from tag2mask.sources import Source, as_rgb, find_pictures
+from tag2mask.sources import Source, as_rgb
 
 CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
 
@@ -86,7 +84,7 @@ class Segmenter:
     """A network ready to predict; `Segmenter.load(run)` is the usual way to get one."""
 
     def __init__(
-        self, model: Network, config: TrainConfig, *, device: str | None = None, selection: str = "last step"
+        self, model: SegmentationNetwork, config: RunConfig, *, device: str | None = None, selection: str = "last step"
     ) -> None:
         """Wrap a network, moved to `device` if that is given.
 
@@ -121,6 +119,19 @@ class Segmenter:
     def classes(self) -> tuple[str, ...]:
         """Class names; class i has label i + 1."""
         return tuple(self.model.classes)
+
+    def first_step(self) -> tuple[Network, MethodConfig]:
+        """The network with its tag branch, and the rules that it was trained by: what class activation maps need.
+
+        Raises:
+            ValueError: a network of the second step, which has neither.
+        """
+        if not isinstance(self.model, Network) or not isinstance(self.config, TrainConfig):
+            raise ValueError(
+                "This is a network of the second step, which has no class activation maps and no reliable labels; "
+                "give the run of `tag2mask train` whose masks it learned from."
+            )
+        return self.model, self.config.method
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +186,7 @@ class Segmenter:
         Raises:
             ValueError: a scale is not positive.
         """
-        _check_scales(scales)
+        check_scales(scales)
         logits: list[list[Tensor]] = [[] for _ in pictures]
         tags: list[list[Tensor]] = [[] for _ in pictures]
         with self.inference():
@@ -300,7 +311,8 @@ class Segmenter:
         )
 
 
-def _check_scales(scales: Sequence[float]) -> None:
+def check_scales(scales: Sequence[float]) -> None:
+    """Refuse scales that are none, or not positive."""
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales must hold at least one positive number, got {tuple(scales)}")
 
@@ -323,90 +335,3 @@ def _tags_per_picture(tags: Sequence[str] | Sequence[Sequence[str]] | None, coun
     if names or len(tags) != count:
         raise ValueError(f"tags must be one list of class names, or one list for each of the {count} pictures.")
     return list(tags)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictSummary:
-    """What `predict` wrote."""
-
-    out: Path
-    written: tuple[str, ...]
-    """Names of the pictures done: masks/NAME.png, overlays/NAME.jpg."""
-    errors: dict[str, str]
-    """Message per picture that could not be done."""
-
-
-def predict(
-    run: str | Path | Segmenter,
-    sources: str | Path | Sequence[str | Path],
-    out: str | Path,
-    *,
-    formats: Sequence[Literal["png", "npz"]] = ("png",),
-    crf: CRFChoice = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    tags: str | Path | None = None,
-    device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
-) -> PredictSummary:
-    """Write masks of pictures: OUT/masks/NAME.png, OUT/overlays/NAME.jpg and OUT/scores.csv.
-
-    NAME is the picture's path below the folder or glob that named it, without suffix. Files of an earlier call are
-    replaced. A broken picture is reported in `errors` and the others are done.
-
-    Args:
-        run: Run folder, .safetensors file or `Segmenter`.
-        sources: Files, folders, globs.
-        out: Folder, made if needed.
-        formats: `png` for masks with the VOC palette and overlays; `npz` for OUT/probs/NAME.npz with `probs`
-            float16 [K, H, W] and `labels`, the names of its K maps.
-        crf: Refine the probabilities (see `Segmenter.predict`).
-        scales: Factors on the network's picture size.
-        flip: Average with the mirrored picture.
-        tags: Table of the classes known to be in each picture, in either form of a data set's tags.csv; pictures that
-            it does not list are done without.
-        device: Where the network runs.
-        progress: Called with (done, all).
-
-    Raises:
-        ValueError, FileNotFoundError: nothing could be started: no model, no picture, a bad table.
-    """
-    if unknown := sorted(set(formats) - {"png", "npz"}):
-        raise ValueError(f"--format must be png or npz, got {', '.join(unknown)}.")
-    out = Path(out)
-    pictures = find_pictures([sources] if isinstance(sources, (str, Path)) else sources)
-    known = {} if tags is None else read_tag_table(Path(tags), lambda name: name.replace("\\", "/")).rows
-    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
-    _check_scales(scales)  # this and a misspelled class are found before any work
-    for line in known.values():
-        class_indices(line.tags, segmenter.classes, f"{tags} line {line.line}", "Correct the tag.")
-    written, errors, rows = [], {}, []
-    for done, picture in enumerate(pictures, start=1):
-        try:
-            row = known.get(picture.relative, known.get(picture.path.name))
-            present = None if row is None else row.tags
-            result = segmenter.predict(picture.path, crf=crf, scales=scales, flip=flip, tags=present)
-            _write_prediction(result, picture.name, out, formats)
-            written.append(picture.name)
-            rows.append([picture.relative, *(f"{score:.6f}" for score in result.tag_scores.values())])
-        except (ValueError, OSError) as error:
-            errors[str(picture.path)] = str(error)
-        if progress is not None:
-            progress(done, len(pictures))
-    if rows:
-        write_atomically(out / "scores.csv", lambda p: _write_table(p, ["file_name", *segmenter.classes], rows))
-    return PredictSummary(out=out, written=tuple(written), errors=errors)
-
-
-def _write_prediction(result: Prediction, name: str, out: Path, formats: Sequence[str]) -> None:
-    if "png" in formats:
-        render.save_mask(out / "masks" / f"{name}.png", result.mask)
-        render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
-    if "npz" in formats:
-        probs, labels = result.probs.astype(np.float16), np.array(["background", *result.classes])
-        write_atomically(out / "probs" / f"{name}.npz", lambda p: np.savez_compressed(p, probs=probs, labels=labels))
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])

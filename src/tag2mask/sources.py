@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tag2mask.data.dataset import DataError
 from tag2mask.data.pictures import PICTURE_SUFFIXES, read_picture, to_rgb, upright
+from tag2mask.data.voc import listed_ids, picture_id
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
@@ -102,3 +104,28 @@ def as_rgb(source: Source) -> NDArray[np.uint8]:
     if source.ndim == 3 and source.shape[2] == 4:
         return to_rgb(Image.fromarray(source))
     raise ValueError(f"A picture array must be [H, W, 3] or [H, W], got {source.shape}; choose three of its channels.")
+
+
+def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> list[NamedPicture]:
+    """Those of the pictures that a list names, in its order.
+
+    Args:
+        pictures: As `find_pictures` gives them.
+        list_file: One picture per line, as in a VOC split: the path below its source or the bare file name, with or
+            without suffix.
+
+    Raises:
+        DataError: (a ValueError) an empty list, a line twice, or one that names no picture or several.
+    """
+    by_name: defaultdict[str, list[NamedPicture]] = defaultdict(list)
+    for picture in pictures:
+        for name in {picture_id(picture.relative), picture_id(picture.path.name)}:
+            by_name[name].append(picture)
+    chosen = []
+    for name, line in listed_ids(list_file).items():
+        found = by_name[name]
+        if len(found) != 1:
+            problem = "is not among the sources" if not found else f"is the name of {len(found)} of the sources"
+            raise DataError(f"{list_file} line {line}: {name!r} {problem}. Correct the line or the sources.")
+        chosen += found
+    return chosen

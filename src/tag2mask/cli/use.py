@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
-from tag2mask.console import Bar, score_lines
+from tag2mask.console import Bar
 
 
 def predict_command(
@@ -17,12 +18,13 @@ def predict_command(
     sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE...")],
     *,
     out: Path,
-    format: tuple[Literal["png", "npz"], ...] = ("png",),
+    format: tuple[Literal["png", "npz", "comp5", "comp6"], ...] = ("png",),
     crf: bool = False,
     crf_preset: CRFPreset | None = None,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     tags: Path | None = None,
+    list: Path | None = None,
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -32,18 +34,20 @@ def predict_command(
         run: Run folder or .safetensors file.
         sources: Pictures, folders (with their sub-folders), globs.
         out: Folder for the results.
-        format: png: palette masks and overlays; npz: probabilities.
+        format: png: palette masks and overlays; npz: probabilities; comp6 or comp5: results.tgz for the PASCAL VOC
+            test server.
         crf: Refine with the dense CRF at the picture's size.
         crf_preset: Parameters of that CRF (implies --crf): today's published code, or that of the AAAI paper.
         scales: Factors on the network's picture size, averaged.
         flip: Average with the mirrored picture.
         tags: Table like a data set's tags.csv of the classes known to be in the pictures.
+        list: File with one picture name per line; the other pictures of the sources are left out.
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
     if not sources:
         raise Misuse("predict needs at least one picture, folder or glob after RUN.")
-    from tag2mask.segmenter import predict
+    from tag2mask.predicting import predict
 
     with Bar("predict") as bar:
         result = predict(
@@ -55,12 +59,17 @@ def predict_command(
             scales=scales,
             flip=flip,
             tags=tags,
+            list_file=list,
             device=device,
             progress=bar.update,
         )
     for message in result.errors.values():
         print(f"tag2mask: error: {message}", file=sys.stderr)
     lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed: {result.out}"]
+    if result.archive is not None:
+        lines.append(f"archive: {result.archive}")
+    elif {"comp5", "comp6"} & set(format):
+        lines.append("no results.tgz was written, because it would not be complete")
     return jsonable(result), lines, 1 if result.errors else 0
 
 
@@ -76,7 +85,14 @@ def evaluate_command(
     flip: bool = False,
     data_format: Literal["auto", "folder", "voc"] = "auto",
     others: Literal["ignore", "background"] = "ignore",
+    boundary: bool = False,
+    cam: bool = False,
+    cam_scales: tuple[str, ...] | None = None,
+    cam_thresholds: tuple[float, ...] | None = None,
+    cam_tags: tuple[Literal["true", "predicted"], ...] = ("true",),
+    reliable: bool = False,
     limit: int = 0,
+    out: Path | None = None,
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -93,13 +109,24 @@ def evaluate_command(
         flip: Average with the mirrored picture.
         data_format: Format of --data when looking is not enough.
         others: Mask ids outside the class list become 255, or 0.
+        boundary: Also the boundary F-score per class (distance 0.75 % of the picture's diagonal).
+        cam: Also the mIoU of the CAM against its background threshold.
+        cam_scales: One word per curve, with commas between scales that are averaged, as in: 1 1,0.5,1.5,2; default the
+            scales of the run's training (implies --cam).
+        cam_thresholds: Background thresholds in [0, 1]; default 0.02 to 0.8 (implies --cam).
+        cam_tags: Classes of the CAM: the data's tags, those that the network predicts, or a curve of each.
+        reliable: Also coverage, precision and recall of the reliable labels.
         limit: Score only the first so many pictures; 0 for all.
+        out: Folder for evaluation.json and the curves of --cam (cam.svg, cam.png).
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
     if (run is None) == (masks is None):
         raise Misuse("evaluate needs either RUN or --masks DIR.")
+    curves = _scale_sets(cam_scales)
     from tag2mask.evaluation import evaluate
+    from tag2mask.label_quality import THRESHOLDS
+    from tag2mask.scores import report_lines
 
     with Bar("evaluate") as bar:
         report = evaluate(
@@ -112,12 +139,29 @@ def evaluate_command(
             flip=flip,
             data_format=data_format,
             others=others,
+            boundary=boundary,
+            cam=cam or curves is not None or cam_thresholds is not None,
+            cam_scales=curves,
+            cam_thresholds=cam_thresholds or THRESHOLDS,
+            cam_tags=cam_tags,
+            reliable=reliable,
             limit=limit,
+            out=out,
             device=device,
             progress=bar.update,
         )
-    protocol = [f"{key}: {value}" for key, value in report.protocol.items()]
-    return report.as_dict(), [*score_lines({"IoU": report}), "", *protocol], 0
+    files = [] if out is None else [f"written to {out}"]
+    return report.as_dict(), [*report_lines(report), *files], 0
+
+
+def _scale_sets(words: Sequence[str] | None) -> list[list[float]] | None:
+    """The scales of each curve of --cam-scales."""
+    if words is None:
+        return None
+    try:
+        return [[float(scale) for scale in word.split(",")] for word in words]
+    except ValueError as error:
+        raise Misuse(f"--cam-scales takes words like 1 or 1,0.5,1.5, got {' '.join(words)!r}.") from error
 
 
 def pseudo_label_command(
