@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tag2mask.config import PRESETS, CRFParams, MethodConfig, OptimConfig, ReliableConfig, TrainConfig
+from tag2mask.config import CRFParams, MethodConfig, OptimConfig, ReliableConfig, TrainConfig
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", TrainConfig.presets())
 @pytest.mark.parametrize("profile", ["official", "paper", "clean"])
 def test_presets_survive_json(name, profile):
     config = TrainConfig.preset(name, profile=profile, data="photos", train_split="train", image_size=None)

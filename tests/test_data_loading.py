@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,25 @@ def test_a_draw_depends_on_seed_and_number_alone(pictures: PictureSet) -> None:
         by_name.setdefault(sample.name, []).append(sample)
     repeated = next(samples for samples in by_name.values() if len(samples) > 1)
     assert not torch.equal(repeated[0].rgb, repeated[1].rgb)  # another draw of one picture is augmented anew
+
+
+def test_one_scale_per_batch_is_fixed_by_the_first_draw_of_the_batch(pictures: PictureSet) -> None:
+    starts = [0, 4, 8, 10, 12, 14]  # batches of 4, then of 2
+    augment = AugmentConfig(crop_size=64, scale=(0.5, 3.0), scale_per="batch", flip=0.0, jitter=(0, 0, 0, 0))
+
+    def sides(data: TrainingPictures, draws: range) -> list[int]:
+        return [int(data[n].valid.any(0).sum()) for n in draws]  # pictures are 20 wide
+
+    data = TrainingPictures(pictures, augment, None, (1, 2, 3), 3, batch_starts=starts)
+    batches = [sides(data, range(a, b)) for a, b in itertools.pairwise(starts)]
+    assert all(len(set(batch)) == 1 for batch in batches)
+    assert len({batch[0] for batch in batches}) >= 4
+    assert sides(data, range(9, 12)) == [*batches[2][1:], *batches[3]]  # a resumed run draws the same
+    each = TrainingPictures(pictures, replace(augment, scale_per="picture"), None, (1, 2, 3), 3, batch_starts=starts)
+    assert len(set(sides(each, range(4)))) > 1
+    assert [each[n].name for n in range(4)] == [data[n].name for n in range(4)]
+    with pytest.raises(ValueError, match=r"--augment\.scale-per batch .*batch_starts"):
+        TrainingPictures(pictures, augment, None, (1, 2, 3), 3)
 
 
 def test_workers_change_nothing(pictures: PictureSet) -> None:

@@ -53,7 +53,7 @@ sizes = st.integers(1, 90)
     height=sizes,
     width=sizes,
     seed=st.integers(0, 2**31),
-    crop=st.integers(1, 40).map(lambda n: 2 * n),
+    crop=st.integers(2, 80),
     image_size=st.one_of(st.none(), st.integers(1, 120)),
 )
 def test_padding_and_alignment(height: int, width: int, seed: int, crop: int, image_size: int | None) -> None:
@@ -67,7 +67,7 @@ def test_padding_and_alignment(height: int, width: int, seed: int, crop: int, im
     assert len(rows) >= 2 and len(columns) >= 2
     assert out.valid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
     for index in (rows, columns):
-        assert index[0] % 2 == 0 and len(index) % 2 == 0
+        assert index[0] % 2 == 0 and (len(index) % 2 == 0 or len(index) == crop)
     assert (out.mask[~out.valid] == 255).all() and (out.mask[out.valid] != 255).all()
     assert (out.rgb[:, ~out.valid] == torch.tensor(FILL, dtype=torch.uint8)[:, None]).all()
     told, pure = seen_labels(out)
@@ -75,10 +75,10 @@ def test_padding_and_alignment(height: int, width: int, seed: int, crop: int, im
 
 
 @settings(deadline=None, max_examples=30)
-@given(height=sizes, width=sizes, seed=st.integers(0, 2**31))
-def test_half_size_mixes_no_padding(height: int, width: int, seed: int) -> None:
+@given(height=sizes, width=sizes, seed=st.integers(0, 2**31), crop=st.sampled_from((64, 65)))
+def test_half_size_mixes_no_padding(height: int, width: int, seed: int, crop: int) -> None:
     drawn = draw(np.random.default_rng(seed), AugmentConfig())
-    valid = apply(*quarters(height, width), drawn, 64).valid[None, None].float()
+    valid = apply(*quarters(height, width), drawn, crop).valid[None, None].float()
     half = functional.interpolate(valid, scale_factor=0.5, mode="bilinear", align_corners=False)
     assert set(half.unique().tolist()) <= {0.0, 1.0}
     assert torch.equal(half, functional.interpolate(valid, scale_factor=0.5, mode="nearest"))
@@ -114,6 +114,19 @@ def test_crop_reaches_every_place() -> None:
         for column in (0.0, 0.5, 0.999)
     }
     assert corners == {0, 3, 6, 60, 63, 66}  # 10 - 4 = 6 is the last place
+
+
+def test_the_published_crop_is_halved_as_published() -> None:
+    """321 to 160: the last row and column of the crop take no part, those of a smaller picture do."""
+    rows = np.broadcast_to((np.arange(330) % 256).astype(np.uint8)[:, None, None], (330, 330, 3)).copy()
+    for side, kept in ((330, 321), (321, 321), (320, 320), (319, 318)):
+        out = apply(rows[:side, :side], None, STILL, 321)
+        assert out.rgb.shape == (3, 321, 321) and int(out.valid.any(1).sum()) == kept
+        half = functional.interpolate(out.rgb[None].float(), scale_factor=0.5, mode="nearest")[0, 0, :, 0]
+        assert len(half) == 160
+        assert torch.equal(half[: kept // 2], torch.arange(0, 2 * (kept // 2), 2).float() % 256)
+    last = apply(rows[:300, :300], None, Draw(**{**vars(STILL), "row": 0.999}), 321)
+    assert last.valid.any(1).nonzero().flatten()[[0, -1]].tolist() == [20, 319]
 
 
 def test_a_smaller_picture_lands_on_every_even_place_and_loses_its_odd_row() -> None:

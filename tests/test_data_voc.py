@@ -53,6 +53,20 @@ def test_default_split_is_train_aug_if_there_and_named_splits_are_exact(tmp_path
     assert names(open_data(root, split=tmp_path / "mine.txt")) == [f"{IDS[1]}.jpg"]
 
 
+def test_missing_train_aug_says_what_to_add(tmp_path: Path) -> None:
+    root = tree(tmp_path, train=IDS[:1], val=IDS[2:])
+    with pytest.raises(SplitError) as caught:
+        open_data(root, split="train_aug")
+    told = str(caught.value)
+    for part in ("train_aug.txt", "splits: train, val", "10,582", "one picture id per line", "Annotations/*.xml",
+                 "tags.csv", "masks are not needed", "--train-split train"):  # fmt: skip
+        assert part in told
+    annotate(root, IDS[0], "cat")
+    assert names(open_data(root, split="train")) == [f"{IDS[0]}.jpg"]
+    (root / "ImageSets/Segmentation/train_aug.txt").write_text(f"{IDS[0]}\n")
+    assert names(open_data(root, split="train_aug")) == [f"{IDS[0]}.jpg"]
+
+
 def test_tags_csv_wins_over_annotations_and_rows_outside_the_list_are_ignored(tmp_path: Path) -> None:
     root = tree(tmp_path, train=IDS[:2])
     for name in IDS:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 import tag2mask
-from tag2mask import training
-from tag2mask.batch import Batch
+from tag2mask import loop, training
+from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
-from tag2mask.method import Losses, training_losses
+from tag2mask.method import training_losses
 from tag2mask.models import build_network
 from tag2mask.runs import load_model, load_state
 from tag2mask.training import TrainingStopped, train
@@ -68,17 +68,17 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tiny_config, 
 def test_resume_equals_an_uninterrupted_run(tiny_config, tmp_path, monkeypatch, stop_at):
     whole = train(tiny_config.replace(out=str(tmp_path / "whole"), method=MethodConfig(ema=0.5)))
     config = tiny_config.replace(out=str(tmp_path / "broken"), method=MethodConfig(ema=0.5))
-    save = training.save_state
+    save = loop.save_state
 
     def save_then_die(run, state):
         save(run, state)
         if state["step"] == stop_at:
             raise RuntimeError("power cut")
 
-    monkeypatch.setattr(training, "save_state", save_then_die)
+    monkeypatch.setattr(loop, "save_state", save_then_die)
     with pytest.raises(RuntimeError, match="power cut"):
         train(config)
-    monkeypatch.setattr(training, "save_state", save)
+    monkeypatch.setattr(loop, "save_state", save)
     assert load_state(tmp_path / "broken")["step"] == stop_at
     torch.manual_seed(99)
     resumed = train(config, resume=tmp_path / "broken")
@@ -86,8 +86,22 @@ def test_resume_equals_an_uninterrupted_run(tiny_config, tmp_path, monkeypatch, 
     assert rows(whole) == rows(resumed)
 
 
+def test_a_tag_phase_that_is_taken_over_equals_one_that_was_trained(tiny_config, tmp_path):
+    method = MethodConfig(ema=0.5)
+    whole = train(tiny_config.replace(out=str(tmp_path / "whole"), method=method))
+    tags = train(tiny_config.replace(out=str(tmp_path / "tags"), method=method, joint_steps=0))
+    taken = train(tiny_config.replace(out=str(tmp_path / "taken"), method=method, tag_phase=str(tags)))
+    assert same_weights(whole, taken)
+    assert [row["step"] for row in rows(taken)] == ["4", "5", "6"]
+    with pytest.raises(ValueError, match="other settings: method, seed"):
+        train(tiny_config.replace(out=str(tmp_path / "no"), seed=1, tag_phase=str(tags)))
+    with pytest.raises(ValueError, match="has joint steps"):
+        train(tiny_config.replace(out=str(tmp_path / "no"), method=method, tag_phase=str(whole)))
+    assert not (tmp_path / "no").exists()
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_config, monkeypatch):
-    step = training._step
+    step = loop._step
 
     def interrupted(*args, **kwargs):
         result = step(*args, **kwargs)
@@ -95,12 +109,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_config, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
         return result
 
-    monkeypatch.setattr(training, "_step", interrupted)
+    monkeypatch.setattr(loop, "_step", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"step 3 of 6.*train --resume"):
         train(tiny_config)
     assert signal.getsignal(signal.SIGINT) is handler
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(loop, "_step", step)
     run = train(tiny_config, resume=tiny_config.out)
     assert rows(run)[-1]["step"] == "6"
 
@@ -148,7 +162,7 @@ def test_non_finite_losses_are_skipped_counted_and_end_the_run(tiny_config, monk
     def sometimes_nan(model, network, batch, method, *, joint, average=None):
         result = losses(model, network, batch, method, joint=joint, average=average)
         bad.append(len(bad) in when)
-        return Losses(result.tag * float("nan")) if bad[-1] else result
+        return Losses({"tag": result.parts["tag"] * float("nan")}) if bad[-1] else result
 
     monkeypatch.setattr(training, "training_losses", sometimes_nan)
     bad, when = [], {1, 2}

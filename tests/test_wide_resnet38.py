@@ -7,7 +7,6 @@ from torch import nn
 from tag2mask.config import TrainConfig
 from tag2mask.models import build_network
 from tag2mask.models.network import Network
-from tag2mask.models.weights import load_weights
 from tag2mask.models.wide_resnet38 import Block, Bottleneck, WideResNet38
 
 
@@ -108,32 +107,6 @@ def test_output_is_relu_of_the_last_norm():
     nn.init.zeros_(small.weight), nn.init.normal_(small.bias), small.reset_running_stats()
     output = net.eval()(torch.randn(1, 4096, 2, 2))
     assert torch.equal(output, small.bias.relu().view(1, -1, 1, 1).expand(1, 4096, 2, 2))
-
-
-def test_published_file_loads_by_name_and_leaves_its_heads(tmp_path, monkeypatch):
-    """A stand-in of few channels, saved as the old files are: DataParallel prefix, heads, no batch counts."""
-    monkeypatch.setattr(WideResNet38, "__init__", _thin)
-    source = WideResNet38()
-    for tensor in source.state_dict().values():
-        if tensor.is_floating_point():
-            nn.init.normal_(tensor)
-    state = {k: v for k, v in source.state_dict().items() if not k.endswith("num_batches_tracked")}
-    heads = {"fc8.weight": torch.zeros(20, 8, 1, 1), "fc8_seg_conv1.bias": torch.zeros(512)}
-    torch.save({f"module.{k}": v for k, v in {**state, **heads}.items()}, tmp_path / "res38.pth")
-    target = WideResNet38()
-    load_weights(target, "wide_resnet38", str(tmp_path / "res38.pth"))
-    assert all(torch.equal(v, target.state_dict()[k]) for k, v in state.items())
-    state.pop("conv1a.weight")
-    torch.save({**state, "stranger.weight": torch.zeros(1)}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match=r"1 unknown: stranger.weight; 1 missing: conv1a.weight"):
-        load_weights(WideResNet38(), "wide_resnet38", str(tmp_path / "bad.pth"))
-
-
-def _thin(self):
-    nn.Module.__init__(self)
-    self.conv1a = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-    self.b2 = Block(8, 8, stride=2)
-    self.bn7 = nn.BatchNorm2d(8)
 
 
 def test_errors_name_the_way_out():

@@ -9,13 +9,16 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "TrainConfig": "config",
+    "RetrainConfig": "config",
     "train": "training",
+    "retrain": "retraining",
     "Segmenter": "segmenter",
     "Prediction": "segmenter",
-    "predict": "segmenter",
+    "predict": "predicting",
     "evaluate": "evaluation",
     "pseudo_label": "pseudo_labels",
     "explain": "explanation",
+    "convert": "conversion",
     "demo": "demonstration",
     "bench": "benchmark",
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tag2mask.config import BACKGROUND, IGNORE
 
-__all__ = ["BACKGROUND", "IGNORE", "Batch", "Outputs", "Sample"]
+__all__ = ["BACKGROUND", "IGNORE", "Batch", "Losses", "Outputs", "Sample"]
 
 
 class Sample(NamedTuple):
@@ -91,3 +91,24 @@ class Outputs(NamedTuple):
     """float [B, C]."""
     seg_logits: Tensor | None
     """float [B, K, h, w], background first; None when the segmentation branch was not asked for."""
+    distance_features: Tensor | None = None
+    """float [B, 1024, h, w] (768 on narrow backbones) that the class distance loss compares; of networks with attention
+    only."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one step; `total` is their plain sum, as published."""
+
+    parts: dict[str, Tensor]
+    """Float scalars by name: tag, segmentation, energy, class_distance; a part that does not apply is not there."""
+    reliable_share: float | None = None
+    """Share of the valid pixels that carry a reliable label, 0-1; None where none were made."""
+    mining_seconds: float = 0.0
+    """Wall time of the CRF votes and the reliable labels."""
+
+    @property
+    def total(self) -> Tensor:
+        """L_cls + L_ce + L_energy (paper, joint loss), in the extension with the class distance."""
+        first, *others = self.parts.values()
+        return sum(others, first)

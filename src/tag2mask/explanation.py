@@ -62,7 +62,7 @@ def explain(
     rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"
     prediction = segmenter.predict(rgb, tags=tags)
     names = _classes(prediction.tag_scores) if tags is None else [n for n in segmenter.classes if n in tags]
-    vector, rule = tag_vector(segmenter, names), segmenter.config.method.reliable
+    vector, rule = tag_vector(segmenter, names), segmenter.first_step()[1].reliable
     cams, small = picture_cams(segmenter, rgb, vector)
     present = vector[None].to(cams.device)
     with torch.no_grad():

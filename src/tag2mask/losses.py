@@ -16,7 +16,7 @@ from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.filtering import Backend, check_sigma, describe, pick_core
 from tag2mask.torch_lattice import TorchLattice, picture_features
 
-__all__ = ["balanced_cross_entropy", "class_distance_loss", "dense_energy_loss", "tag_loss"]
+__all__ = ["balanced_cross_entropy", "class_distance_loss", "cross_entropy", "dense_energy_loss", "tag_loss"]
 
 
 def tag_loss(tag_logits: Tensor, tags: Tensor) -> Tensor:
@@ -49,6 +49,22 @@ def balanced_cross_entropy(seg_logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: wrong shapes or types, or a label outside 0..K-1 other than 255.
     """
+    each = _pixel_losses(seg_logits, labels)
+    background = labels == BACKGROUND
+    foreground = (labels != BACKGROUND) & (labels != IGNORE)
+    return _mean_where(each, background) + _mean_where(each, foreground)
+
+
+def cross_entropy(seg_logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy over all labeled pixels of the batch, as supervised training has it; 0 without any.
+
+    Args and errors as of `balanced_cross_entropy`.
+    """
+    return _mean_where(_pixel_losses(seg_logits, labels), labels != IGNORE)
+
+
+def _pixel_losses(seg_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of each pixel [B, H, W], 0 where the label is IGNORE."""
     if seg_logits.ndim != 4 or not seg_logits.is_floating_point() or 0 in seg_logits.shape:
         raise ValueError(f"seg_logits must be float [B, K, h, w] and not empty, got {describe(seg_logits)}")
     if labels.ndim != 3 or labels.dtype is not torch.int64 or len(labels) != len(seg_logits):
@@ -59,10 +75,7 @@ def balanced_cross_entropy(seg_logits: Tensor, labels: Tensor) -> Tensor:
             f"labels must lie in 0..{classes - 1} or be {IGNORE}, got {int(labels.min())}..{int(labels.max())}"
         )
     logits = F.interpolate(_at_least_float32(seg_logits), labels.shape[1:], mode="bilinear", align_corners=False)
-    each = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-    background = labels == BACKGROUND
-    foreground = (labels != BACKGROUND) & (labels != IGNORE)
-    return _mean_where(each, background) + _mean_where(each, foreground)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
 
 
 def _mean_where(values: Tensor, where: Tensor) -> Tensor:

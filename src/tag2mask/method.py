@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tag2mask.batch import IGNORE, Batch, Outputs
+from tag2mask.batch import IGNORE, Batch, Losses, Outputs
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import MethodConfig
-from tag2mask.losses import balanced_cross_entropy, dense_energy_loss, tag_loss
+from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
 from tag2mask.models.network import Network
 from tag2mask.reliable import reliable_labels
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The losses of one step, each a float scalar; `total` is their plain sum, as published."""
-
-    tag: Tensor
-    segmentation: Tensor | None = None
-    energy: Tensor | None = None
-    reliable_share: float = 0.0
-    """Share of the valid pixels that carry a reliable label, 0-1."""
-    mining_seconds: float = 0.0
-    """Wall time of the CRF votes and the reliable labels."""
-
-    @property
-    def total(self) -> Tensor:
-        """L_cls + L_ce + L_energy (paper, joint loss)."""
-        return sum((part for part in (self.segmentation, self.energy) if part is not None), self.tag)
 
 
 def training_losses(
@@ -58,9 +39,9 @@ def training_losses(
     """
     images = network.normalize(batch.rgb, batch.valid)
     outputs: Outputs = model(images, batch.valid if method.pool_valid else None, segment=joint)
-    tag = tag_loss(outputs.tag_logits.float(), batch.tags)
+    parts = {"tag": tag_loss(outputs.tag_logits.float(), batch.tags)}
     if not joint or outputs.seg_logits is None:
-        return Losses(tag)
+        return Losses(parts)
     if average is None:
         cams = class_activation_maps(network, images, batch, method, outputs.features.detach())
     else:
@@ -70,16 +51,19 @@ def training_losses(
     mined = time.perf_counter() - started
 
     seg_logits = F.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-    segmentation = balanced_cross_entropy(seg_logits, labels)
-    energy = None
+    parts["segmentation"] = balanced_cross_entropy(seg_logits, labels)
     if method.energy.weight > 0:
         e = method.energy
         probs = seg_logits.softmax(dim=1)
-        energy = dense_energy_loss(
-            batch.rgb, probs, labels, batch.valid, e.sigma_rgb, e.sigma_xy, e.scale, e.weight, e.gradient
+        gated = labels if e.gate else torch.full_like(labels, IGNORE)  # S = 1 where nothing is labeled
+        parts["energy"] = dense_energy_loss(
+            batch.rgb, probs, gated, batch.valid, e.sigma_rgb, e.sigma_xy, e.scale, e.weight, e.gradient
         )
+    if method.class_distance > 0 and outputs.distance_features is not None:
+        distance = class_distance_loss(outputs.seg_logits, outputs.distance_features)
+        parts["class_distance"] = method.class_distance * distance
     share = (labels != IGNORE).sum() / batch.valid.sum()
-    return Losses(tag, segmentation, energy, share.item(), mined)
+    return Losses(parts, share.item(), mined)
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
-from tag2mask.config import OptimConfig, TrainConfig
-from tag2mask.models.network import Network
+from tag2mask.config import OptimConfig, RunConfig
+from tag2mask.models.base import GroupName, SegmentationNetwork
 
 MULTIPLIERS = ("old_weights", "old_biases", "new_weights", "new_biases")
 
@@ -18,11 +19,14 @@ def group_multipliers(config: OptimConfig) -> dict[str, float]:
     return {"old_weights": 1.0, "old_biases": 2.0, "new_weights": head, "new_biases": 2 * head}
 
 
-def build_optimizer(model: Network, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: SegmentationNetwork, config: OptimConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over the four published groups; biases and norms are not decayed.
 
     The published code hands its weight decay to SGD as momentum, so it trains without momentum; here momentum is
-    momentum (`--optim.momentum 0` is the published behavior).
+    momentum (the `voc-*` presets set it to their weight decay, which is the published behavior).
+
+    Raises:
+        ValueError: `new_parts` is the classifier, and the model has none.
     """
     factors = group_multipliers(config)
     groups: list[dict[str, Any]] = [
@@ -32,7 +36,7 @@ def build_optimizer(model: Network, config: OptimConfig) -> torch.optim.Optimize
             "lr": config.lr * factors[name],
             "weight_decay": 0.0 if name.endswith("biases") else config.weight_decay,
         }
-        for name, parameters in model.parameter_groups().items()
+        for name, parameters in parameter_groups(model, config).items()
         if parameters
     ]
     if config.name == "adamw":
@@ -40,20 +44,33 @@ def build_optimizer(model: Network, config: OptimConfig) -> torch.optim.Optimize
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
-def learning_rates(config: TrainConfig, step: int) -> dict[str, float]:
-    """Learning rate of each group at `step`: lr0 (1 - t/T)^power, anew in each phase.
+def parameter_groups(model: SegmentationNetwork, config: OptimConfig) -> dict[GroupName, list[nn.Parameter]]:
+    """The model's groups, in which `new_parts` counts as new; heads that do not stand behind the old parameters."""
+    groups = model.parameter_groups()
+    if config.new_parts == "heads":
+        return groups
+    classifier = {id(parameter) for name, parameter in model.named_parameters() if name.startswith("classifier.")}
+    if not classifier:
+        raise ValueError(
+            f"--optim.new-parts classifier needs a network with a tag classifier, got {type(model).__name__}; "
+            "use --optim.new-parts heads"
+        )
+    pairs: tuple[tuple[GroupName, GroupName], ...] = (("old_weights", "new_weights"), ("old_biases", "new_biases"))
+    for old, new in pairs:
+        groups[old] += [parameter for parameter in groups[new] if id(parameter) not in classifier]
+        groups[new] = [parameter for parameter in groups[new] if id(parameter) in classifier]
+    return groups
 
-    t and T count within the phase: [0, tag_steps) from `optim.lr`, then `joint_steps` from `optim.joint_lr`.
-    """
+
+def learning_rates(config: RunConfig, step: int) -> dict[str, float]:
+    """Learning rate of each group at `step`: lr0 (1 - t/T)^power, anew in each phase, t and T counted within it."""
     optim = config.optim
-    joint = step >= config.tag_steps
-    t, total = (step - config.tag_steps, config.joint_steps) if joint else (step, config.tag_steps)
-    base = (optim.joint_lr if joint else optim.lr) * max(0.0, 1 - t / total) ** optim.poly_power
+    phase, t = config.phase_at(step)
+    base = phase.lr * (1 - t / phase.steps) ** optim.poly_power
     if t < optim.warmup:
         base *= (t + 1) / (optim.warmup + 1)
     factors = group_multipliers(optim)
-    flat = joint and not optim.joint_multipliers
-    return {name: base * (1.0 if flat else factor) for name, factor in factors.items()}
+    return {name: base * (factor if phase.multipliers else 1.0) for name, factor in factors.items()}
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, rates: dict[str, float]) -> None:

@@ -154,6 +154,8 @@ class SampleRow:
     """CRF labels [H, W] at the high exponent: which pixels are background."""
     reliable: Labels | None = None
     """Labels [H, W] that teach the segmentation; 255 teaches nothing."""
+    training_mask: Labels | None = None
+    """Labels [H, W] that the second step learns from; 255 teaches nothing."""
     prediction: Labels | None = None
     """Labels [H, W] of the segmentation branch."""
     truth: Labels | None = None
@@ -166,6 +168,7 @@ _COLUMNS = {
     "foreground_vote": "CRF vote: objects",
     "background_vote": "CRF vote: background",
     "reliable": "reliable labels",
+    "training_mask": "training mask",
     "prediction": "prediction",
     "truth": "truth",
 }

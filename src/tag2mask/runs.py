@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tag2mask import __version__
-from tag2mask.config import TrainConfig
+from tag2mask.config import RunConfig, load_config, parse_config
 from tag2mask.files import write_atomically
 from tag2mask.models import build_network
-from tag2mask.models.network import Network
+from tag2mask.models.base import SegmentationNetwork
 
 METRICS = (
     "step",
@@ -29,6 +29,7 @@ METRICS = (
     "tag_loss",
     "segmentation_loss",
     "energy_loss",
+    "class_distance_loss",
     "total_loss",
     "reliable_share",
     "images_per_second",
@@ -83,7 +84,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def save_model(path: Path, model: Network, config: TrainConfig, *, selection: str = "last step") -> None:
+def save_model(path: Path, model: SegmentationNetwork, config: RunConfig, *, selection: str = "last step") -> None:
     """Write weights and everything needed to load them alone.
 
     Args:
@@ -103,7 +104,7 @@ def save_model(path: Path, model: Network, config: TrainConfig, *, selection: st
     write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata))
 
 
-def load_model(source: Path) -> tuple[Network, TrainConfig, dict[str, str]]:
+def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, str]]:
     """Read a network back from a run folder or a `.safetensors` file.
 
     Returns:
@@ -117,9 +118,10 @@ def load_model(source: Path) -> tuple[Network, TrainConfig, dict[str, str]]:
     if path.is_dir():
         path = path / "model.safetensors"
         if not path.is_file() and (path.parent / "config.json").is_file():
+            verb = load_config(path.parent).kind
             raise FileNotFoundError(
                 f"{path.parent} has no model.safetensors yet: the run has not ended. "
-                f"Go on with `tag2mask train --resume {path.parent}`."
+                f"Go on with `tag2mask {verb} --resume {path.parent}`."
             )
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a run folder or a .safetensors file of tag2mask")
@@ -131,7 +133,7 @@ def load_model(source: Path) -> tuple[Network, TrainConfig, dict[str, str]]:
         raise ValueError(f"{path} is no readable .safetensors file: {error}") from error
     if "config" not in metadata or "classes" not in metadata:
         raise ValueError(f"{path} was not written by tag2mask: its metadata has no config and classes")
-    config = TrainConfig.from_json(metadata["config"])
+    config = parse_config(metadata["config"])
     network = build_network(config, json.loads(metadata["classes"]), pretrained=False)
     wanted = set(network.state_dict())
     if missing := sorted(wanted ^ set(tensors)):

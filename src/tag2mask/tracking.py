@@ -10,9 +10,10 @@ from typing import Any
 
 def describe(row: Mapping[str, Any]) -> str:
     """One line of a row of metrics."""
-    parts = [f"{row['phase']}", f"loss {row['total_loss']:.3f}", f"tag {row['tag_loss']:.3f}"]
-    if "segmentation_loss" in row:
-        parts += [f"seg {row['segmentation_loss']:.3f}", f"energy {row['energy_loss']:.4f}"]
+    parts = [f"{row['phase']}", f"loss {row['total_loss']:.3f}"]
+    losses = {"tag_loss": "tag", "segmentation_loss": "seg", "energy_loss": "energy", "class_distance_loss": "distance"}
+    parts += [f"{name} {row[key]:.3f}" for key, name in losses.items() if key in row]
+    if "reliable_share" in row:
         parts += [f"reliable {row['reliable_share']:.0%}"]
     parts += [f"{row['images_per_second']:.1f} images/s"]
     parts += [f"{name} {row[key]:.3f}" for key, name in (("miou", "mIoU"), ("tag_map", "tag mAP")) if key in row]

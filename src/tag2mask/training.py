@@ -1,99 +1,25 @@
-"""The training loop: tags first, then all losses. One loop, no callbacks; it knows nothing of the method."""
+"""The first step: learn segmentation from tags (paper figure 2)."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import logging
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch import nn
 
-from tag2mask.batch import Batch
-from tag2mask.config import TrainConfig, load_config
-from tag2mask.console import Bar
-from tag2mask.data import PictureSet, open_data
-from tag2mask.data.loading import TrainingPictures
-from tag2mask.files import write_text
-from tag2mask.method import Losses, training_losses
-from tag2mask.models import build_network
+from tag2mask.batch import Batch, Losses
+from tag2mask.config import MethodConfig, TrainConfig, load_config
+from tag2mask.data import open_data
+from tag2mask.loop import TrainingStopped, run_training
+from tag2mask.method import training_losses
+from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
-from tag2mask.report import write_report
-from tag2mask.runs import MetricsFile, environment, load_state, new_run_folder, save_model, save_state
-from tag2mask.tracking import Tracker, describe
-from tag2mask.validation import validate, validation_pictures, write_sample_sheet
+from tag2mask.presets import check_weights
+from tag2mask.validation import write_sample_sheet
 
-log = logging.getLogger("tag2mask")
-
-MAX_NONFINITE = 5
-"""Steps in a row with a non-finite loss after which a run stops with advice."""
-
-
-class TrainingStopped(RuntimeError):
-    """The run cannot go on; the message says why and what to change."""
-
-
-@dataclass
-class _State:
-    """What a run is, apart from its config: everything that `last/` keeps."""
-
-    model: Network
-    optimizer: torch.optim.Optimizer
-    average: AveragedModel | None
-    scaler: Any = None
-    """The accelerator's loss scaler, in fp16 only."""
-    step: int = 0
-    skipped: int = 0
-    nonfinite_in_a_row: int = 0
-    broken: set[str] = field(default_factory=set)
-    best_miou: float = -1.0
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "step": self.step,
-            "skipped": self.skipped,
-            "nonfinite_in_a_row": self.nonfinite_in_a_row,
-            "broken": sorted(self.broken),
-            "best_miou": self.best_miou,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-
-    def load_dict(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(saved["scaler"])
-        self.step, self.skipped = saved["step"], saved["skipped"]
-        self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
-        self.broken = set(saved["broken"])
-        torch.set_rng_state(saved["rng"])
-        if saved["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["cuda_rng"])
-
-    @property
-    def keeper(self) -> Network:
-        """The network that validates and is saved: the running average where there is one."""
-        return self.model if self.average is None else cast(Network, self.average.module)
+__all__ = ["TrainingStopped", "train"]
 
 
 def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
@@ -113,9 +39,12 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
-    if resume is not None and config != load_config(resume):
-        raise ValueError(f"{resume} was trained with other settings; going on takes everything from its config.json")
-    accelerator = _accelerator(config)
+    if resume is None:
+        check_weights(config)
+    start = None
+    if config.tag_phase is not None and resume is None:
+        start = Path(config.tag_phase)
+        _check_tag_phase(config, start)
     pictures = open_data(
         config.data,
         split=config.train_split,
@@ -123,253 +52,74 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
         tags_from=config.tags_from,
         others=config.others,
     )
-    held_out = validation_pictures(config)
-    if config.select == "miou" and (held_out is None or not held_out.has_masks):
-        raise ValueError(
-            f"--select miou needs masks of split {config.val_split!r} of {config.data}; add masks or use --select last"
-        )
-    set_seed(config.seed)
-    model = build_network(config, pictures.classes, pretrained=resume is None)
-    run = Path(resume) if resume is not None else new_run_folder(config.out, config.preset_name)
-    if resume is None:
-        config = _resolved(config, run)
-    log.info("run folder: %s", run)
-    with _log_file(run):
-        if resume is None:
-            write_text(run / "config.json", config.to_json())
-            write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))
-        _fit(config, run, accelerator, model.to(accelerator.device), pictures, resumed=resume is not None)
-    return run
+    return run_training(config, pictures, _TagObjective(config), resume=resume, start=start)
 
 
-def _resolved(config: TrainConfig, run: Path) -> TrainConfig:
-    """The config with its folders and files spelled out, so that the run goes on from any folder."""
-    changes = {"out": str(run), "data": str(Path(config.data).expanduser().resolve())}
-    for name, value in (("train_split", config.train_split), ("weights", config.weights)):
-        # a split's name or `default` is no file, even where a folder happens to bear that name
-        if value and (path := Path(value).expanduser()).is_file():
-            changes[name] = str(path.resolve())
-    return config.replace(**changes)
+@dataclass(frozen=True)
+class _TagObjective:
+    """Tags, and in the joint phase reliable labels and dense energy."""
 
+    config: TrainConfig
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    from tag2mask.segmenter import resolve_device
-
-    device = resolve_device(config.device)
-    if config.precision == "fp16" and device.type == "cpu":
-        raise ValueError("--precision fp16 needs a GPU; on the CPU use --precision bf16 or fp32")
-    AcceleratorState._reset_state(True)  # a process may train twice, with another precision
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
-        gradient_accumulation_steps=config.optim.accumulate,
-    )
-
-
-def _fit(
-    config: TrainConfig, run: Path, accelerator: Accelerator, network: Network, pictures: PictureSet, *, resumed: bool
-) -> None:
-    average = None
-    if config.method.ema > 0:
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.method.ema))  # type: ignore[no-untyped-call]
-        average.module.eval().requires_grad_(False)
-    state = _State(network, build_optimizer(network, config.optim), average, accelerator.scaler)
-    if resumed:
-        state.load_dict(load_state(run))
-        log.info("going on at step %d of %d", state.step, config.steps)
-    model, optimizer = accelerator.prepare(network, state.optimizer)
-    network.train()
-    batches = _batches(config, pictures, network, state.step, accelerator.device)
-    metrics, tracker = MetricsFile(run, state.step), Tracker(run, state.step)
-    with _stop_signal() as stop, Bar("step", state.step) as bar:
-        while state.step < config.steps:
-            joint = state.step >= config.tag_steps
-            row, batch = _step(config, accelerator, model, optimizer, state, batches, joint=joint)
-            if config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
-                write_sample_sheet(run, config, state.keeper, batch, state.step, joint=joint)
-            if _due(state.step, config.validate_every, config.steps):
-                row |= _validate(config, run, state)
-            if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
-                metrics.write(row)
-                tracker.write(row)
-                log.debug("step %d/%d  %s", state.step, config.steps, describe(row))
-            bar.update(state.step, config.steps, describe(row))
-            if _due(state.step, config.save_every, config.steps) or stop.is_set():
-                save_state(run, state.to_dict())
-            if stop.is_set() and state.step < config.steps:
-                raise KeyboardInterrupt(
-                    f"Stopped and saved at step {state.step} of {config.steps}. "
-                    f"Go on with: tag2mask train --resume {run}"
-                )
-    _finish(config, run, state)
-
-
-def _step(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: Any,
-    state: _State,
-    batches: Iterator[Batch],
-    *,
-    joint: bool,
-) -> tuple[dict[str, Any], Batch]:
-    """One update of the weights; returns its row of metrics and the last batch."""
-    rates = learning_rates(config, state.step)
-    set_learning_rates(state.optimizer, rates)
-    started, mining, images, finite = time.perf_counter(), 0.0, 0, True
-    average = None if state.average is None else state.keeper
-    for _ in range(config.optim.accumulate):
-        batch = next(batches)
-        _note_broken(state, batch)
-        with accelerator.accumulate(model):
-            with accelerator.autocast():
-                losses = training_losses(model, state.model, batch, config.method, joint=joint, average=average)
-            finite = finite and bool(torch.isfinite(losses.total))
-            if finite:
-                accelerator.backward(losses.total)
-                if accelerator.sync_gradients and config.optim.clip_norm > 0:
-                    accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-                optimizer.step()
-            if accelerator.sync_gradients or not finite:
-                optimizer.zero_grad()
-        mining += losses.mining_seconds
-        images += len(batch.names)
-    _count_nonfinite(state, losses, finite=finite)
-    if state.average is not None and finite:
-        state.average.update_parameters(state.model)
-    state.step += 1
-    seconds = time.perf_counter() - started
-    row = {
-        "step": state.step,
-        "phase": "joint" if joint else "tags",
-        "lr": rates["old_weights"],
-        "tag_loss": losses.tag.item(),
-        "total_loss": losses.total.item(),
-        "images_per_second": images / seconds,
-        "skipped_steps": state.skipped,
-    }
-    if joint:
-        row |= {
-            "segmentation_loss": losses.segmentation.item() if losses.segmentation is not None else 0.0,
-            "energy_loss": losses.energy.item() if losses.energy is not None else 0.0,
-            "reliable_share": losses.reliable_share,
-            "mining_share": mining / seconds,
-        }
-    return row, batch
-
-
-def _due(step: int, every: int, last: int) -> bool:
-    return step == last or (every > 0 and step % every == 0)
-
-
-def _batches(
-    config: TrainConfig, pictures: PictureSet, network: Network, step: int, device: torch.device
-) -> Iterator[Batch]:
-    """The batches of steps `step`, `step` + 1, ...: the draws they would hold in a run that never stopped."""
-    accumulate = config.optim.accumulate
-    sizes = [config.batch_size] * (config.tag_steps * accumulate) + [config.joint_batch_size] * (
-        config.joint_steps * accumulate
-    )
-    first = step * accumulate
-    starts = [0, *itertools.accumulate(sizes)]
-    draws = [list(range(starts[i], starts[i + 1])) for i in range(first, len(sizes))]
-    dataset = TrainingPictures(pictures, config.augment, config.image_size, fill_rgb=network.mean_rgb, seed=config.seed)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=draws,
-        num_workers=config.workers,
-        collate_fn=Batch.collate,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_ignore_interrupt,
-        generator=torch.Generator(),  # its own, or starting the loader would move the run's random state
-    )
-    return (batch.to(device) for batch in loader)
-
-
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches a whole process group; the loop ends the step in progress, for which it needs its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _note_broken(state: _State, batch: Batch) -> None:
-    for name in batch.broken:
-        if name not in state.broken:
-            state.broken.add(name)
-            log.warning("%s cannot be read and is skipped (%d broken so far)", name, len(state.broken))
-
-
-def _count_nonfinite(state: _State, losses: Losses, *, finite: bool) -> None:
-    if finite:
-        state.nonfinite_in_a_row = 0
-        return
-    state.skipped += 1
-    state.nonfinite_in_a_row += 1
-    parts = {"tag": losses.tag, "segmentation": losses.segmentation, "energy": losses.energy}
-    values = ", ".join(f"{name} {part.item():.3g}" for name, part in parts.items() if part is not None)
-    log.warning("step %d skipped: its loss is not finite (%s)", state.step + 1, values)
-    if state.nonfinite_in_a_row >= MAX_NONFINITE:
-        raise TrainingStopped(
-            f"The loss was not finite in {MAX_NONFINITE} steps in a row (last: {values}). Lower --optim.lr and "
-            "--optim.joint-lr, set --optim.clip-norm 1, or use --precision fp32."
+    def losses(
+        self,
+        model: nn.Module,
+        network: SegmentationNetwork,
+        batch: Batch,
+        average: SegmentationNetwork | None,
+        phase: str,
+    ) -> Losses:
+        return training_losses(
+            model,
+            cast(Network, network),
+            batch,
+            self.config.method,
+            joint=phase == "joint",
+            average=cast(Network | None, average),
         )
 
-
-def _validate(config: TrainConfig, run: Path, state: _State) -> dict[str, float]:
-    """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags."""
-    scores = validate(config, state.keeper, joint=state.step > config.tag_steps)
-    if config.select == "miou" and scores.get("miou", -1.0) > state.best_miou:
-        state.best_miou = scores["miou"]
-        selection = f"best mIoU on {config.val_split} at step {state.step}"
-        save_model(run / "model.safetensors", state.keeper, config, selection=selection)
-    return scores
+    def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
+        return write_sample_sheet(run, self.config, cast(Network, network), batch, step, joint=phase == "joint")
 
 
-def _finish(config: TrainConfig, run: Path, state: _State) -> None:
-    if config.select == "last" or state.best_miou < 0:
-        save_model(run / "model.safetensors", state.keeper, config, selection="last step")
-    if state.broken:
-        log.warning("%d pictures could not be read: %s", len(state.broken), ", ".join(sorted(state.broken)[:20]))
-    write_report(run)
-    log.info("done: %s", run)
+def _check_tag_phase(config: TrainConfig, run: Path) -> None:
+    """A tag phase can be taken over if this run would have trained the very same one.
+
+    Raises:
+        ValueError: it would not; names the settings that differ.
+    """
+    other = load_config(run)
+    if not isinstance(other, TrainConfig):
+        raise ValueError(f"--tag-phase {run} is the run of a second step; give one of `tag2mask train`")
+    if other.joint_steps:
+        raise ValueError(f"--tag-phase {run} has joint steps; make the tag phase alone with --joint-steps 0")
+    mine, theirs = (dataclasses.asdict(_tag_settings(each)) for each in (config, other))
+    if differing := sorted(key for key in mine if mine[key] != theirs[key]):
+        raise ValueError(f"--tag-phase {run} was trained with other settings: {', '.join(differing)}")
 
 
-@contextmanager
-def _log_file(run: Path) -> Iterator[None]:
-    handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
-    try:
-        yield
-    except BaseException as error:
-        log.error("%s: %s", type(error).__name__, error)
-        raise
-    finally:
-        log.setLevel(level)
-        log.removeHandler(handler)
-        handler.close()
-
-
-@contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets: the step in progress ends and is saved; a second one ends at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        log.warning("stopping after this step ...")
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _tag_settings(config: TrainConfig) -> TrainConfig:
+    """`config` with everything that the tag phase does not read at its default."""
+    plain = TrainConfig()
+    data = str(Path(config.data).expanduser().resolve())
+    return dataclasses.replace(
+        config,
+        preset_name=plain.preset_name,
+        data=data,
+        out=None,
+        profile=plain.profile,
+        tag_phase=None,
+        segment_dilation=None,
+        joint_batch_size=plain.joint_batch_size,
+        joint_steps=0,
+        optim=dataclasses.replace(config.optim, joint_lr=1.0, joint_multipliers=True),
+        method=MethodConfig(ema=config.method.ema, pool_valid=config.method.pool_valid),
+        val_split=plain.val_split,
+        workers=0,
+        log_every=plain.log_every,
+        sample_every=0,
+        validate_every=0,
+        validate_pictures=0,
+        save_every=plain.save_every,
+        select="last",
+    )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tag2mask.batch import IGNORE, Batch
-from tag2mask.config import TrainConfig
+from tag2mask.config import RunConfig, TrainConfig
 from tag2mask.data import PictureSet, SplitError, open_data
 from tag2mask.evaluation import score_pictures, score_tags
 from tag2mask.method import class_activation_maps
+from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.reliable import crf_votes, labels_from_votes
 from tag2mask.render import SampleRow, sample_sheet, save_picture
@@ -21,8 +25,8 @@ from tag2mask.segmenter import Segmenter
 log = logging.getLogger("tag2mask")
 
 
-def validate(config: TrainConfig, network: Network, *, joint: bool) -> dict[str, float]:
-    """Scores on the validation split: `miou` where it has masks and the segmentation trains, else `tag_map`.
+def validate(config: RunConfig, network: SegmentationNetwork, *, masks: bool) -> dict[str, float]:
+    """Scores on the validation split: `miou` where it has masks and `masks` asks for it, else `tag_map`.
 
     Empty without such a split. `config.validate_pictures` limits the work; pictures that cannot be read are named and
     left out.
@@ -32,7 +36,7 @@ def validate(config: TrainConfig, network: Network, *, joint: bool) -> dict[str,
         return {}
     segmenter, limit = Segmenter(network, config), config.validate_pictures
     broken: dict[str, str] = {}
-    if pictures.has_masks and joint:
+    if pictures.has_masks and masks:
         name, score = "miou", score_pictures(segmenter, pictures, limit=limit, broken=broken).miou
     else:
         name, score = "tag_map", score_tags(segmenter, pictures, limit=limit, broken=broken).map
@@ -41,7 +45,7 @@ def validate(config: TrainConfig, network: Network, *, joint: bool) -> dict[str,
     return {} if math.isnan(score) else {name: score}
 
 
-def validation_pictures(config: TrainConfig) -> PictureSet | None:
+def validation_pictures(config: RunConfig) -> PictureSet | None:
     """The validation split of a run, or None where there is none.
 
     Raises:
@@ -69,19 +73,12 @@ def write_sample_sheet(
     The random state is left as it was, so that looking at a run does not change it.
     """
     batch = batch.first(rows)
-    was_training = network.training
     with torch.random.fork_rng():
         images = network.normalize(batch.rgb, batch.valid)
         cams = class_activation_maps(network, images, batch, config.method)
         votes = crf_votes(batch.rgb, cams, batch.tags, config.method.reliable, batch.valid)
         labels = labels_from_votes(cams, votes, batch.tags, config.method.reliable, batch.valid)
-        network.eval()
-        outputs = network(images)
-        network.train(was_training)
-    predictions = None
-    if joint and outputs.seg_logits is not None:
-        logits = torch.nn.functional.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear")
-        predictions = logits.argmax(1).masked_fill(~batch.valid, IGNORE).cpu().numpy()
+    predictions = predicted_labels(network, batch) if joint else None
     sheet = []
     for i, name in enumerate(batch.names):
         sheet.append(
@@ -97,5 +94,21 @@ def write_sample_sheet(
                 truth=batch.mask[i].cpu().numpy() if bool((batch.mask[i] != IGNORE).any()) else None,
             )
         )
-    title = f"step {step} of {config.steps}"
-    return save_picture(run / "samples" / f"step-{step:06d}.jpg", sample_sheet(sheet, network.classes, title=title))
+    return write_sample_rows(run, sheet, network.classes, step, config.steps)
+
+
+@torch.no_grad()
+def predicted_labels(network: SegmentationNetwork, batch: Batch) -> NDArray[np.int64]:
+    """Labels int64 [B, H, W] of a batch in evaluation mode, IGNORE on padding; random state and mode stay."""
+    was_training = network.training
+    network.eval()
+    outputs = network(network.normalize(batch.rgb, batch.valid))
+    network.train(was_training)
+    logits = torch.nn.functional.interpolate(outputs.seg_logits.float(), batch.rgb.shape[-2:], mode="bilinear")
+    return np.asarray(logits.argmax(1).masked_fill(~batch.valid, IGNORE).cpu().numpy(), dtype=np.int64)
+
+
+def write_sample_rows(run: Path, rows: Sequence[SampleRow], classes: Sequence[str], step: int, steps: int) -> Path:
+    """Write `samples/step-N.jpg`."""
+    sheet = sample_sheet(rows, classes, title=f"step {step} of {steps}")
+    return save_picture(run / "samples" / f"step-{step:06d}.jpg", sheet)

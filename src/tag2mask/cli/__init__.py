@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 from tag2mask import __version__
 from tag2mask.cli.common import Verb, misused, suggest, verb
+from tag2mask.cli.files import convert_command
 from tag2mask.cli.tools import bench_command, demo_command
-from tag2mask.cli.train import train_command
+from tag2mask.cli.train import retrain_command, train_command
 from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
 
 __all__ = ["main"]
@@ -27,7 +28,9 @@ VERBS: dict[str, Verb] = {
     "predict": verb("predict", predict_command),
     "evaluate": verb("evaluate", evaluate_command),
     "pseudo-label": verb("pseudo-label", pseudo_label_command),
+    "retrain": retrain_command,
     "explain": verb("explain", explain_command),
+    "convert": verb("convert", convert_command),
     "bench": verb("bench", bench_command),
 }
 

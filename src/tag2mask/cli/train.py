@@ -1,16 +1,16 @@
-"""The command train: a config's fields as options."""
+"""The commands train and retrain: a config's fields as options."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from tag2mask.cli.common import Misuse, Result, suggest
-from tag2mask.config import PRESETS, TrainConfig, load_config
+from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,49 +23,90 @@ class _TrainCommand(TrainConfig):
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
 
-    def config(self) -> TrainConfig:
-        """The settings alone."""
-        return TrainConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)})
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _RetrainCommand(RetrainConfig):
+    """RetrainConfig as options, with those that are no part of a config."""
+
+    preset_name: tyro.conf.Suppress[str] = "small"
+    resume: str | None = None
+    """Run folder to go on with; everything comes from its config.json."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
 
 
 def train_command(rest: Sequence[str]) -> Result:
     """Tags to a segmentation model: train PRESET --data PATH, or train --resume RUN."""
-    preset, options = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
-    resume = _option(options, "--resume")
-    if preset is not None and preset not in PRESETS:
-        raise Misuse(f"there is no preset {preset!r}; presets: {', '.join(PRESETS)}.{suggest(preset, PRESETS)}")
-    if preset is None and resume is None and not {"--help", "-h"} & set(options):
-        raise Misuse(f"train needs a preset ({', '.join(PRESETS)}) as in: tag2mask train small --data PATH")
-    if resume is not None:
-        start = load_config(Path(resume))
-    else:
-        profile = _option(options, "--profile")
-        known = profile in ("official", "paper", "clean")
-        start = TrainConfig.preset(preset or "small", profile=profile if known else None)  # type: ignore[arg-type]
-    defaults = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
-    command = tyro.cli(
-        _TrainCommand,
-        args=list(options),
-        default=_TrainCommand(**defaults),
-        prog="tag2mask train " + (preset or "PRESET"),
-        description=_TRAIN_HELP.format(presets=", ".join(PRESETS)),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    config = command.config()
-    if resume is not None:
-        _refuse_conflicts(start, config, preset)
-    elif not config.data:
-        raise Misuse("train needs --data PATH: a folder of pictures and tags, or a PASCAL VOC tree.")
-    from tag2mask.training import train
 
-    run = train(config, resume=None if resume is None else Path(resume))
-    lines = [f"run folder: {run}", f"next: tag2mask evaluate {run} --data {config.data}"]
-    return {"run": str(run)}, lines, 0
+    def run(config: TrainConfig, resume: Path | None) -> Path:
+        from tag2mask.training import train
+
+        return train(config, resume=resume)
+
+    return _command(rest, TrainConfig, _TrainCommand, _TRAIN_HELP, "--data PATH", run)
+
+
+def retrain_command(rest: Sequence[str]) -> Result:
+    """Masks to a supervised model: retrain PRESET --data PATH --masks DIR, or retrain --resume RUN."""
+
+    def run(config: RetrainConfig, resume: Path | None) -> Path:
+        from tag2mask.retraining import retrain
+
+        return retrain(config, resume=resume)
+
+    return _command(rest, RetrainConfig, _RetrainCommand, _RETRAIN_HELP, "--data PATH --masks DIR", run)
 
 
 _TRAIN_HELP = """Tags to a segmentation model. Presets: {presets}.
 
 tag2mask train PRESET --data PATH [--field value ...] starts a run; tag2mask train --resume RUN goes on with one."""
+_RETRAIN_HELP = """Masks to a supervised model, the second step. Presets: {presets}.
+
+tag2mask pseudo-label RUN --data PATH --out DIR writes the masks; tag2mask retrain PRESET --data PATH --masks DIR
+[--field value ...] learns from them; tag2mask retrain --resume RUN goes on with a run."""
+
+
+def _command(
+    rest: Sequence[str],
+    kind: type[Any],
+    command: type[Any],
+    description: str,
+    usage: str,
+    run: Callable[[Any, Path | None], Path],
+) -> Result:
+    """Parse a preset and the fields of its config, and run it."""
+    verb, presets = kind.kind, kind.presets()
+    preset, options = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
+    resume = _option(options, "--resume")
+    if preset is not None and preset not in presets:
+        raise Misuse(f"there is no preset {preset!r}; presets: {', '.join(presets)}.{suggest(preset, presets)}")
+    if preset is None and resume is None and not {"--help", "-h"} & set(options):
+        raise Misuse(f"{verb} needs a preset ({', '.join(presets)}) as in: tag2mask {verb} {presets[0]} {usage}")
+    if resume is not None:
+        start = load_config(Path(resume))
+        if not isinstance(start, kind):
+            raise Misuse(f"{resume} is a run of `tag2mask {start.kind}`; use tag2mask {start.kind} --resume {resume}")
+    else:
+        profile = _option(options, "--profile") if kind is TrainConfig else None
+        known = profile in ("official", "paper", "clean")
+        start = kind.preset(preset or presets[0], profile=profile if known else None)
+    defaults = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
+    parsed = tyro.cli(
+        command,
+        args=list(options),
+        default=command(**defaults),
+        prog=f"tag2mask {verb} " + (preset or "PRESET"),
+        description=description.format(presets=", ".join(presets)),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    config: RunConfig = kind(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)})
+    if resume is not None:
+        _refuse_conflicts(start, config, preset)
+    elif not config.data:
+        raise Misuse(f"{verb} needs --data PATH: a folder of pictures and tags, or a PASCAL VOC tree.")
+    folder = run(config, None if resume is None else Path(resume))
+    lines = [f"run folder: {folder}", f"next: tag2mask evaluate {folder} --data {config.data}"]
+    return {"run": str(folder)}, lines, 0
 
 
 def _option(options: Sequence[str], name: str) -> str | None:
@@ -78,7 +119,7 @@ def _option(options: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _refuse_conflicts(saved: TrainConfig, asked: TrainConfig, preset: str | None) -> None:
+def _refuse_conflicts(saved: RunConfig, asked: RunConfig, preset: str | None) -> None:
     """Going on takes everything from config.json, so an option with another value would be a silent lie."""
     differing = _differing(saved, asked)
     if preset is not None and preset != saved.preset_name:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from tag2mask.batch import Sample
 from tag2mask.config import AugmentConfig
 from tag2mask.data.dataset import DataError, Picture, PictureSet
 from tag2mask.data.pictures import PictureError, read_mask, read_picture
-from tag2mask.data.transforms import draw, joint_transform
+from tag2mask.data.transforms import Draw, draw, joint_transform
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +25,8 @@ class TrainingPictures(Dataset[Sample]):
     """Draw `n` of a whole training run, for every `n`.
 
     Draws `e N .. (e + 1) N - 1` are the N pictures in an order that (seed, e) fixes; the augmentation of draw `n` is
-    fixed by (seed, n). So neither the number of workers nor a resumed run changes any sample.
+    fixed by (seed, n). So neither the number of workers nor a resumed run changes any sample. A scale that is drawn per
+    batch is fixed by (seed, first draw of the batch).
     A picture that cannot be read is passed over to the next of its epoch's order and named in `Sample.broken`.
     """
 
@@ -34,6 +38,7 @@ class TrainingPictures(Dataset[Sample]):
         fill_rgb: tuple[int, int, int],
         seed: int,
         length: int | None = None,
+        batch_starts: Sequence[int] | None = None,
     ) -> None:
         """Samples of `pictures`.
 
@@ -44,13 +49,20 @@ class TrainingPictures(Dataset[Sample]):
             fill_rgb: Colour of the padding, the backbone's mean, 0-255.
             seed: 0 or more.
             length: Number of draws that `len` reports; default one epoch. Any n may be drawn.
+            batch_starts: First draw of every batch, rising from 0; needed where `augment` draws scales per batch.
+
+        Raises:
+            ValueError: scales per batch, and no batches.
         """
+        if augment.scale_per == "batch" and not batch_starts:
+            raise ValueError("--augment.scale-per batch needs to know where batches start: give batch_starts")
         self.pictures = pictures
         self.augment = augment
         self.image_size = image_size
         self.fill_rgb = fill_rgb
         self.seed = seed
         self.length = len(pictures.pictures) if length is None else length
+        self.batch_starts = batch_starts
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -88,7 +100,7 @@ class TrainingPictures(Dataset[Sample]):
         crop = joint_transform(
             rgb,
             mask,
-            draw(np.random.default_rng((self.seed, n, 1)), self.augment),
+            self._draw(n),
             crop_size=self.augment.crop_size,
             image_size=self.image_size,
             fill_rgb=self.fill_rgb,
@@ -96,6 +108,13 @@ class TrainingPictures(Dataset[Sample]):
         tags = torch.zeros(self.pictures.num_classes, dtype=torch.bool)
         tags[list(picture.tags)] = True
         return Sample(crop.rgb, crop.valid, tags, crop.mask, picture.name, broken)
+
+    def _draw(self, n: int) -> Draw:
+        drawn = draw(np.random.default_rng((self.seed, n, 1)), self.augment)
+        if self.augment.scale_per == "picture" or self.batch_starts is None:
+            return drawn
+        first = self.batch_starts[bisect_right(self.batch_starts, n) - 1]
+        return replace(drawn, scale=float(np.random.default_rng((self.seed, first, 2)).uniform(*self.augment.scale)))
 
     def _mask(self, picture: Picture, size: tuple[int, int]) -> NDArray[np.uint8] | None:
         """The mask, or None: training on tags only measures with masks, so a broken one must not stop it."""

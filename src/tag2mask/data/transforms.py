@@ -27,7 +27,7 @@ class Crop(NamedTuple):
     mask: Tensor
     """int64 [H, W] in {0..C, 255}, 255 on padding."""
     valid: Tensor
-    """bool [H, W], one rectangle with even bounds, False on padding."""
+    """bool [H, W], one rectangle, False on padding; its bounds are even, or the last row or column of an odd crop."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,14 @@ def joint_transform(
 
     The picture is resampled once (bilinear with antialias; mask nearest), to its longer side `image_size` times
     `drawn.scale`. A picture smaller than the crop is placed at random on `fill_rgb`. Its place and size there are even
-    (its last odd row or column is dropped), so nearest sampling at half size mixes no padding with picture.
+    (its last odd row or column is dropped), so sampling at half size mixes no padding with picture. Half of an odd crop
+    leaves out its last row and column (321 becomes 160), as the published resampling does.
 
     Args:
         rgb: uint8 [H, W, 3].
         mask: uint8 [H, W] in {0..C, 255}, or None for a picture without.
         drawn: From `draw`.
-        crop_size: Height and width of the result, even.
+        crop_size: Height and width of the result.
         image_size: Longer side before the random scale; None keeps the size.
         fill_rgb: Colour of the padding, 0-255.
     """
@@ -118,15 +119,16 @@ class _Span(NamedTuple):
     target: int
     """Where it goes in the crop; even."""
     length: int
-    """Pixels taken; even."""
+    """Pixels taken; even, or the whole crop."""
 
 
 def _place(side: int, crop_size: int, u: float) -> _Span:
     """Random crop of a longer side, random even place of a shorter one."""
-    length = min(side - side % 2, crop_size)
-    source = int(u * (side - crop_size + 1)) if side > crop_size else 0
+    if side >= crop_size:
+        return _Span(int(u * (side - crop_size + 1)), 0, crop_size)
+    length = side - side % 2
     target = 2 * int(u * ((crop_size - length) // 2 + 1))
-    return _Span(source, target, length)
+    return _Span(0, target, length)
 
 
 def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:

@@ -84,6 +84,13 @@ def split_file(root: Path, split: str | None) -> Path:
         if path.is_file():
             return path
     known = ", ".join(path.stem for path in sorted(folder.glob("*.txt"))) or "none"
+    if split == "train_aug":
+        raise SplitError(
+            f"{folder} has no train_aug.txt; splits: {known}. It is no part of VOC 2012: put the list of the 10,582 "
+            "training pictures that SBD extends it to there, one picture id per line. Their pictures are in JPEGImages "
+            "and their tags in Annotations/*.xml already (or write tags.csv); masks are not needed. To train on the "
+            "1,464 pictures of VOC's own list instead: --train-split train"
+        )
     raise SplitError(
         f"{folder} has no split {split or 'train'!r}; splits: {known}. Or give the path of a list of pictures."
     )

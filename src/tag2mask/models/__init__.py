@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tag2mask.config import TrainConfig
+from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
 from tag2mask.models.backbones import build_backbone
+from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.freezing import freeze_early
 from tag2mask.models.network import Network
-from tag2mask.models.weights import load_weights
+from tag2mask.models.supervised import build_supervised
+from tag2mask.models.weights import load_weights, take_classifier
 
 __all__ = ["Network", "build_network"]
 
 
-def build_network(config: TrainConfig, classes: Sequence[str], *, pretrained: bool = True) -> Network:
+def build_network(config: RunConfig, classes: Sequence[str], *, pretrained: bool = True) -> SegmentationNetwork:
     """The network of a run, on the CPU, in training mode.
 
     Args:
-        config: `backbone`, `weights`, `freeze_stride`, `output_stride`, `dilate`, `dropout` and `segment_dilation` are
-            read.
+        config: A `TrainConfig` gives the network of the method, a `RetrainConfig` a supervised one.
         classes: class names, background not among them.
         pretrained: load `config.weights`; False builds the architecture only, for a run's own weights.
 
@@ -27,10 +28,31 @@ def build_network(config: TrainConfig, classes: Sequence[str], *, pretrained: bo
     """
     if not classes:
         raise ValueError("A network needs at least one class, got none; give classes.txt or pictures with tags")
+    if isinstance(config, RetrainConfig):
+        return build_supervised(
+            config.architecture,
+            tuple(classes),
+            backbone=config.backbone,
+            weights=config.weights,
+            output_stride=config.output_stride,
+            dilate=config.dilate,
+            freeze_stride=config.freeze_stride,
+            pretrained=pretrained,
+        )
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"no network is known for a {type(config).__name__}")
     backbone = build_backbone(config.backbone, output_stride=config.output_stride, dilate=config.dilate)
-    if pretrained:
-        load_weights(backbone, config.backbone, config.weights)
+    file = load_weights(backbone, config.backbone, config.weights) if pretrained else None
     backbone.finish()
     if config.weights != "none":  # random layers must not be frozen
         freeze_early(backbone, config.freeze_stride)
-    return Network(backbone, tuple(classes), dropout=config.dropout, segment_dilation=config.segment_dilation)
+    network = Network(
+        backbone,
+        tuple(classes),
+        dropout=config.dropout,
+        segment_dilation=config.segment_dilation,
+        attention=config.attention,
+    )
+    if file is not None:
+        take_classifier(network, file)
+    return network

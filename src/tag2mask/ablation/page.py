@@ -1,0 +1,122 @@
+"""The ablation as JSON, as a Markdown table and as plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+
+from tag2mask.ablation.rows import BASE
+from tag2mask.ablation.running import Ablation, RowResult
+from tag2mask.charts import Series, save_plot
+from tag2mask.config import ReliableConfig
+from tag2mask.files import write_text
+from tag2mask.runs import environment
+
+
+def check_plan(ablation: Ablation) -> None:
+    """Refuse to mix rows of different lengths in one table.
+
+    Raises:
+        ValueError: the folder's `ablation.json` is of another plan, data set or split.
+    """
+    path = ablation.out / "ablation.json"
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        mine = {"plan": asdict(ablation.plan), "second_split": ablation.second_split}
+        if any(stored[key] != value for key, value in mine.items()):
+            raise ValueError(f"{ablation.out} holds rows of other settings ({stored['plan']}); choose another --out")
+
+
+def write_page(ablation: Ablation) -> Path:
+    """Write `ablation.json`, `ablation.md` and the plots of all rows in the folder; returns the Markdown file."""
+    results = ablation.done()
+    tag_phases = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(ablation.out.glob("tags-*/result.json"))]
+    page = {
+        "plan": asdict(ablation.plan),
+        "second_split": ablation.second_split,
+        "environment": environment(),
+        "tag_phases": tag_phases,
+        "rows": [asdict(result) for result in results],
+    }
+    write_text(ablation.out / "ablation.json", json.dumps(page, indent=2) + "\n")
+    _plots(ablation.out, results)
+    return write_text(ablation.out / "ablation.md", "\n".join(table_lines(results)) + "\n")
+
+
+def table_lines(results: Sequence[RowResult]) -> list[str]:
+    """A Markdown table: mIoU per seed, the difference of the means to the base row, minutes."""
+    seeds = sorted({result.seed for result in results})
+    scores = _scores(results)
+    head = ["", "row", *(f"mIoU, seed {seed}" for seed in seeds), f"difference to `{BASE}`", "minutes"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    group = None
+    for name, by_seed in scores.items():
+        row = next(result for result in results if result.name == name)
+        cells = [f"{by_seed[seed]:.3f}" if seed in by_seed else "" for seed in seeds]
+        shared = f" + {row.shared_minutes:.1f}" if row.shared_minutes else ""
+        title = row.title + ("" if row.pseudo_miou is None else f" (masks: mIoU {row.pseudo_miou:.3f})")
+        lines.append(
+            f"| {row.group if row.group != group else ''} | {title} | {' | '.join(cells)} | "
+            f"{_difference(scores, name)} | {row.minutes:.1f}{shared} |"
+        )
+        group = row.group
+    return lines
+
+
+def _scores(results: Sequence[RowResult]) -> dict[str, dict[int, float]]:
+    scores: dict[str, dict[int, float]] = {}
+    for result in results:
+        scores.setdefault(result.name, {})[result.seed] = result.miou
+    return scores
+
+
+def _difference(scores: dict[str, dict[int, float]], name: str) -> str:
+    """Mean over the seeds that both rows have, in points."""
+    common = sorted(set(scores[name]) & set(scores.get(BASE, {})))
+    if name == BASE or not common:
+        return ""
+    return f"{100 * mean(scores[name][seed] - scores[BASE][seed] for seed in common):+.1f}"
+
+
+def _plots(out: Path, results: Sequence[RowResult]) -> None:
+    scores = {name: mean(by_seed.values()) for name, by_seed in _scores(results).items()}
+    kept = {
+        float(name.removeprefix("keep-")) / 100: value for name, value in scores.items() if name.startswith("keep-")
+    }
+    if BASE in scores:
+        kept[ReliableConfig.clean().keep] = scores[BASE]
+    if len(kept) > 1:
+        line = Series(name="mIoU", points=tuple(sorted(kept.items())))
+        save_plot(
+            out / "ablation-kept.svg",
+            [line],
+            title="Share of each class's CAM pixels that is trusted",
+            x_label="share kept",
+            y_label="mIoU on val",
+        )
+    if len(scores) > 1:
+        titles = {result.name: result.title.replace("`", "") for result in results}
+        save_bars(out / "ablation-rows.svg", {titles[name]: value for name, value in scores.items()})
+
+
+def save_bars(path: Path, values: dict[str, float]) -> Path:
+    """Write a horizontal bar per value, as SVG or PNG by the suffix of `path`."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from tag2mask.files import write_atomically
+
+    figure = Figure(figsize=(7.0, 0.8 + 0.3 * len(values)), layout="constrained")
+    axes = figure.add_subplot()
+    names = list(values)[::-1]
+    bars = axes.barh(names, [values[name] for name in names], color="#1f5fbf", height=0.7)
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
+    axes.set(xlabel="mIoU on val", xlim=(0, max(values.values()) * 1.15))
+    axes.tick_params(labelsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}):
+        return write_atomically(path, lambda p: figure.savefig(p, dpi=160, metadata=metadata))

@@ -1,0 +1,421 @@
+"""The training loop: steps of a run's phases, saves, validations. One loop, no callbacks; it knows no losses.
+
+What a step learns is the `Objective` that `train` or `retrain` hands in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from tag2mask.batch import Batch, Losses
+from tag2mask.config import RunConfig, load_config
+from tag2mask.console import Bar
+from tag2mask.data import PictureSet
+from tag2mask.data.loading import TrainingPictures
+from tag2mask.files import write_text
+from tag2mask.models import build_network
+from tag2mask.models.base import SegmentationNetwork
+from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
+from tag2mask.report import write_report
+from tag2mask.runs import MetricsFile, environment, load_state, new_run_folder, save_model, save_state
+from tag2mask.tracking import Tracker, describe
+from tag2mask.validation import validate, validation_pictures
+
+log = logging.getLogger("tag2mask")
+
+MAX_NONFINITE = 5
+"""Steps in a row with a non-finite loss after which a run stops with advice."""
+
+
+class Objective(Protocol):
+    """What a run learns."""
+
+    def losses(
+        self,
+        model: nn.Module,
+        network: SegmentationNetwork,
+        batch: Batch,
+        average: SegmentationNetwork | None,
+        phase: str,
+    ) -> Losses:
+        """The losses of a batch.
+
+        Args:
+            model: The network that trains, as the accelerator wrapped it; called once.
+            network: The same network, bare.
+            batch: B samples on the model's device.
+            average: Running average of the network, or None.
+            phase: Name of the phase.
+        """
+        ...
+
+    def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
+        """Write `samples/step-N.jpg` of a batch; the random state stays as it was."""
+        ...
+
+
+class TrainingStopped(RuntimeError):
+    """The run cannot go on; the message says why and what to change."""
+
+
+@dataclass
+class _State:
+    """What a run is, apart from its config: everything that `last/` keeps."""
+
+    model: SegmentationNetwork
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    scaler: Any = None
+    """The accelerator's loss scaler, in fp16 only."""
+    step: int = 0
+    skipped: int = 0
+    nonfinite_in_a_row: int = 0
+    broken: set[str] = field(default_factory=set)
+    best_miou: float = -1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "step": self.step,
+            "skipped": self.skipped,
+            "nonfinite_in_a_row": self.nonfinite_in_a_row,
+            "broken": sorted(self.broken),
+            "best_miou": self.best_miou,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_dict(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(saved["scaler"])
+        self.step, self.skipped = saved["step"], saved["skipped"]
+        self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
+        self.broken = set(saved["broken"])
+        torch.set_rng_state(saved["rng"])
+        if saved["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+
+    @property
+    def keeper(self) -> SegmentationNetwork:
+        """The network that validates and is saved: the running average where there is one."""
+        return self.model if self.average is None else cast(SegmentationNetwork, self.average.module)
+
+
+def run_training(
+    config: RunConfig,
+    pictures: PictureSet,
+    objective: Objective,
+    *,
+    resume: Path | None = None,
+    start: Path | None = None,
+) -> Path:
+    """Train a network and write its run folder.
+
+    Args:
+        config: Everything about the run, checked.
+        pictures: What it learns from.
+        objective: What it learns.
+        resume: Run folder to go on with, exactly where its last save was; `config` must be the folder's own.
+        start: Run folder whose saved state the new run starts from.
+
+    Returns:
+        The run folder: config.json, environment.json, metrics.csv, log.txt, model.safetensors, last/, samples/,
+        report.html.
+
+    Raises:
+        ValueError, FileNotFoundError: bad data or settings, before any training.
+        FileExistsError: `config.out` is not empty.
+        TrainingStopped: the loss stayed non-finite.
+        KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
+    """
+    if resume is not None and config != load_config(resume):
+        raise ValueError(f"{resume} was trained with other settings; going on takes everything from its config.json")
+    accelerator = _accelerator(config)
+    held_out = validation_pictures(config)
+    if config.select == "miou" and (held_out is None or not held_out.has_masks):
+        raise ValueError(
+            f"--select miou needs masks of split {config.val_split!r} of {config.data}; add masks or use --select last"
+        )
+    state = load_state(start) if start is not None else None
+    set_seed(config.seed)
+    model = build_network(config, pictures.classes, pretrained=resume is None)
+    run = Path(resume) if resume is not None else new_run_folder(config.out, config.preset_name)
+    if resume is None:
+        config = _resolved(config, run)
+    log.info("run folder: %s", run)
+    with _log_file(run):
+        if resume is None:
+            write_text(run / "config.json", config.to_json())
+            write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        else:
+            state = load_state(run)
+        log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))
+        _fit(config, run, accelerator, model.to(accelerator.device), pictures, objective, state)
+    return run
+
+
+_PATHS = ("train_split", "weights", "masks", "tag_phase")
+_FOLDERS = ("masks", "tag_phase")
+
+
+def _resolved(config: RunConfig, run: Path) -> RunConfig:
+    """The config with its folders and files spelled out, so that the run goes on from any folder."""
+    changes = {"out": str(run), "data": str(Path(config.data).expanduser().resolve())}
+    for name in _PATHS:
+        value = getattr(config, name, None)
+        # a split's name or `default` is no file, even where a folder happens to bear that name
+        if value and (path := Path(value).expanduser()).exists() and (path.is_file() or name in _FOLDERS):
+            changes[name] = str(path.resolve())
+    return config.replace(**changes)
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    from tag2mask.segmenter import resolve_device
+
+    device = resolve_device(config.device)
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ValueError("--precision fp16 needs a GPU; on the CPU use --precision bf16 or fp32")
+    AcceleratorState._reset_state(True)  # a process may train twice, with another precision
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        gradient_accumulation_steps=config.optim.accumulate,
+    )
+
+
+def _fit(
+    config: RunConfig,
+    run: Path,
+    accelerator: Accelerator,
+    network: SegmentationNetwork,
+    pictures: PictureSet,
+    objective: Objective,
+    saved: dict[str, Any] | None,
+) -> None:
+    average = None
+    if config.average_decay > 0:
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay))  # type: ignore[no-untyped-call]
+        average.module.eval().requires_grad_(False)
+    state = _State(network, build_optimizer(network, config.optim), average, accelerator.scaler)
+    if saved is not None:
+        state.load_dict(saved)
+        log.info("going on at step %d of %d", state.step, config.steps)
+    model, optimizer = accelerator.prepare(network, state.optimizer)
+    network.train()
+    batches = _batches(config, pictures, network, state.step, accelerator.device)
+    metrics, tracker = MetricsFile(run, state.step), Tracker(run, state.step)
+    with _stop_signal() as stop, Bar("step", state.step) as bar:
+        while state.step < config.steps:
+            phase = config.phase_at(state.step)[0].name
+            row, batch = _step(config, accelerator, model, optimizer, state, batches, objective)
+            if config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
+                objective.write_samples(run, state.keeper, batch, state.step, phase)
+            if _due(state.step, config.validate_every, config.steps):
+                row |= _validate(config, run, state, phase)
+            if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
+                metrics.write(row)
+                tracker.write(row)
+                log.debug("step %d/%d  %s", state.step, config.steps, describe(row))
+            bar.update(state.step, config.steps, describe(row))
+            if _due(state.step, config.save_every, config.steps) or stop.is_set():
+                save_state(run, state.to_dict())
+            if stop.is_set() and state.step < config.steps:
+                raise KeyboardInterrupt(
+                    f"Stopped and saved at step {state.step} of {config.steps}. "
+                    f"Go on with: tag2mask {config.kind} --resume {run}"
+                )
+    _finish(config, run, state)
+
+
+def _step(
+    config: RunConfig,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: Any,
+    state: _State,
+    batches: Iterator[Batch],
+    objective: Objective,
+) -> tuple[dict[str, Any], Batch]:
+    """One update of the weights; returns its row of metrics and the last batch."""
+    phase = config.phase_at(state.step)[0].name
+    rates = learning_rates(config, state.step)
+    set_learning_rates(state.optimizer, rates)
+    started, mining, images, finite = time.perf_counter(), 0.0, 0, True
+    average = None if state.average is None else state.keeper
+    for _ in range(config.optim.accumulate):
+        batch = next(batches)
+        _note_broken(state, batch)
+        with accelerator.accumulate(model):
+            with accelerator.autocast():
+                losses = objective.losses(model, state.model, batch, average, phase)
+            finite = finite and bool(torch.isfinite(losses.total))
+            if finite:
+                accelerator.backward(losses.total)
+                if accelerator.sync_gradients and config.optim.clip_norm > 0:
+                    accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+                optimizer.step()
+            if accelerator.sync_gradients or not finite:
+                optimizer.zero_grad()
+        mining += losses.mining_seconds
+        images += len(batch.names)
+    _count_nonfinite(config, state, losses, finite=finite)
+    if state.average is not None and finite:
+        state.average.update_parameters(state.model)
+    state.step += 1
+    seconds = time.perf_counter() - started
+    row = {
+        "step": state.step,
+        "phase": phase,
+        "lr": rates["old_weights"],
+        "total_loss": losses.total.item(),
+        "images_per_second": images / seconds,
+        "skipped_steps": state.skipped,
+    }
+    row |= {f"{name}_loss": part.item() for name, part in losses.parts.items()}
+    if losses.reliable_share is not None:
+        row |= {"reliable_share": losses.reliable_share, "mining_share": mining / seconds}
+    return row, batch
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step == last or (every > 0 and step % every == 0)
+
+
+def _batches(
+    config: RunConfig, pictures: PictureSet, network: SegmentationNetwork, step: int, device: torch.device
+) -> Iterator[Batch]:
+    """The batches of steps `step`, `step` + 1, ...: the draws they would hold in a run that never stopped."""
+    accumulate = config.optim.accumulate
+    sizes = [phase.batch_size for phase in config.phases for _ in range(phase.steps * accumulate)]
+    first = step * accumulate
+    starts = [0, *itertools.accumulate(sizes)]
+    draws = [list(range(starts[i], starts[i + 1])) for i in range(first, len(sizes))]
+    dataset = TrainingPictures(
+        pictures,
+        config.augment,
+        config.image_size,
+        fill_rgb=network.mean_rgb,
+        seed=config.seed,
+        batch_starts=starts,
+    )
+    loader = DataLoader(
+        dataset,
+        batch_sampler=draws,
+        num_workers=config.workers,
+        collate_fn=Batch.collate,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # its own, or starting the loader would move the run's random state
+    )
+    return (batch.to(device) for batch in loader)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches a whole process group; the loop ends the step in progress, for which it needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _note_broken(state: _State, batch: Batch) -> None:
+    for name in batch.broken:
+        if name not in state.broken:
+            state.broken.add(name)
+            log.warning("%s cannot be read and is skipped (%d broken so far)", name, len(state.broken))
+
+
+def _count_nonfinite(config: RunConfig, state: _State, losses: Losses, *, finite: bool) -> None:
+    if finite:
+        state.nonfinite_in_a_row = 0
+        return
+    state.skipped += 1
+    state.nonfinite_in_a_row += 1
+    values = ", ".join(f"{name} {part.item():.3g}" for name, part in losses.parts.items())
+    log.warning("step %d skipped: its loss is not finite (%s)", state.step + 1, values)
+    if state.nonfinite_in_a_row >= MAX_NONFINITE:
+        raise TrainingStopped(
+            f"The loss was not finite in {MAX_NONFINITE} steps in a row (last: {values}). Lower --optim.lr and "
+            "--optim.joint-lr, set --optim.clip-norm 1, or use --precision fp32."
+        )
+
+
+def _validate(config: RunConfig, run: Path, state: _State, phase: str) -> dict[str, float]:
+    """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags."""
+    scores = validate(config, state.keeper, masks=phase != "tags")
+    if config.select == "miou" and scores.get("miou", -1.0) > state.best_miou:
+        state.best_miou = scores["miou"]
+        selection = f"best mIoU on {config.val_split} at step {state.step}"
+        save_model(run / "model.safetensors", state.keeper, config, selection=selection)
+    return scores
+
+
+def _finish(config: RunConfig, run: Path, state: _State) -> None:
+    if config.select == "last" or state.best_miou < 0:
+        save_model(run / "model.safetensors", state.keeper, config, selection="last step")
+    if state.broken:
+        log.warning("%d pictures could not be read: %s", len(state.broken), ", ".join(sorted(state.broken)[:20]))
+    write_report(run)
+    log.info("done: %s", run)
+
+
+@contextmanager
+def _log_file(run: Path) -> Iterator[None]:
+    handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    except BaseException as error:
+        log.error("%s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets: the step in progress ends and is saved; a second one ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        log.warning("stopping after this step ...")
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

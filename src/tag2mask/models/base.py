@@ -1,0 +1,144 @@
+"""What every network of this package has: normalization, frozen batch norms, groups of parameters."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tag2mask.batch import Outputs
+
+GroupName = Literal["old_weights", "old_biases", "new_weights", "new_biases"]
+
+
+class SegmentationNetwork(nn.Module):
+    """A network that training, prediction and evaluation can use; subclasses define `forward`.
+
+    Attributes:
+        classes: class names, background not among them.
+        stride: pixels per cell of the features; a picture whose sides are multiples of it is covered exactly.
+        mean_rgb: mean color of the input, 0-255, for padding.
+        pretrained_prefix: what the names of the parameters with pretrained weights begin with; the others are new.
+    """
+
+    pretrained_prefix: ClassVar[str] = "backbone."
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        *,
+        stride: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        """Store the constants; `mean` and `std` are levels of 0-255."""
+        super().__init__()
+        self.classes = classes
+        self.stride = stride
+        red, green, blue = (round(m) for m in mean)
+        self.mean_rgb = (red, green, blue)
+        # Constants of the backbone, not of the run: they are rebuilt from its name, not stored.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes without background."""
+        return len(self.classes)
+
+    def normalize(self, rgb: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The network's input for pictures, the one place where anything is normalized.
+
+        Args:
+            rgb: uint8 [B, 3, H, W], 0-255.
+            valid: bool [B, H, W]; padding becomes 0, the mean color.
+
+        Returns:
+            float32 [B, 3, H, W].
+        """
+        images = (rgb.float() - self.mean) / self.std
+        return images if valid is None else images * valid.unsqueeze(1)
+
+    def forward(self, images: Tensor, valid: Tensor | None = None, *, segment: bool = True) -> Outputs:
+        """Features, tag scores and segmentation scores of normalized images [B, 3, H, W].
+
+        Args:
+            images: as `normalize` gives them.
+            valid: bool [B, H, W]; only these pixels count for the tag scores. None counts all.
+            segment: False leaves `seg_logits` out.
+        """
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode with frozen pretrained batch norms: statistics and affine parameters stay as they are."""
+        super().train(mode)
+        for name, module in self.named_modules():
+            if isinstance(module, _BatchNorm) and name.startswith(self.pretrained_prefix):
+                module.eval()
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(False)
+        return self
+
+    def parameter_groups(self) -> dict[GroupName, list[nn.Parameter]]:
+        """Every parameter that trains, once: old (pretrained part) or new (heads), weights or biases.
+
+        Norms and other vectors count as biases.
+        """
+        groups: dict[GroupName, list[nn.Parameter]] = {
+            "old_weights": [],
+            "old_biases": [],
+            "new_weights": [],
+            "new_biases": [],
+        }
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                old, weight = name.startswith(self.pretrained_prefix), parameter.ndim >= 2
+                group: GroupName = (
+                    ("old_weights" if weight else "old_biases") if old else ("new_weights" if weight else "new_biases")
+                )
+                groups[group].append(parameter)
+        return groups
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """No autocast on the device of `like`: for what is cheap and needs all its digits."""
+    device = like.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def supervised_outputs(features: Tensor, seg_logits: Tensor, valid: Tensor | None, *, segment: bool) -> Outputs:
+    """Outputs of a network without a tag classifier, whose tag scores come from its map.
+
+    Args:
+        features: float [B, D, h, w].
+        seg_logits: float [B, K, h', w'], background first.
+        valid: bool [B, H, W] or None, as `tag_logits_of_map` takes it.
+        segment: False leaves `seg_logits` out of the result.
+    """
+    seg_logits = seg_logits.float()
+    return Outputs(features, tag_logits_of_map(seg_logits, valid), seg_logits if segment else None)
+
+
+def tag_logits_of_map(seg_logits: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Tag logits [B, C] of a segmentation: log p - log(1 - p) of each class's largest probability p over the map.
+
+    The sigmoid of a logit is p again, a score in 0..1. Logits end at 16.1, where float32 cannot tell p from 1.
+
+    Args:
+        seg_logits: float [B, K, h, w], background first.
+        valid: bool [B, H, W]; cells without a valid pixel do not count, and a picture without any scores 0.
+    """
+    log_probs = seg_logits.log_softmax(dim=1)[:, 1:]
+    if valid is not None:
+        share = F.interpolate(valid.unsqueeze(1).float(), seg_logits.shape[-2:], mode="area")
+        log_probs = log_probs.masked_fill(share == 0, -torch.inf)
+    largest = log_probs.amax((2, 3)).clamp(-1e4, -1e-7)
+    return largest - torch.log(-torch.expm1(largest))

@@ -1,0 +1,114 @@
+"""The second step: a supervised network learns from masks, usually those of the first step (method 7)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import nn
+
+from tag2mask.batch import IGNORE, Batch, Losses
+from tag2mask.config import RetrainConfig
+from tag2mask.data import PictureSet, open_data
+from tag2mask.data.dataset import label_codes
+from tag2mask.loop import run_training
+from tag2mask.losses import cross_entropy
+from tag2mask.models.base import SegmentationNetwork
+from tag2mask.render import SampleRow
+from tag2mask.validation import predicted_labels, write_sample_rows
+
+
+def retrain(config: RetrainConfig, *, resume: Path | None = None) -> Path:
+    """Train a supervised network on masks and write a run folder.
+
+    Args:
+        config: Everything about the run; `masks` or `own_masks` says what it learns from.
+        resume: Run folder to go on with, exactly where its last save was; `config` must be the folder's own.
+
+    Returns:
+        The run folder, as that of `train`.
+
+    Raises:
+        ValueError, FileNotFoundError: bad data or settings, before any training.
+        FileExistsError: `config.out` is not empty.
+        TrainingStopped: the loss stayed non-finite.
+        KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
+    """
+    pictures = open_data(
+        config.data,
+        split=config.train_split,
+        data_format=config.data_format,
+        tags_from=config.tags_from,
+        others=config.others,
+    )
+    return run_training(config, with_training_masks(pictures, config), _MaskObjective(config), resume=resume)
+
+
+def with_training_masks(pictures: PictureSet, config: RetrainConfig) -> PictureSet:
+    """`pictures` with the masks that the second step learns from; those without one are left out with `own_masks`.
+
+    Raises:
+        ValueError: no masks asked for, both kinds asked for, or masks missing.
+    """
+    if bool(config.masks) == config.own_masks:
+        raise ValueError("retrain needs either --masks DIR, as pseudo-label writes it, or --own-masks")
+    if config.own_masks:
+        kept = tuple(picture for picture in pictures.pictures if picture.mask is not None)
+        if not kept:
+            raise ValueError(f"No picture of split {pictures.split!r} of {pictures.root} has a mask; use --masks DIR")
+        return dataclasses.replace(pictures, pictures=kept)
+    folder = Path(config.masks).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}; write masks with: tag2mask pseudo-label RUN --out DIR")
+    placed = [
+        dataclasses.replace(picture, mask=folder / PurePosixPath(picture.name).with_suffix(".png"))
+        for picture in pictures.pictures
+    ]
+    missing = [picture.name for picture in placed if picture.mask is None or not picture.mask.is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks the masks of {len(missing)} of {len(placed)} pictures of split {pictures.split!r}, for "
+            f"example {missing[0]}; write them with tag2mask pseudo-label, or train on another --train-split"
+        )
+    codes = label_codes(pictures.num_classes, others="ignore")
+    return dataclasses.replace(pictures, pictures=tuple(placed), mask_codes=codes)
+
+
+@dataclass(frozen=True)
+class _MaskObjective:
+    """Cross entropy on all labeled pixels."""
+
+    config: RetrainConfig
+
+    def losses(
+        self,
+        model: nn.Module,
+        network: SegmentationNetwork,
+        batch: Batch,
+        average: SegmentationNetwork | None,
+        phase: str,
+    ) -> Losses:
+        outputs = model(network.normalize(batch.rgb, batch.valid), batch.valid)
+        return Losses({"segmentation": cross_entropy(outputs.seg_logits.float(), batch.mask)})
+
+    def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
+        batch = batch.first(4)
+        predictions = predicted_labels(network, batch)
+        rows = [
+            SampleRow(
+                name=name,
+                rgb=batch.rgb[i].permute(1, 2, 0).cpu().numpy(),
+                tags=_classes_in(batch.mask[i], network.classes),
+                training_mask=batch.mask[i].cpu().numpy(),
+                prediction=predictions[i],
+            )
+            for i, name in enumerate(batch.names)
+        ]
+        return write_sample_rows(run, rows, network.classes, step, self.config.steps)
+
+
+def _classes_in(mask: torch.Tensor, classes: tuple[str, ...]) -> tuple[str, ...]:
+    labels = mask.unique().tolist()  # type: ignore[no-untyped-call]
+    return tuple(classes[label - 1] for label in labels if 0 < label != IGNORE)

@@ -1,0 +1,121 @@
+"""The ablation: equal steps for all rows, shared tag phases, going on after an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from tag2mask import presets
+from tag2mask.ablation import BASE, ROWS, Ablation, Plan, RowResult, ablate, running
+from tag2mask.ablation.page import table_lines
+from tag2mask.ablation.rows import one_step_config, second_step_config, tag_phase_config
+from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig
+
+TINY = {
+    "backbone": "test_efficientnet",
+    "weights": "none",
+    "image_size": 64,
+    "workers": 0,
+    "augment": AugmentConfig(crop_size=64),
+    "optim": OptimConfig(lr=0.01),
+}
+
+
+@pytest.fixture
+def ablation(builtin, tmp_path, monkeypatch):
+    """Two steps of everything on the built-in set."""
+    small = TrainConfig(batch_size=2, joint_batch_size=2, **TINY)
+    second = RetrainConfig(batch_size=2, **TINY)
+    monkeypatch.setattr(presets, "PRESETS", (lambda: small, lambda: second))
+    plan = Plan(tag_steps=2, joint_steps=2, supervised_steps=2, second_seed_within=1.0)
+    return Ablation(data=str(builtin), out=tmp_path / "out", plan=plan)
+
+
+def test_rows_differ_in_one_thing_and_train_equally_long():
+    plan = Plan()
+    base = one_step_config(ROWS[BASE], plan, data="d", seed=0)
+    for row in ROWS.values():
+        config = one_step_config(row, plan, data="d", seed=0)
+        assert (config.tag_steps, config.joint_steps, config.seed) == (base.tag_steps, base.joint_steps, base.seed)
+        if row.kind == "one step" and row.name != BASE:
+            assert config.method != base.method or config.segment_dilation != base.segment_dilation, row.name
+        if row.profile == "clean":
+            assert tag_phase_config(config).replace(segment_dilation=1) == tag_phase_config(base)
+    steps = {
+        second_step_config(ROWS[n], plan, data="d", split=None, masks="m", seed=0).steps
+        for n in ("two-step", "ceiling")
+    }
+    assert steps == {plan.supervised_steps}
+
+
+def test_two_seeds_of_every_row_and_nothing_twice(ablation, monkeypatch):
+    names = ("official", BASE, "keep-20", "two-step", "ceiling")
+    results = ablate(ablation, names)
+    assert sorted((r.seed, r.name) for r in results) == sorted((s, n) for s in (0, 1) for n in names)
+    assert all(0 <= r.miou <= 1 for r in results)
+    assert {p.name for p in ablation.out.glob("tags-*/")} >= {"tags-official-seed0", "tags-clean-seed0"}
+    page = json.loads((ablation.out / "ablation.json").read_text())
+    assert len(page["rows"]) == 10
+    assert len(page["tag_phases"]) == 4
+    assert (ablation.out / "ablation-kept.svg").is_file()
+    assert (ablation.out / "ablation-rows.svg").is_file()
+
+    def fail(*args, **kwargs):
+        raise AssertionError("a row that is done was run again")
+
+    monkeypatch.setattr(running, "train", fail)
+    monkeypatch.setattr(running, "retrain", fail)
+    monkeypatch.setattr(running, "evaluate", fail)
+    assert ablate(ablation, names) == results
+
+
+def test_it_goes_on_after_an_interruption(ablation, monkeypatch):
+    train, calls = running.train, []
+
+    def dies_in_the_second_run(config, *, resume=None):
+        calls.append(resume)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train(config, resume=resume)
+
+    monkeypatch.setattr(running, "train", dies_in_the_second_run)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(ablation, ("official",))
+    assert (ablation.out / "tags-official-seed0" / "result.json").is_file()
+    assert [r.name for r in ablate(ablation, ("official",))] == ["official"]
+    assert len(calls) == 3  # the tag phase was not trained twice
+
+
+def test_rows_of_another_length_are_not_mixed(ablation):
+    ablate(ablation, ("ceiling",))
+    other = dataclasses.replace(ablation, plan=dataclasses.replace(ablation.plan, supervised_steps=3))
+    with pytest.raises(ValueError, match="other settings"):
+        ablate(other, ("ceiling",))
+
+
+def test_an_unknown_row_is_refused(ablation):
+    with pytest.raises(ValueError, match=r"no row nonsense; rows: official, paper, clean"):
+        ablate(ablation, ("nonsense",))
+
+
+def test_the_table_compares_equal_seeds_only():
+    def result(name, seed, miou):
+        return RowResult(
+            name=name,
+            group="g",
+            title=name,
+            kind="one step",
+            seed=seed,
+            miou=miou,
+            iou={},
+            minutes=1,
+            shared_minutes=2,
+            steps=3,
+        )
+
+    lines = table_lines([result(BASE, 0, 0.5), result("union", 0, 0.51), result(BASE, 1, 0.4), result("soft", 0, 0.3)])
+    assert lines[3].split(" | ")[4] == "+1.0"
+    assert lines[4].split(" | ")[4] == "-20.0"
+    assert "1.0 + 2.0" in lines[2]
