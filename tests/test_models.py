@@ -55,7 +55,7 @@ def test_any_size_gives_the_promised_map(network, size):
     assert output.features.shape == (2, network.backbone.channels, *cells)
     assert output.tag_logits.shape == (2, 3)
     assert output.seg_logits.shape == (2, 4, *cells)
-    assert all(t.isfinite().all() for t in output)
+    assert all(t.isfinite().all() for t in output[:3])
     assert network.cam(output.features).shape == (2, 3, *cells)
 
 
@@ -91,12 +91,12 @@ def test_evaluation_is_deterministic_and_survives_a_file(network, tmp_path, requ
     images = network.normalize(pictures(48, 80))
     with torch.no_grad():
         first, second = network.eval()(images), network(images)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
     safetensors.torch.save_file(network.state_dict(), tmp_path / "model.safetensors")
     twin = build(request.node.callspec.params["network"], seed=1).eval()
     twin.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(twin(twin.normalize(pictures(48, 80))), first, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(twin(twin.normalize(pictures(48, 80)))[:3], first[:3], strict=True))
 
 
 def test_random_weights_follow_the_global_seed(lite0):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_training import padded_batch
 
+from tag2mask.cam import multi_scale_cam
 from tag2mask.config import AugmentConfig, MethodConfig, TrainConfig
+from tag2mask.method import class_activation_maps
+from tag2mask.models.network import Network
 from tag2mask.models.wide_resnet38 import WideResNet38
 from tag2mask.optim import learning_rates
 from tag2mask.presets import PRESETS, names_of
@@ -135,17 +140,47 @@ def test_without_train_aug_nothing_starts_and_the_error_says_how(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_recipes_run_on_a_voc_tree_with_a_toy_backbone(name, tmp_path):
-    """Everything of the recipe but the backbone and the number of steps."""
+@pytest.mark.parametrize(("name", "batch"), [("voc-rrm", 1), ("voc-rrm-init", 8), ("voc-rrm-attention", 8)])
+def test_recipes_run_on_a_voc_tree_with_a_toy_backbone(name, batch, tmp_path):
+    """Everything of the recipe but the backbone and the number of steps; the published code fails on single pictures."""
     config = TrainConfig.preset(name, data=str(voc(tmp_path / "VOC2012")), out=str(tmp_path / "run"))
     steps = {"tag_steps": min(config.tag_steps, 1), "joint_steps": 1}
     toy: dict[str, object] = {"backbone": "test_efficientnet", "output_stride": 16, "weights": "none", "workers": 0}
-    run = train(config.replace(**toy, **steps, sample_every=0))
+    run = train(config.replace(**toy, **steps, joint_batch_size=batch, sample_every=0))
     last = (run / "metrics.csv").read_text().splitlines()
     row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
     assert row["phase"] == "joint" and row["skipped_steps"] == "0" and np.isfinite(float(row["total_loss"]))
     assert TrainConfig.from_json((run / "config.json").read_text()).augment == config.augment
+
+
+class Noisy(torch.nn.Module):
+    """A backbone of one convolution and dropout."""
+
+    channels, stride, mean, std = 4, 4, (124.0, 116.0, 104.0), (58.0, 57.0, 57.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.dropout = torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Dropout2d(0.5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.conv(images).relu())
+
+
+def test_cams_feel_the_dropout_in_the_official_profile_alone():
+    torch.manual_seed(0)
+    network, batch = Network(Noisy(), ("a", "b")), padded_batch(2)
+    images = network.normalize(batch.rgb, batch.valid)
+    for profile, noisy in (("official", True), ("paper", True), ("clean", False)):
+        one, two = (class_activation_maps(network, images, batch, MethodConfig.of(profile)) for _ in range(2))
+        assert torch.equal(one, two) is not noisy, profile
+        assert network.training and network.backbone.training
+    # the pass at scale 1 is that of the training step, noise and all, but not where CAMs shall have none
+    first = torch.randn(2, 4, 16, 16).relu()
+    for profile, taken in (("official", True), ("clean", False)):
+        method = dataclasses.replace(MethodConfig.of(profile), cam_scales=(1.0,), cam_precision="same")
+        got = class_activation_maps(network, images, batch, method, first)
+        want = multi_scale_cam(network, images, batch.tags, (1.0,), batch.valid, features=first)
+        assert torch.equal(got, want) is taken, profile
 
 
 def test_the_published_crop_gives_the_published_map():

@@ -11,9 +11,9 @@ from PIL import Image
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.data import voc_palette
 from tag2mask.models import build_network
+from tag2mask.predicting import predict
 from tag2mask.runs import save_model
 from tag2mask.score_maps import ScoreMaps
-from tag2mask.predicting import predict
 from tag2mask.segmenter import Segmenter, resolve_crf, resolve_device
 from tag2mask.sources import find_pictures
 

@@ -133,7 +133,7 @@ class RunConfig:
     backbone: str = "tf_efficientnet_lite0"
     """Any timm model, or wide_resnet38."""
     weights: str = "default"
-    """`default` pretrained weights of the backbone, `none`, or a file (.safetensors, .pth)."""
+    """`default` pretrained weights of the backbone, `none`, or a file (.safetensors, .pth, MXNet's .params)."""
     output_stride: int = 16
     """Stride of the feature map, 8, 16 or 32; a plain ViT keeps its patch size."""
     dilate: bool = False

@@ -127,7 +127,7 @@ class EnergyConfig:
     scale: float = 0.5
     """Size at which the energy is evaluated, relative to the crop."""
     gate: bool = True
-    """The soft gate S that spares pixels which the reliable labels teach [P]; False is S = 1, the plain dense-CRF loss."""
+    """The gate S that spares pixels which the reliable labels teach [P]; False is S = 1, the plain dense-CRF loss."""
     gradient: Literal["surrogate", "exact"] = "surrogate"
     """`surrogate`: -2 S A as published; `exact`: the derivative with the gate S held fixed."""
 

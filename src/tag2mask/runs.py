@@ -131,6 +131,8 @@ def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     except Exception as error:  # safetensors raises its own error type for damaged files
         raise ValueError(f"{path} is no readable .safetensors file: {error}") from error
+    if metadata.get("format") == "tag2mask weights":
+        raise ValueError(f"{path} holds weights to start a training from (--weights {path}), not a whole model")
     if "config" not in metadata or "classes" not in metadata:
         raise ValueError(f"{path} was not written by tag2mask: its metadata has no config and classes")
     config = parse_config(metadata["config"])
