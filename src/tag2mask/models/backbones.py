@@ -18,7 +18,7 @@ RGB = tuple[float, float, float]
 
 LITE0 = "tf_efficientnet_lite0"
 # The packaged weights were trained on (x - 127) / 128, which is not timm's (x / 255 - 0.5) / 0.5.
-_OWN_NORMALIZATION: dict[str, tuple[RGB, RGB]] = {LITE0: ((127.0,) * 3, (128.0,) * 3)}
+OWN_NORMALIZATION: dict[str, tuple[RGB, RGB]] = {LITE0: ((127.0,) * 3, (128.0,) * 3)}
 _PROBE = 128
 """Side of the picture that measures a backbone's stride: a multiple of every usual stride."""
 
@@ -71,7 +71,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.body = _create(name, output_stride if dilate else 32)
         self._nhwc = str(getattr(self.body, "output_fmt", "NCHW")) == "NHWC"
-        self.mean, self.std = _OWN_NORMALIZATION.get(name) or _timm_normalization(self.body)
+        self.mean, self.std = OWN_NORMALIZATION.get(name) or _timm_normalization(self.body)
         self.stride = 32
         tokens, self.stride = self._probe(name)
         if not tokens:
@@ -97,7 +97,7 @@ class TimmBackbone(nn.Module):
         """Replace the modules that only a classifier uses, so that every trainable parameter gets a gradient."""
         self.eval()  # a picture sent through in training mode would move the pretrained batch statistics
         with torch.enable_grad():
-            used = _parameters_behind(self(torch.zeros(1, 3, 2 * self.stride, 2 * self.stride)))
+            used = parameters_behind(self(torch.zeros(1, 3, 2 * self.stride, 2 * self.stride)))
         for name, child in self.body.named_children():
             own = list(child.parameters())
             if own and not any(id(p) in used for p in own):
@@ -161,7 +161,7 @@ def _reduction(body: Any) -> int:
     return int(stages[-1].get("reduction", 32)) if stages else 32
 
 
-def _parameters_behind(output: Tensor) -> set[int]:
+def parameters_behind(output: Tensor) -> set[int]:
     """Ids of the parameters that `output` depends on, from its graph."""
     used: set[int] = set()
     seen: set[Any] = set()

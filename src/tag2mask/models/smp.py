@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tag2mask.batch import Outputs
-from tag2mask.models.backbones import _OWN_NORMALIZATION, LITE0, RGB, _parameters_behind
+from tag2mask.models.backbones import LITE0, OWN_NORMALIZATION, RGB, parameters_behind
 from tag2mask.models.base import SegmentationNetwork, supervised_outputs
 from tag2mask.models.published import misfits
 from tag2mask.models.weights import packaged_lite0_state, read_weights
@@ -64,7 +64,7 @@ class SmpNetwork(SegmentationNetwork):
         self.eval()
         side = max(smallest, 2 * stride)
         with torch.enable_grad():
-            used = _parameters_behind(self._scores(torch.zeros(1, 3, side, side))[1])
+            used = parameters_behind(self._scores(torch.zeros(1, 3, side, side))[1])
         for parameter in self.parameters():
             parameter.requires_grad_(id(parameter) in used)
         self.train()
@@ -180,8 +180,8 @@ def _encoder_name(name: str, smp: Any) -> str:
 
 def _normalization(bare: str, encoder: str) -> tuple[RGB, RGB]:
     """Mean and deviation, 0-255, that the encoder's weights expect; smp's own are ImageNet's but for a few."""
-    if bare in _OWN_NORMALIZATION:
-        return _OWN_NORMALIZATION[bare]
+    if bare in OWN_NORMALIZATION:
+        return OWN_NORMALIZATION[bare]
     if encoder.startswith("tu-"):
         config = timm.models.get_pretrained_cfg(bare)
         red, green, blue = (255.0 * m for m in config.mean)
