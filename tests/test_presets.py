@@ -18,6 +18,7 @@ from tag2mask.models.network import Network
 from tag2mask.models.wide_resnet38 import WideResNet38
 from tag2mask.optim import learning_rates
 from tag2mask.presets import PRESETS, names_of
+from tag2mask.reliable import reliable_labels
 from tag2mask.training import train
 
 PUBLISHED = ("voc-rrm", "voc-rrm-init", "voc-rrm-attention")
@@ -140,12 +141,18 @@ def test_without_train_aug_nothing_starts_and_the_error_says_how(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "batch"), [("voc-rrm", 1), ("voc-rrm-init", 8), ("voc-rrm-attention", 8)])
+@pytest.mark.parametrize(("name", "batch"), [("voc-rrm", 1), ("voc-rrm-init", 2), ("voc-rrm-attention", 3)])
 def test_recipes_run_on_a_voc_tree_with_a_toy_backbone(name, batch, tmp_path):
-    """Everything of the recipe but the backbone and the number of steps; the published code fails on single pictures."""
+    """All of the recipe but backbone, steps and batch size; the published code fails on single pictures."""
     config = TrainConfig.preset(name, data=str(voc(tmp_path / "VOC2012")), out=str(tmp_path / "run"))
     steps = {"tag_steps": min(config.tag_steps, 1), "joint_steps": 1}
-    toy: dict[str, object] = {"backbone": "test_efficientnet", "output_stride": 16, "weights": "none", "workers": 0}
+    toy: dict[str, object] = {
+        "backbone": "test_efficientnet",
+        "output_stride": 16,
+        "weights": "none",
+        "workers": 0,
+        "batch_size": batch,
+    }
     run = train(config.replace(**toy, **steps, joint_batch_size=batch, sample_every=0))
     last = (run / "metrics.csv").read_text().splitlines()
     row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
@@ -181,6 +188,19 @@ def test_cams_feel_the_dropout_in_the_official_profile_alone():
         got = class_activation_maps(network, images, batch, method, first)
         want = multi_scale_cam(network, images, batch.tags, (1.0,), batch.valid, features=first)
         assert torch.equal(got, want) is taken, profile
+
+
+def test_labels_and_cams_leave_their_arguments_alone():
+    torch.manual_seed(0)
+    network, batch = Network(Noisy(), ("a", "b")).eval(), padded_batch(2)
+    images = network.normalize(batch.rgb, batch.valid)
+    cams = multi_scale_cam(network, images, batch.tags, valid=batch.valid)
+    given = (images, cams, batch.rgb, batch.tags, batch.valid)
+    before = [x.clone() for x in given]
+    multi_scale_cam(network, images, batch.tags, valid=batch.valid, features=network(images).features)
+    for profile in ("official", "paper", "clean"):
+        reliable_labels(batch.rgb, cams, batch.tags, MethodConfig.of(profile).reliable, batch.valid)
+    assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
 
 
 def test_the_published_crop_gives_the_published_map():

@@ -76,8 +76,8 @@ def multi_scale_cam(
 def _one_scale(model: Network, images: Tensor, scale: float, valid: Tensor | None, features: Tensor | None) -> Tensor:
     if features is None:
         if scale != 1:
-            # the picture's size times the scale, and at least one pixel: scale_factor would round a thin picture to 0
-            size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+            # rounded down as published (321 at 1.5 is 481), but at least one pixel of a thin picture
+            size = [max(1, int(side * scale)) for side in images.shape[-2:]]
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         # On a CPU a few pictures at a time stay in its cache, which is faster at the larger scales.
         pixels = images.shape[-2] * images.shape[-1]

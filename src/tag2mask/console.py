@@ -1,16 +1,22 @@
-"""What the command line shows: progress on stderr and tables of scores. Imports no torch."""
+"""What the command line shows and hears: progress on stderr, tables of scores, Ctrl-C. Imports no torch."""
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from tag2mask.evaluation import Report
+
+log = logging.getLogger("tag2mask")
 
 SECONDS_PER_LINE = 5.0
 
@@ -64,3 +70,25 @@ def score_lines(scores: Mapping[str, Report]) -> list[str]:
         )
         lines.append("  ".join([label.ljust(width), *cells]))
     return lines
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets: the step in progress ends and is saved; a second one ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        log.warning("stopping after this step ...")
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

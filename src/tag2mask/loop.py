@@ -9,10 +9,8 @@ import itertools
 import json
 import logging
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -27,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import RunConfig, load_config
-from tag2mask.console import Bar
+from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
 from tag2mask.data.loading import TrainingPictures
 from tag2mask.files import write_text
@@ -35,7 +33,7 @@ from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.report import write_report
-from tag2mask.runs import MetricsFile, environment, load_state, new_run_folder, save_model, save_state
+from tag2mask.runs import MetricsFile, environment, load_state, log_to, new_run_folder, save_model, save_state
 from tag2mask.tracking import Tracker, describe
 from tag2mask.validation import validate, validation_pictures
 
@@ -168,7 +166,7 @@ def run_training(
     if resume is None:
         config = _resolved(config, run)
     log.info("run folder: %s", run)
-    with _log_file(run):
+    with log_to(run):
         if resume is None:
             write_text(run / "config.json", config.to_json())
             write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
@@ -229,7 +227,7 @@ def _fit(
     network.train()
     batches = _batches(config, pictures, network, state.step, accelerator.device)
     metrics, tracker = MetricsFile(run, state.step), Tracker(run, state.step)
-    with _stop_signal() as stop, Bar("step", state.step) as bar:
+    with stop_signal() as stop, Bar("step", state.step) as bar:
         while state.step < config.steps:
             phase = config.phase_at(state.step)[0].name
             row, batch = _step(config, accelerator, model, optimizer, state, batches, objective)
@@ -379,43 +377,3 @@ def _finish(config: RunConfig, run: Path, state: _State) -> None:
         log.warning("%d pictures could not be read: %s", len(state.broken), ", ".join(sorted(state.broken)[:20]))
     write_report(run)
     log.info("done: %s", run)
-
-
-@contextmanager
-def _log_file(run: Path) -> Iterator[None]:
-    handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
-    try:
-        yield
-    except BaseException as error:
-        log.error("%s: %s", type(error).__name__, error)
-        raise
-    finally:
-        log.setLevel(level)
-        log.removeHandler(handler)
-        handler.close()
-
-
-@contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets: the step in progress ends and is saved; a second one ends at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        log.warning("stopping after this step ...")
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

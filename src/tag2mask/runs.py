@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from tag2mask.config import RunConfig, load_config, parse_config
 from tag2mask.files import write_atomically
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
+
+log = logging.getLogger("tag2mask")
 
 METRICS = (
     "step",
@@ -82,6 +86,25 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv,
     }
+
+
+@contextmanager
+def log_to(run: Path) -> Iterator[None]:
+    """Write what is logged, and the error that ends the work, to `log.txt`."""
+    handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    except BaseException as error:
+        log.error("%s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
 
 
 def save_model(path: Path, model: SegmentationNetwork, config: RunConfig, *, selection: str = "last step") -> None:

@@ -16,7 +16,7 @@ class Plan:
 
     tag_steps: int = 600
     joint_steps: int = 300
-    supervised_steps: int = 300
+    supervised_steps: int = 900
     second_seed_within: float | None = 0.02
     """Rows whose mIoU lies this close to the base row get a second seed; None for one seed only."""
 
