@@ -27,9 +27,9 @@ def threads():
     torch.set_num_threads(before)
 
 
-def large_case(labels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    rgb = torch.nn.functional.interpolate(photos(1).float(), LARGE, mode="bilinear").to(torch.uint8)
-    return rgb, some_scores(1, 2, labels, *LARGE)
+def large_case(labels: int = 3, size: tuple[int, int] = LARGE) -> tuple[torch.Tensor, torch.Tensor]:
+    rgb = torch.nn.functional.interpolate(photos(1).float(), size, mode="bilinear").to(torch.uint8)
+    return rgb, some_scores(1, 2, labels, *size)
 
 
 def test_threads_inside_a_picture_change_only_the_last_bits(threads) -> None:
@@ -61,6 +61,38 @@ def test_more_threads_than_pictures_and_pictures_than_threads(threads) -> None:
     for count in (2, 7):
         threads(count)
         assert torch.equal(dense_crf(rgb, scores, backend="core"), want)  # small pictures are never shared
+
+
+@pytest.mark.parametrize("width", [512, 513, 1024, 1100])
+def test_wide_pictures_go_through_in_strips(width) -> None:
+    rgb, scores = large_case(size=(24, width))
+    twin = dense_crf(rgb, scores, backend="torch")
+    torch.testing.assert_close(dense_crf(rgb, scores, backend="core"), twin, rtol=0, atol=1e-4)
+
+
+def test_a_padded_wide_picture_equals_the_one_without_padding() -> None:
+    rgb, scores = large_case(size=(24, 1100))
+    top, left, bottom, right = 3, 5, 2, 7
+    around = (left, right, top, bottom)
+    valid = torch.nn.functional.pad(torch.ones(1, 24, 1100, dtype=torch.bool), around)
+    padded = dense_crf(
+        torch.nn.functional.pad(rgb, around, value=77),
+        torch.nn.functional.pad(scores, around, value=0.3),
+        valid=valid,
+        backend="core",
+    )
+    assert torch.equal(padded[..., top:-bottom, left:-right], dense_crf(rgb, scores, backend="core"))
+
+
+def test_memory_that_is_kept_leaves_nothing_behind() -> None:
+    core = load_core()
+    rgb, scores = large_case(size=(336, 320))  # pieces of two megabytes and more are kept
+    core.clear_cache()
+    fresh = dense_crf(rgb, scores, backend="core")
+    dense_crf(rgb.flip(-1), scores.flip(-1) ** 3, backend="core")
+    assert torch.equal(dense_crf(rgb, scores, backend="core"), fresh)
+    core.clear_cache()
+    assert torch.equal(dense_crf(rgb, scores, backend="core"), fresh)
 
 
 _RUN = """

@@ -8,16 +8,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#ifdef _WIN32
-#include <malloc.h>
-#endif
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #define T2M_INLINE inline __attribute__((always_inline))
 
 namespace tag2mask {
+
+// Memory aligned to 64 bytes, null when there is none. Large pieces are kept for whoever asks next, see pictures.cpp.
+void* take_memory(std::size_t bytes);
+void give_memory(void* p, std::size_t bytes);
 
 // Aligned array of plain values. Fails with a null `data`, which `ok()` reports.
 template <class T>
@@ -30,48 +28,28 @@ struct Buffer {
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     T2M_INLINE Buffer(Buffer&& other) : data(other.data), size(other.size) { other.data = nullptr; other.size = 0; }
-    T2M_INLINE Buffer& operator=(Buffer&& other) {
+    T2M_INLINE Buffer& operator=(Buffer&& other) {  // exchanges the two
         T* const mine = data;
         const std::size_t count = size;
         data = other.data, size = other.size;
         other.data = mine, other.size = count;
         return *this;
     }
-    T2M_INLINE ~Buffer() { release(data); }
+    T2M_INLINE ~Buffer() { give_memory(data, bytes_of(size)); }
 
     T2M_INLINE bool ok() const { return data != nullptr; }
     T2M_INLINE T& operator[](std::size_t i) { return data[i]; }
     T2M_INLINE const T& operator[](std::size_t i) const { return data[i]; }
     T2M_INLINE void zero() { std::memset(static_cast<void*>(data), 0, size * sizeof(T)); }
 
-#ifdef _WIN32
-    T2M_INLINE static void* allocate(std::size_t bytes) { return _aligned_malloc(bytes, 64); }
-    T2M_INLINE static void release(void* p) { _aligned_free(p); }
-#else
-    T2M_INLINE static void* allocate(std::size_t bytes) {
-#ifdef __linux__
-        // Large arrays on huge pages: they are read all over, and a small page costs a fault and a look-up each.
-        constexpr std::size_t huge = std::size_t{1} << 21;
-        if (bytes >= huge) {
-            const std::size_t whole = (bytes + huge - 1) / huge * huge;
-            void* const p = std::aligned_alloc(huge, whole);
-            if (p != nullptr) madvise(p, whole, MADV_HUGEPAGE);
-            return p;
-        }
-#endif
-        return std::aligned_alloc(64, bytes);
-    }
-    T2M_INLINE static void release(void* p) { std::free(p); }
-#endif
-
+    T2M_INLINE static std::size_t bytes_of(std::size_t count) { return (count * sizeof(T) + 127) / 64 * 64; }
     // Keeps what was there; new elements are undefined.
     T2M_INLINE bool resize(std::size_t count) {
-        const std::size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
-        T* const next = static_cast<T*>(allocate(bytes));
+        T* const next = static_cast<T*>(take_memory(bytes_of(count)));
         if (next != nullptr && data != nullptr) {
             std::memcpy(static_cast<void*>(next), data, (size < count ? size : count) * sizeof(T));
         }
-        release(data);
+        give_memory(data, bytes_of(size));
         data = next;
         size = next != nullptr ? count : 0;
         return next != nullptr;
@@ -81,15 +59,16 @@ struct Buffer {
 constexpr int kMaxDims = 8;
 constexpr int kLanes = 8;
 
+T2M_INLINE constexpr int corner_stride(int dims) { return (dims + 4) / 4 * 4; }
+
 // Pixels -> simplices -> vertices. Vertex 0 stands for every missing vertex and always holds 0.
 struct Lattice {
     int dims = 0;
     std::int64_t pixels = 0;
     std::int32_t vertices = 0;
-    int corner_stride = 0;            // dims + 1 rounded up to 4
     Buffer<std::int32_t> cell;        // [pixels] simplex of a pixel
-    Buffer<std::int32_t> corners;     // [simplices][corner_stride] vertex ids
-    Buffer<float> weights;            // [pixels][dims + 1] barycentric
+    Buffer<std::int32_t> corners;     // [simplices][corner_stride(dims)] vertex ids times the bytes of a float
+    Buffer<float> weights;            // [pixels][dims + 1] barycentric, or those times 1 / sqrt(K 1)
     Buffer<std::int32_t> neighbours;  // [dims + 1][vertices + 1][2]
 
     T2M_INLINE float slice_scale() const { return 1.0f / (1.0f + 1.0f / static_cast<float>(1 << dims)); }
@@ -97,23 +76,97 @@ struct Lattice {
 
 enum class Status { ok, out_of_memory, not_finite, too_fine };
 
-// Channels of the mean field: every run is padded to `run_lanes`, all runs of a pixel lie together.
+// Which pixels of planes [..][stride] take part, and in which order: those of `index`, or a box, in strips of `columns`
+// columns, each row by row from top to bottom.
+struct Order {
+    const std::int64_t* index = nullptr;
+    std::int64_t stride = 1;
+    std::int64_t top = 0, left = 0, height = 1, width = 1;  // bounding box; x and y count from its corner
+    std::int64_t columns = 1;
+};
+
+// Goes through an order from pixel `p` on.
+class Walk {
+public:
+    T2M_INLINE Walk(const Order& order, std::int64_t p) : order_(order), index_(order.index) {
+        if (index_ != nullptr) {
+            index_ += p;
+            return;
+        }
+        first_ = p / (order.columns * order.height) * order.columns;
+        p -= first_ * order.height;
+        fit();
+        y_ = p / wide_, x_ = p % wide_;
+    }
+    // Where the next `count` pixels are. True: side by side in a row, and only at[0] is set.
+    T2M_INLINE bool next(int count, std::int64_t* at) {
+        if (index_ != nullptr) {
+            for (int i = 0; i < count; ++i) at[i] = index_[i];
+            index_ += count;
+            return false;
+        }
+        at[0] = here();
+        const bool together = x_ + count <= wide_;
+        if (together) {
+            x_ += count - 1;
+            step();
+        } else {
+            for (int i = 0; i < count; ++i, step()) at[i] = here();
+        }
+        return together;
+    }
+
+private:
+    T2M_INLINE std::int64_t here() const { return (order_.top + y_) * order_.stride + order_.left + first_ + x_; }
+    T2M_INLINE void fit() {
+        const std::int64_t rest = order_.width - first_;
+        wide_ = order_.columns < rest ? order_.columns : rest;
+    }
+    T2M_INLINE void step() {
+        if (++x_ < wide_) return;
+        x_ = 0;
+        if (++y_ < order_.height) return;
+        y_ = 0, first_ += order_.columns;
+        fit();
+    }
+    const Order& order_;
+    const std::int64_t* index_;
+    std::int64_t x_ = 0, y_ = 0, first_ = 0, wide_ = 0;  // the strip begins at column first_
+};
+
+// What a lattice is built of: features [dims][pixels], or a picture with x / sigma_xy, y / sigma_xy of its pixels and,
+// where `rgb` is set, r / sigma_rgb, g / sigma_rgb, b / sigma_rgb.
+struct Features {
+    int dims = 0;
+    std::int64_t pixels = 0;
+    const float* values = nullptr;      // null: a picture
+    const std::uint8_t* rgb = nullptr;  // [3][plane]
+    std::int64_t plane = 0;             // pixels of the whole picture
+    Order order;
+    float sigma_xy = 1, sigma_rgb = 1;
+};
+
+constexpr int kBlock = 16;  // pixels that go through the mean field together
+
+// The lanes of a pixel are its labels, run after run, then zeros.
 struct Stack {
     int runs = 0;
     int labels = 0;
-    int run_lanes = 0;  // 4, or a multiple of 8
-    int lanes = 0;      // of a pixel: 4, or a multiple of 8
+    int lanes = 0;  // 4, or a multiple of 8
+
+    T2M_INLINE int planes() const { return runs * labels; }
 };
 
 struct MeanField {
-    const Lattice* spatial = nullptr;
-    const float* spatial_weights = nullptr;  // barycentric weights times n = 1 / sqrt(K 1)
+    const Lattice* spatial = nullptr;  // normalized
     const Lattice* bilateral = nullptr;
-    const float* bilateral_weights = nullptr;
     float spatial_compat = 0;
     float bilateral_compat = 0;
     int iterations = 0;
     Stack stack;
+    const float* log_scores = nullptr;  // [blocks][runs * labels][kBlock]
+    float* const* marginals = nullptr;  // planes [runs * labels]
+    Order order;
 };
 
 // A picture with fewer pixels is not worth the threads.
@@ -129,18 +182,15 @@ struct Crew {
 
 struct Kernels {
     const char* name;
-    // features [dims][pixels]
-    Status (*build)(Lattice& out, const float* features, int dims, std::int64_t pixels);
-    // out = barycentric weights times 1 / sqrt(K 1 + 1e-20)
-    Status (*normalized_weights)(const Lattice& lattice, float* out);
+    Status (*build)(Lattice& out, const Features& features);
+    // weights times 1 / sqrt(K 1 + 1e-20)
+    Status (*normalize)(Lattice& lattice);
     // in and out [channels][pixels]
     Status (*filter)(const Lattice& lattice, const float* in, float* out, int channels, bool transpose,
                      const Crew& crew);
-    // planes [runs * labels] -> pixel-major log(clip(score, 1e-5, 1)); false when a score is NaN
-    bool (*load_scores)(const float* const* planes, const std::int64_t* index, std::int64_t pixels, const Stack& stack,
-                        float* out);
-    // log_scores is overwritten with the marginals
-    Status (*mean_field)(const MeanField& job, float* log_scores, const Crew& crew);
+    // planes [count] to log(clip(score, 1e-5, 1)) as in MeanField; false when a score is NaN
+    bool (*load_scores)(const float* const* planes, int count, const Order& order, std::int64_t pixels, float* out);
+    Status (*mean_field)(const MeanField& job, const Crew& crew);
 };
 
 const Kernels& kernels_baseline();

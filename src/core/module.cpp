@@ -100,7 +100,8 @@ NB_MODULE(_core, m) {
     m.def("dense_crf", &dense_crf, "rgb"_a.noconvert(), "scores"_a.noconvert(), "present"_a.noconvert(), "valid"_a.none(),
           "out"_a.noconvert(), "gaussian_sxy"_a, "gaussian_compat"_a, "bilateral_sxy"_a, "bilateral_srgb"_a, "bilateral_compat"_a,
           "iterations"_a, "threads"_a, "Mean field of each picture into out; the index of a picture with a NaN score, or -1.");
-    m.def("clear_cache", &tag2mask::clear_cache, "Drop the cached spatial lattices.");
+    m.def("clear_cache", &tag2mask::clear_cache,
+          "Drop the cached spatial lattices and the memory that is kept for the next call.");
     m.def("cache_size", &tag2mask::cache_size, "Number of cached spatial lattices.");
     m.def("instruction_set", []() { return tag2mask::kernels().name; }, "Which kernels this CPU runs.");
 }

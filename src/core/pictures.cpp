@@ -13,32 +13,118 @@
 #include <thread>
 #include <vector>
 
+#ifdef _WIN32
+#include <malloc.h>
+#endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace tag2mask {
 namespace {
 
-// A lattice with the barycentric weights that carry the symmetric normalization.
-struct NormalizedLattice {
-    std::shared_ptr<Lattice> lattice;
-    Buffer<float> weights;
-};
+// Large pieces of memory lie on huge pages where there are any: they are read all over, and a small page costs a fault
+// and a look-up each. Given back they are kept, up to a bound, since the system clears fresh pages, which can cost as
+// much as the CRF itself.
+constexpr std::size_t kHuge = std::size_t{1} << 21;
+constexpr std::size_t kKept = std::size_t{384} << 20;  // bytes
 
-std::shared_ptr<NormalizedLattice> normalized(std::shared_ptr<Lattice> lattice) {
-    auto out = std::make_shared<NormalizedLattice>();
-    if (!out->weights.resize(static_cast<std::size_t>(lattice->pixels * (lattice->dims + 1)))) throw std::bad_alloc();
-    require(kernels().normalized_weights(*lattice, out->weights.data));
-    out->lattice = std::move(lattice);
-    return out;
+void* allocate(std::size_t bytes) {
+#ifdef _WIN32
+    return _aligned_malloc(bytes, 64);
+#else
+    void* const p = std::aligned_alloc(bytes >= kHuge ? kHuge : 64, bytes);
+#ifdef __linux__
+    if (p != nullptr && bytes >= kHuge) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return p;
+#endif
+}
+
+void release(void* p) {
+#ifdef _WIN32
+    _aligned_free(p);
+#else
+    std::free(p);
+#endif
+}
+
+class Memory {
+public:
+    Memory() = default;
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    ~Memory() { keep(0); }
+
+    void* take(std::size_t bytes) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        // The smallest that is large enough and not much too large.
+        auto best = kept_.end();
+        for (auto it = kept_.begin(); it != kept_.end(); ++it) {
+            if (it->bytes < bytes || it->bytes > 2 * bytes) continue;
+            if (best == kept_.end() || it->bytes < best->bytes) best = it;
+        }
+        lent_.reserve(lent_.size() + 1);
+        Piece piece{nullptr, (bytes + kHuge - 1) / kHuge * kHuge};
+        if (best != kept_.end()) {
+            piece = *best;
+            kept_.erase(best);
+        } else {
+            piece.data = allocate(piece.bytes);
+        }
+        if (piece.data != nullptr) lent_.push_back(piece);
+        return piece.data;
+    }
+    void give(void* p) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto it = std::find_if(lent_.begin(), lent_.end(), [p](const Piece& piece) { return piece.data == p; });
+        kept_.push_back(*it);
+        lent_.erase(it);
+        keep(kKept);
+    }
+    void clear() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        keep(0);
+    }
+
+private:
+    struct Piece {
+        void* data;
+        std::size_t bytes;
+    };
+    void keep(std::size_t bytes) {
+        std::size_t sum = 0, gone = 0;
+        for (const Piece& piece : kept_) sum += piece.bytes;
+        for (; sum > bytes; ++gone) {
+            sum -= kept_[gone].bytes;
+            release(kept_[gone].data);
+        }
+        kept_.erase(kept_.begin(), kept_.begin() + static_cast<std::ptrdiff_t>(gone));
+    }
+
+    std::mutex mutex_;
+    std::vector<Piece> lent_, kept_;  // kept: the longest unused first
+};
+Memory memory;
+
+std::shared_ptr<Lattice> built(const Features& features) {
+    auto lattice = std::make_shared<Lattice>();
+    require(kernels().build(*lattice, features));
+    return lattice;
+}
+
+std::shared_ptr<Lattice> normalized(const Features& features) {
+    auto lattice = built(features);
+    require(kernels().normalize(*lattice));
+    return lattice;
 }
 
 // The pixels of one picture that take part. Coordinates count from the corner of their bounding box, so that a
 // padded picture gets the very lattice of the picture without padding.
 struct Region {
     std::int64_t top = 0, left = 0, height = 0, width = 0;
-    std::vector<std::int64_t> index;  // empty: every pixel of the picture, in order
+    std::vector<std::int64_t> index;  // empty: all of the bounding box
     std::int64_t pixels = 0;
-    bool box = true;  // the pixels fill their bounding box
-
-    const std::int64_t* pointer() const { return index.empty() ? nullptr : index.data(); }
 };
 
 Region region_of(const std::uint8_t* valid, std::int64_t height, std::int64_t width) {
@@ -56,38 +142,34 @@ Region region_of(const std::uint8_t* valid, std::int64_t height, std::int64_t wi
     }
     r.pixels = static_cast<std::int64_t>(r.index.size());
     r.top = top, r.left = left, r.height = bottom + 1 - top, r.width = right + 1 - left;
-    r.box = r.pixels == r.height * r.width;
+    if (r.pixels == r.height * r.width) r.index = {};
     return r;
 }
 
-// x / sxy, y / sxy [, r / srgb, g / srgb, b / srgb] of the pixels of a region; rgb null: the first two.
-Buffer<float> features_of(const Region& region, const std::uint8_t* rgb, std::int64_t height, std::int64_t width,
-                          float sigma_xy, float sigma_rgb) {
-    const std::int64_t n = region.pixels;
-    Buffer<float> out;
-    if (!out.resize(static_cast<std::size_t>((rgb != nullptr ? 5 : 2) * n))) throw std::bad_alloc();
-    const std::int64_t* index = region.pointer();
-    float *fx = out.data, *fy = out.data + n;
-    if (index == nullptr) {
-        for (std::int64_t y = 0; y < height; ++y) {
-            const float v = static_cast<float>(y) / sigma_xy;
-            for (std::int64_t x = 0; x < width; ++x) {
-                fx[y * width + x] = static_cast<float>(x) / sigma_xy;
-                fy[y * width + x] = v;
-            }
-        }
-    } else {
-        for (std::int64_t i = 0; i < n; ++i) {
-            fx[i] = static_cast<float>(index[i] % width - region.left) / sigma_xy;
-            fy[i] = static_cast<float>(index[i] / width - region.top) / sigma_xy;
-        }
-    }
-    for (int c = 0; rgb != nullptr && c < 3; ++c) {
-        const std::uint8_t* plane = rgb + c * height * width;
-        float* f = out.data + (2 + c) * n;
-        for (std::int64_t i = 0; i < n; ++i) f[i] = static_cast<float>(plane[index != nullptr ? index[i] : i]) / sigma_rgb;
-    }
-    return out;
+// Columns of a strip: the cells and vertices that its rows share stay in a second cache of one megabyte.
+constexpr std::int64_t kStrip = 512;
+
+// Row by row, or strip by strip where the picture is wide.
+Order order_of(const Region& region, std::int64_t width, bool strips) {
+    Order o;
+    if (!region.index.empty()) o.index = region.index.data();
+    o.stride = width;
+    o.top = region.top, o.left = region.left, o.height = region.height, o.width = region.width;
+    const std::int64_t count = strips ? (region.width + kStrip - 1) / kStrip : 1;
+    o.columns = ((region.width + count - 1) / count + kBlock - 1) / kBlock * kBlock;
+    return o;
+}
+
+// Of the pixels of a region: place and color, or the place alone where `rgb` is null.
+Features features_of(const Order& order, std::int64_t pixels, const std::uint8_t* rgb, std::int64_t plane,
+                     float sigma_xy, float sigma_rgb) {
+    Features f;
+    f.dims = rgb != nullptr ? 5 : 2;
+    f.pixels = pixels;
+    f.rgb = rgb, f.plane = plane;
+    f.order = order;
+    f.sigma_xy = sigma_xy, f.sigma_rgb = sigma_rgb;
+    return f;
 }
 
 // Spatial lattices depend on size and width only. The least recently used one goes first.
@@ -95,13 +177,13 @@ constexpr std::size_t kCached = 16;
 struct CacheEntry {
     std::int64_t height, width;
     float sigma;
-    std::shared_ptr<NormalizedLattice> value;
+    std::shared_ptr<Lattice> value;
 };
 std::mutex cache_mutex;
 std::list<CacheEntry> cache;
 
-std::shared_ptr<NormalizedLattice> spatial_lattice(const Region& region, std::int64_t height, std::int64_t width, float sigma) {
-    const auto find = [&]() -> std::shared_ptr<NormalizedLattice> {
+std::shared_ptr<Lattice> spatial_lattice(const Region& region, const Order& order, float sigma) {
+    const auto find = [&]() -> std::shared_ptr<Lattice> {
         for (auto it = cache.begin(); it != cache.end(); ++it) {
             if (it->height != region.height || it->width != region.width || it->sigma != sigma) continue;
             cache.splice(cache.begin(), cache, it);
@@ -109,13 +191,12 @@ std::shared_ptr<NormalizedLattice> spatial_lattice(const Region& region, std::in
         }
         return nullptr;
     };
-    if (region.box) {
+    if (region.index.empty()) {
         const std::lock_guard<std::mutex> lock(cache_mutex);
         if (auto found = find()) return found;
     }
-    const Buffer<float> features = features_of(region, nullptr, height, width, sigma, 1.0f);
-    auto made = normalized(make_lattice(features.data, 2, region.pixels));
-    if (region.box) {
+    auto made = normalized(features_of(order, region.pixels, nullptr, 0, sigma, 1.0f));
+    if (region.index.empty()) {
         const std::lock_guard<std::mutex> lock(cache_mutex);
         if (auto found = find()) return found;
         cache.push_front({region.height, region.width, sigma, made});
@@ -229,39 +310,14 @@ bool fill_invalid(const CRFBatch& b, std::int64_t picture, const std::vector<std
     return good;
 }
 
+// Up to three vectors of eight lanes, beyond that vectors of sixteen.
 Stack stack_of(std::int64_t runs, std::int64_t labels) {
     Stack s;
-    const auto padded = [](std::int64_t count, int unit) { return static_cast<int>((count + unit - 1) / unit * unit); };
     s.runs = static_cast<int>(runs);
     s.labels = static_cast<int>(labels);
-    if (labels <= 4) {
-        s.run_lanes = 4;
-        s.lanes = runs == 1 ? 4 : padded(4 * runs, kLanes);
-    } else {
-        s.run_lanes = padded(labels, kLanes);
-        s.lanes = static_cast<int>(runs) * s.run_lanes;
-    }
+    const auto padded = [&](int unit) { return (s.planes() + unit - 1) / unit * unit; };
+    s.lanes = s.planes() <= 4 ? 4 : padded(s.planes() <= 3 * kLanes ? kLanes : 2 * kLanes);
     return s;
-}
-
-// Marginals from pixel-major to their planes, in blocks that stay in the first cache.
-void unstack(const float* marginals, const Stack& stack, const Region& region, const std::vector<float*>& planes) {
-    const std::int64_t lanes = stack.lanes, block = 128;
-    const std::int64_t* index = region.pointer();
-    for (std::int64_t start = 0; start < region.pixels; start += block) {
-        const std::int64_t end = std::min(start + block, region.pixels);
-        for (int r = 0; r < stack.runs; ++r) {
-            for (int l = 0; l < stack.labels; ++l) {
-                const float* from = marginals + r * stack.run_lanes + l;
-                float* to = planes[static_cast<std::size_t>(r * stack.labels + l)];
-                if (index == nullptr) {
-                    for (std::int64_t i = start; i < end; ++i) to[i] = from[i * lanes];
-                } else {
-                    for (std::int64_t i = start; i < end; ++i) to[index[i]] = from[i * lanes];
-                }
-            }
-        }
-    }
 }
 
 // False when a score is NaN.
@@ -286,23 +342,25 @@ bool crf_picture(const CRFBatch& b, const CRFSettings& settings, std::int64_t pi
     }
     MeanField job;
     job.stack = stack_of(b.runs, static_cast<std::int64_t>(labels.size()));
-    Buffer<float> q;
-    if (!q.resize(static_cast<std::size_t>(region.pixels * job.stack.lanes))) throw std::bad_alloc();
-    if (!kernels().load_scores(scores.data(), region.pointer(), region.pixels, job.stack, q.data)) return false;
+    const Order order = order_of(region, b.width, true);
+    const std::int64_t blocks = (region.pixels + kBlock - 1) / kBlock;
+    const int planes = job.stack.planes();
+    Buffer<float> log_scores;
+    if (!log_scores.resize(static_cast<std::size_t>(blocks * kBlock * planes))) throw std::bad_alloc();
+    if (!kernels().load_scores(scores.data(), planes, order, region.pixels, log_scores.data)) return false;
 
-    const auto spatial = spatial_lattice(region, b.height, b.width, settings.gaussian_sxy);
-    const Buffer<float> features = features_of(region, b.rgb + picture * 3 * n, b.height, b.width,
-                                               settings.bilateral_sxy, settings.bilateral_srgb);
-    const auto bilateral = normalized(make_lattice(features.data, 5, region.pixels));
-    job.spatial = spatial->lattice.get();
-    job.spatial_weights = spatial->weights.data;
+    const auto spatial = spatial_lattice(region, order, settings.gaussian_sxy);
+    const auto bilateral = normalized(features_of(order, region.pixels, b.rgb + picture * 3 * n, n,
+                                                  settings.bilateral_sxy, settings.bilateral_srgb));
+    job.spatial = spatial.get();
     job.spatial_compat = settings.gaussian_compat;
-    job.bilateral = bilateral->lattice.get();
-    job.bilateral_weights = bilateral->weights.data;
+    job.bilateral = bilateral.get();
     job.bilateral_compat = settings.bilateral_compat;
     job.iterations = settings.iterations;
-    require(kernels().mean_field(job, q.data, crew));
-    unstack(q.data, job.stack, region, marginals);
+    job.log_scores = log_scores.data;
+    job.marginals = marginals.data();
+    job.order = order;
+    require(kernels().mean_field(job, crew));
     return true;
 }
 
@@ -327,6 +385,23 @@ const Kernels& pick_kernels() {
 
 }  // namespace
 
+void* take_memory(std::size_t bytes) {
+    try {
+        return bytes < kHuge ? allocate(bytes) : memory.take(bytes);
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+
+void give_memory(void* p, std::size_t bytes) {
+    if (p == nullptr) return;
+    if (bytes < kHuge) return release(p);
+    try {
+        memory.give(p);
+    } catch (const std::bad_alloc&) {  // no room in the list: the piece stays lent, which is all that is lost
+    }
+}
+
 const Kernels& kernels() {
     static const Kernels& picked = pick_kernels();
     return picked;
@@ -344,9 +419,9 @@ void require(Status status) {
 }
 
 std::shared_ptr<Lattice> make_lattice(const float* features, int dims, std::int64_t pixels) {
-    auto lattice = std::make_shared<Lattice>();
-    require(kernels().build(*lattice, features, dims, pixels));
-    return lattice;
+    Features f;
+    f.dims = dims, f.pixels = pixels, f.values = features;
+    return built(f);
 }
 
 std::int64_t dense_crf(const CRFBatch& batch, const CRFSettings& settings, int threads) {
@@ -368,17 +443,19 @@ void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb,
     const std::int64_t n = batch.height * batch.width;
     const Region region = region_of(nullptr, batch.height, batch.width);
     for_each_picture(batch.batch, batch.height * batch.width, threads, [&](std::int64_t i, const Crew& crew) {
-        const Buffer<float> features =
-            features_of(region, batch.rgb + i * 3 * n, batch.height, batch.width, sigma_xy, sigma_rgb);
-        const auto lattice = make_lattice(features.data, 5, n);
+        const auto lattice =
+            built(features_of(order_of(region, batch.width, false), n, batch.rgb + i * 3 * n, n, sigma_xy, sigma_rgb));
         const std::int64_t at = i * batch.channels * n;
         require(kernels().filter(*lattice, batch.values + at, batch.out + at, static_cast<int>(batch.channels), transpose, crew));
     });
 }
 
 void clear_cache() {
-    const std::lock_guard<std::mutex> lock(cache_mutex);
-    cache.clear();
+    {
+        const std::lock_guard<std::mutex> lock(cache_mutex);
+        cache.clear();
+    }
+    memory.clear();
 }
 
 std::size_t cache_size() {
