@@ -14,7 +14,7 @@ import tag2mask
 from tag2mask import loop, training
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
-from tag2mask.method import training_losses
+from tag2mask.method import teacher_share, training_losses, with_teacher
 from tag2mask.models import build_network
 from tag2mask.runs import load_model, load_state
 from tag2mask.training import TrainingStopped, train
@@ -159,8 +159,8 @@ def test_clipping_bounds_the_step(tiny_config, tmp_path):
 def test_non_finite_losses_are_skipped_counted_and_end_the_run(tiny_config, monkeypatch, tmp_path):
     losses = training.training_losses
 
-    def sometimes_nan(model, network, batch, method, *, joint, average=None):
-        result = losses(model, network, batch, method, joint=joint, average=average)
+    def sometimes_nan(*args, **kwargs):
+        result = losses(*args, **kwargs)
         bad.append(len(bad) in when)
         return Losses({"tag": result.parts["tag"] * float("nan")}) if bad[-1] else result
 
@@ -316,3 +316,35 @@ def test_batch_without_reliable_foreground_or_background_is_finite(tiny_config):
         assert torch.isfinite(losses.total)
         losses.total.backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_the_teacher_takes_over_by_half_of_the_joint_phase():
+    method = MethodConfig(teacher=0.4)
+    assert [round(teacher_share(method, p), 3) for p in (0.0, 0.25, 0.375, 0.5, 1.0)] == [0.0, 0.0, 0.2, 0.4, 0.4]
+    with pytest.raises(ValueError, match=r"needs a running average"):
+        MethodConfig(teacher=0.4, ema=0.0)
+
+
+def test_the_teacher_knows_tags_and_padding(tiny_config):
+    network = build_network(tiny_config, ("a", "b")).eval()
+    batch = padded_batch(2)
+    tags = torch.tensor([[True, False], [False, False]])
+    batch = Batch(batch.rgb, batch.valid, tags, batch.mask, batch.names)
+    images = network.normalize(batch.rgb, batch.valid)
+    cams = torch.rand(2, 2, *batch.rgb.shape[-2:]) * tags[:, :, None, None] * batch.valid[:, None]
+    assert with_teacher(cams, network, images, batch, 0.0) is cams
+    mixed = with_teacher(cams, network, images, batch, 0.25)
+    logits = torch.nn.functional.interpolate(network(images).seg_logits, cams.shape[-2:], mode="bilinear")
+    expected = 0.75 * cams[0, 0] + 0.25 * logits[0, :2].softmax(0)[1] * batch.valid[0]
+    assert torch.allclose(mixed[0, 0], expected, atol=1e-6)
+    assert (mixed[0, 1] == 0).all()
+    assert (mixed[1] == 0).all()
+    assert (mixed[:, :, ~batch.valid[0]][0] == 0).all()
+
+
+def test_a_run_with_a_teacher_differs_from_one_without(tiny_config, tmp_path):
+    plain = train(tiny_config.replace(joint_steps=6, method=MethodConfig(ema=0.5)))
+    config = tiny_config.replace(
+        joint_steps=6, method=MethodConfig(ema=0.5, teacher=0.5), out=str(tmp_path / "teacher")
+    )
+    assert not same_weights(plain, train(config))

@@ -53,6 +53,7 @@ class Objective(Protocol):
         batch: Batch,
         average: SegmentationNetwork | None,
         phase: str,
+        progress: float,
     ) -> Losses:
         """The losses of a batch.
 
@@ -62,6 +63,7 @@ class Objective(Protocol):
             batch: B samples on the model's device.
             average: Running average of the network, or None.
             phase: Name of the phase.
+            progress: Share of the phase that lies behind, in 0..1.
         """
         ...
 
@@ -260,7 +262,8 @@ def _step(
     objective: Objective,
 ) -> tuple[dict[str, Any], Batch]:
     """One update of the weights; returns its row of metrics and the last batch."""
-    phase = config.phase_at(state.step)[0].name
+    stretch, done = config.phase_at(state.step)
+    phase, progress = stretch.name, done / stretch.steps
     rates = learning_rates(config, state.step)
     set_learning_rates(state.optimizer, rates)
     started, mining, images, finite = time.perf_counter(), 0.0, 0, True
@@ -270,7 +273,7 @@ def _step(
         _note_broken(state, batch)
         with accelerator.accumulate(model):
             with accelerator.autocast():
-                losses = objective.losses(model, state.model, batch, average, phase)
+                losses = objective.losses(model, state.model, batch, average, phase, progress)
             finite = finite and bool(torch.isfinite(losses.total))
             if finite:
                 accelerator.backward(losses.total)

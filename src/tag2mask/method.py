@@ -26,6 +26,7 @@ def training_losses(
     *,
     joint: bool,
     average: Network | None = None,
+    progress: float = 1.0,
 ) -> Losses:
     """The losses of a batch: of tags only, or of all three branches.
 
@@ -36,6 +37,7 @@ def training_losses(
         method: Rules of the step.
         joint: False in the tag phase: no segmentation branch, no CRF.
         average: Running average of the network, which then draws the CAMs.
+        progress: Share of the joint phase that lies behind, in 0..1.
     """
     images = network.normalize(batch.rgb, batch.valid)
     outputs: Outputs = model(images, batch.valid if method.pool_valid else None, segment=joint)
@@ -46,6 +48,7 @@ def training_losses(
         cams = class_activation_maps(network, images, batch, method, outputs.features.detach())
     else:
         cams = class_activation_maps(average, images, batch, method)
+        cams = with_teacher(cams, average, images, batch, teacher_share(method, progress))
     started = time.perf_counter()
     labels = reliable_labels(batch.rgb, cams, batch.tags, method.reliable, batch.valid)
     mined = time.perf_counter() - started
@@ -90,6 +93,39 @@ def class_activation_maps(
             )
     finally:
         network.train(was_training)
+
+
+def teacher_share(method: MethodConfig, progress: float) -> float:
+    """Share of the teacher in the joint phase: 0 in its first quarter, `method.teacher` in its second half."""
+    return method.teacher * min(1.0, max(0.0, 4 * progress - 1))
+
+
+@torch.no_grad()
+def with_teacher(cams: Tensor, average: Network, images: Tensor, batch: Batch, share: float) -> Tensor:
+    """CAMs mixed with the object probabilities of the running average: (1 - share) cam + share p.
+
+    Not in the paper. The average's segmentation is a finer map than the CAM, and it knows the tags: labels that are
+    absent get no part of its softmax. A share of 0 returns `cams` and costs nothing.
+
+    Args:
+        cams: float [B, C, H, W] in [0, 1].
+        average: Running average of the network, in evaluation mode.
+        images: float [B, 3, H, W], normalized.
+        batch: Tags and valid area.
+        share: In [0, 1].
+
+    Returns:
+        float [B, C, H, W] in [0, 1]: 0 for absent tags and where not valid.
+    """
+    if share == 0:
+        return cams
+    was_training = average.training
+    logits = average.eval()(images).seg_logits.float()
+    average.train(was_training)
+    logits = F.interpolate(logits, cams.shape[-2:], mode="bilinear", align_corners=False)
+    allowed = torch.cat([batch.tags.new_ones(len(batch.tags), 1), batch.tags], dim=1)[:, :, None, None]
+    probs = logits.masked_fill(~allowed, -torch.inf).softmax(dim=1)[:, 1:] * batch.valid[:, None]
+    return (1 - share) * cams + share * probs
 
 
 def _cam_precision(method: MethodConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -152,6 +152,9 @@ class MethodConfig:
     """`auto` draws CAMs in bf16 on CPUs with such instructions; `same` as --precision says."""
     ema: float = 0.99
     """Decay of a running average of the weights that draws the CAMs and becomes the model; 0 switches it off [C]."""
+    teacher: float = 0.0
+    """Share of the running average's own segmentation, limited to the tags, in the maps that become reliable labels; it
+    rises from 0 to this between a quarter and half of the joint phase (not in the paper). Needs --method.ema."""
     pool_valid: bool = True
     """Average-pool the features over real pixels only; the published code pools the padding too."""
     reliable: ReliableConfig = field(default_factory=ReliableConfig.clean)
@@ -168,6 +171,10 @@ class MethodConfig:
             f"--method.cam-scales must start with 1.0 and be positive, got {self.cam_scales}",
         )
         require(0 <= self.ema < 1, f"--method.ema must lie in [0, 1), got {self.ema}")
+        require(0 <= self.teacher <= 1, f"--method.teacher must lie in [0, 1], got {self.teacher}")
+        require(
+            self.teacher == 0 or self.ema > 0, "--method.teacher needs a running average: set --method.ema, as 0.99"
+        )
 
     @classmethod
     def of(cls, profile: Profile) -> MethodConfig:

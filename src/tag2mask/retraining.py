@@ -89,6 +89,7 @@ class _MaskObjective:
         batch: Batch,
         average: SegmentationNetwork | None,
         phase: str,
+        progress: float,
     ) -> Losses:
         outputs = model(network.normalize(batch.rgb, batch.valid), batch.valid)
         return Losses({"segmentation": cross_entropy(outputs.seg_logits.float(), batch.mask)})

@@ -68,6 +68,7 @@ class _TagObjective:
         batch: Batch,
         average: SegmentationNetwork | None,
         phase: str,
+        progress: float,
     ) -> Losses:
         return training_losses(
             model,
@@ -76,6 +77,7 @@ class _TagObjective:
             self.config.method,
             joint=phase == "joint",
             average=cast(Network | None, average),
+            progress=progress,
         )
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:

@@ -94,6 +94,12 @@ ROWS: dict[str, Row] = {
             for percent in _KEPT_PERCENT
         ),
         Row(
+            name="teacher",
+            group="tried",
+            title="half of the label maps from the running average's segmentation",
+            change=_method(teacher=0.5),
+        ),
+        Row(
             name="cam-flip",
             group="tried",
             title="CAM averaged with that of the mirrored crop",
