@@ -203,8 +203,8 @@ def test_unrecognised_folders(tmp_path: Path) -> None:
         open_data(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         open_data(tmp_path / "none")
-    with pytest.raises(ValueError, match="folder or voc, got 'coco'"):
-        open_data(tmp_path, data_format="coco")
+    with pytest.raises(ValueError, match=r"folder, voc, .* or hf-dataset, got 'pascal'"):
+        open_data(tmp_path, data_format="pascal")
     with pytest.raises(ValueError, match="tags_from must be"):
         open_data(tmp_path, tags_from="mask")
     with pytest.raises(ValueError, match="others must be"):

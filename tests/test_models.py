@@ -96,7 +96,9 @@ def test_evaluation_is_deterministic_and_survives_a_file(network, tmp_path, requ
     twin = build(request.node.callspec.params["network"], seed=1).eval()
     twin.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(twin(twin.normalize(pictures(48, 80)))[:3], first[:3], strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(twin(twin.normalize(pictures(48, 80)))[:3], first[:3], strict=True)
+        )
 
 
 def test_random_weights_follow_the_global_seed(lite0):

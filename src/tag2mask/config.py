@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+from tag2mask.formats import DataFormat
 from tag2mask.json_fields import from_dict
 from tag2mask.method_config import CRFParams, EnergyConfig, MethodConfig, Profile, ReliableConfig, require
 
@@ -117,8 +118,8 @@ class RunConfig:
     preset_name: str = "small"
     """Preset that the run started from."""
     data: str = ""
-    """Folder of pictures and tags, or a PASCAL VOC tree."""
-    data_format: Literal["auto", "folder", "voc"] = "auto"
+    """Folder of a data set: pictures and tags in any format of docs/data.md."""
+    data_format: DataFormat = "auto"
     """Format of --data when looking is not enough."""
     train_split: str | None = None
     """Name of a split, or a file with one picture per line."""

@@ -1,97 +1,70 @@
-"""`convert`: published files of weights into files of this package."""
+"""`convert`: data sets, published weights and masks in other formats. Imports no torch before it is needed."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
+from tag2mask.formats import MASK_FORMATS
 
-from tag2mask import __version__
-from tag2mask.config import TrainConfig
-from tag2mask.files import write_atomically
-from tag2mask.models import build_network
-from tag2mask.models.published import KINDS
-from tag2mask.models.weights import WeightsFile, read_weights
-from tag2mask.runs import save_model
+if TYPE_CHECKING:
+    from tag2mask.data.writing import ConvertedData
+    from tag2mask.outputs.conversion import ConvertedMasks
+    from tag2mask.outputs.objects import OutputOptions
+    from tag2mask.weights_conversion import ConvertedWeights
 
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertedWeights:
-    """What `convert` made of a file of weights."""
-
-    out: Path
-    title: str
-    """What the file is."""
-    parts: tuple[str, ...]
-    """Parts of the network that it holds: backbone, classifier, segmenter, attention."""
-    left_out: tuple[str, ...]
-    """Tensors of the file that nothing here makes use of."""
-    complete: bool
-    """A model that predicts alone; otherwise weights to start training from."""
+FORMATS = ("safetensors", "folder", *MASK_FORMATS)
 
 
-def convert(source: str | Path, *, to: str, out: str | Path) -> ConvertedWeights:
-    """Write a published file of weights as this package stores weights (docs/weights.md).
-
-    RRM's final weights become a complete model, which `Segmenter.load`, `predict` and `evaluate` take alone; its
-    settings are those of the preset `voc-rrm` or `voc-rrm-attention`. ImageNet's `.params` and PSA's tag classifier
-    become a file for `TrainConfig.weights`, with the names of the classes in its metadata.
+def convert(
+    source: str | Path,
+    *,
+    to: str,
+    out: str | Path,
+    data_format: str = "auto",
+    splits: Sequence[str] = (),
+    link: bool = False,
+    classes: str | Path | None = None,
+    images: str | Path | None = None,
+    options: OutputOptions | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> ConvertedWeights | ConvertedData | ConvertedMasks:
+    """Write `source` in another format.
 
     Args:
-        source: MXNet `.params`, or a state dict of PyTorch.
-        to: `safetensors`.
-        out: New file `NAME.safetensors`.
+        source: For `folder` the folder of a data set (docs/data.md); for `safetensors` a published file of weights
+            (docs/weights.md); for the other formats a folder of masks (docs/formats.md).
+        to: `folder`, the plain folder; `safetensors`, the weights of this package; `coco`, `yolo`, `label-studio`,
+            `cvat`, `geojson` or `voc`, masks for annotation tools.
+        out: New folder or file, as the format wants it: `NAME.safetensors`, `NAME.json`, `NAME.zip`.
+        data_format: Format of a data set when looking is not enough.
+        splits: Splits of a data set to write; default all.
+        link: Hard links to the pictures instead of copies, where the file system can do it.
+        classes: For masks: text file with a class per line in the order of the labels (see `convert_masks`).
+        images: For masks: folder of their pictures, for names and sizes.
+        options: For masks: how objects are written.
+        progress: Called with (done, all) pictures.
 
     Raises:
         FileExistsError: there is something at `out`.
-        ValueError: another format, no published file, or one that is not whole; names the tensors.
+        ValueError: another format, a data set that cannot be used, or no published weights; names the cure.
     """
-    source, out = Path(source), Path(out)
-    if to != "safetensors":
-        raise ValueError(f"--to {to} is no format that can be written; formats: safetensors")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out {out} must end in .safetensors, which is how the format is recognized later")
-    if out.exists():
+    source, out = Path(source).expanduser(), Path(out).expanduser()
+    if to not in FORMATS:
+        raise ValueError(f"--to {to} is no format that can be written; formats: {', '.join(FORMATS)}")
+    if out.exists() or out.is_symlink():
         raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
-    file = read_weights(source)
-    if file.kind is None:
-        raise ValueError(
-            f"{source} holds {file.title} with names of no published file. Known are: "
-            f"{'; '.join(kind.title for kind in KINDS)}"
-        )
-    if file.kind.preset is None:
-        _write_start(file, out)
-    else:
-        _write_model(file, file.kind.preset, out)
-    return ConvertedWeights(
-        out=out,
-        title=file.title,
-        parts=file.parts,
-        left_out=file.left_out,
-        complete=file.kind.preset is not None,
-    )
+    if to in MASK_FORMATS:
+        from tag2mask.outputs.conversion import convert_masks
 
+        return convert_masks(source, to=to, out=out, classes=classes, images=images, options=options, progress=progress)
+    if classes is not None or images is not None:
+        raise ValueError(f"--classes and --images are for masks (--to {', '.join(MASK_FORMATS)}), not for --to {to}.")
+    if to == "folder":
+        from tag2mask.data.writing import write_plain_folder
 
-def _write_start(file: WeightsFile, out: Path) -> None:
-    """A file to start training from."""
-    metadata = {
-        "format": "tag2mask weights",
-        "version": __version__,
-        "title": file.title,
-        "classes": json.dumps(list(file.classes)),
-    }
-    tensors = {name: tensor.contiguous() for name, tensor in file.tensors.items()}
-    write_atomically(out, lambda path: save_file(tensors, path, metadata=metadata))
+        return write_plain_folder(source, out, data_format=data_format, splits=splits, link=link, progress=progress)
+    from tag2mask.weights_conversion import convert_weights
 
-
-def _write_model(file: WeightsFile, preset: str, out: Path) -> None:
-    """A model that loads alone."""
-    config = TrainConfig.preset(preset)
-    with torch.device("meta"):  # the file's tensors take the places; nothing is drawn or copied
-        network = build_network(config, file.classes, pretrained=False)
-    counts = {name: torch.tensor(0) for name in network.state_dict() if name.endswith("num_batches_tracked")}
-    network.load_state_dict({**counts, **file.tensors}, assign=True)
-    save_model(out, network, config, selection=f"published: {file.title}")
+    return convert_weights(source, out)

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file beside `path`, then rename it, so that nobody ever sees half a file."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to be filled in the block, renamed at its end, so that nobody ever sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps two runs apart; the suffix stays because writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        write(temporary)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a file beside `path`, then rename it, so that nobody ever sees half a file."""
+    path = Path(path)
+    with whole_file(path) as temporary:
+        write(temporary)
     return path
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write a UTF-8 text file as a whole."""
     return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def make_folder_atomically(path: Path, fill: Callable[[Path], object]) -> Path:
+    """Let `fill` fill a folder beside `path`, then rename it; nothing is left behind if it fails.
+
+    Raises:
+        FileExistsError: there is something at `path`.
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(f"{path} exists. Choose another name or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.mkdir()
+        fill(temporary)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path

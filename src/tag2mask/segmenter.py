@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias, overload
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from tag2mask import render
+from tag2mask import hub, prediction
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
+from tag2mask.prediction import CRFChoice, Prediction, check_scales, check_tags, resolve_crf
 from tag2mask.runs import load_model
 from tag2mask.score_maps import ScoreMaps, refine
-from tag2mask.sources import Source, as_rgb
 
-CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
-
-
-def resolve_crf(crf: CRFChoice) -> CRFParams | None:
-    """The CRF that `crf` stands for: None or False for none, True for `CRFParams.inference()`, or a preset's name."""
-    if crf is None or crf is False:
-        return None
-    if crf is True:
-        return CRFParams.inference()
-    if isinstance(crf, CRFParams):
-        return crf
-    presets = {"inference": CRFParams.inference, "aaai_inference": CRFParams.aaai_inference}
-    if crf not in presets:
-        raise ValueError(f"crf must be None, True, CRFParams or one of {', '.join(presets)}, got {crf!r}")
-    return presets[crf]()
+__all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf", "resolve_device"]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -56,32 +39,8 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What the network says about one picture, at the picture's size (after EXIF rotation)."""
-
-    rgb: NDArray[np.uint8]
-    """The picture, uint8 [H, W, 3]."""
-    mask: NDArray[np.uint8]
-    """Labels uint8 [H, W] in {0..C}; class i of `classes` is i + 1."""
-    tag_scores: dict[str, float]
-    """Probability of the tag classifier per class name."""
-    classes: tuple[str, ...]
-    compute_probs: Callable[[], NDArray[np.float32]]
-    """Gives `probs`; a big picture's probabilities are computed only when asked for."""
-
-    @cached_property
-    def probs(self) -> NDArray[np.float32]:
-        """float32 [K, H, W], background first, sums to 1 over K."""
-        return self.compute_probs()
-
-    def overlay(self) -> Image.Image:
-        """The picture with its objects tinted and a legend below."""
-        return render.overlay(self.rgb, self.mask, self.classes, self.tag_scores)
-
-
-class Segmenter:
-    """A network ready to predict; `Segmenter.load(run)` is the usual way to get one."""
+class Segmenter(prediction.Segmenter):
+    """A network of torch ready to predict; `Segmenter.load(run)` is the usual way to get one."""
 
     def __init__(
         self, model: SegmentationNetwork, config: RunConfig, *, device: str | None = None, selection: str = "last step"
@@ -100,20 +59,47 @@ class Segmenter:
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto") -> Segmenter:
-        """The segmenter of a run folder or of a `.safetensors` file.
+        """The segmenter of a run folder, a `.safetensors` file or a model of the hub ("hf://owner/name").
 
         Raises:
             ValueError: what `source` names is not of these kinds, or the device is not there.
             FileNotFoundError: there is nothing of that name, or the run has no model yet.
         """
-        text = str(source)
-        if text.startswith("hf://"):
-            raise ValueError(f"{text}: models of the hub cannot be loaded by this version; download the run folder.")
-        path = Path(source)
+        path = hub.download(str(source)) if str(source).startswith("hf://") else Path(source)
         if path.suffix.lower() == ".onnx":
-            raise ValueError(f"{path}: ONNX files cannot be loaded by this version; give the run or its .safetensors.")
+            raise ValueError(
+                f"{path}: an ONNX file can only predict (`tag2mask predict`, `tag2mask.Segmenter.load`); this "
+                "needs the network itself: give the run or its .safetensors."
+            )
         model, config, metadata = load_model(path)
         return cls(model, config, device=device, selection=metadata.get("selection", "last step"))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str = "auto") -> Segmenter:
+        """`load` under the name that the Hugging Face hub's libraries use: a folder, or "hf://owner/name"."""
+        return cls.load(source, device=device)
+
+    def save_pretrained(self, folder: str | Path, *, evaluation: Mapping[str, Any] | None = None) -> Path:
+        """Write a folder that is ready for the hub; see `tag2mask.hub.save`."""
+        return hub.save(Path(folder), self.model, self.config, selection=self.selection, evaluation=evaluation)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, evaluation: Mapping[str, Any] | None = None
+    ) -> str:
+        """Upload to the hub what `save_pretrained` writes.
+
+        Args:
+            repo_id: "owner/name" (also "hf://owner/name"); made if it is not there yet.
+            private: Who may see a new repository; None is the owner's default.
+            evaluation: Scores for the model card, as in evaluation.json.
+
+        Returns:
+            The address of the upload.
+
+        Raises:
+            ValueError: no such name, or the upload failed.
+        """
+        return hub.push(repo_id, lambda folder: self.save_pretrained(folder, evaluation=evaluation), private=private)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -219,83 +205,20 @@ class Segmenter:
         Raises:
             ValueError: a name is not a class of this model.
         """
-        if unknown := [name for name in tags if name not in self.classes]:
-            raise ValueError(f"tags names {', '.join(map(repr, unknown))}; this model knows {', '.join(self.classes)}.")
+        check_tags(tags, self.classes)
         return torch.tensor([True, *(name in tags for name in self.classes)])
 
-    @overload
-    def predict(
+    def _predict_batch(
         self,
-        source: Source,
-        *,
-        crf: CRFChoice = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        batch_size: int = 1,
-    ) -> Prediction: ...
-    @overload
-    def predict(
-        self,
-        source: list[Source] | tuple[Source, ...],
-        *,
-        crf: CRFChoice = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        batch_size: int = 1,
-    ) -> list[Prediction]: ...
-    def predict(
-        self,
-        source: Source | list[Source] | tuple[Source, ...],
-        *,
-        crf: CRFChoice = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        batch_size: int = 1,
-    ) -> Prediction | list[Prediction]:
-        """Masks of pictures.
-
-        Args:
-            source: A path, a PIL image, or an array uint8 [H, W, 3] or [H, W]; or a list of these.
-            crf: None for none; True, a preset's name or `CRFParams` to refine the probabilities at the picture's size.
-            scales: Factors on the network's picture size whose probabilities are averaged.
-            flip: Average with the mirrored picture.
-            tags: Names of the classes known to be in the picture: all others get probability 0. For a list of
-                pictures either one list of names for all, or one per picture.
-            batch_size: Pictures that pass the network together.
-
-        Returns:
-            One `Prediction`, or a list for a list.
-
-        Raises:
-            ValueError: an unusable array, an unknown tag, or a file that is no picture.
-        """
-        if isinstance(source, (list, tuple)):
-            return self._predict_list(source, resolve_crf(crf), scales, flip, tags, batch_size)
-        return self._predict_list([source], resolve_crf(crf), scales, flip, tags, 1)[0]
-
-    def _predict_list(
-        self,
-        sources: Sequence[Source],
+        pictures: Sequence[NDArray[np.uint8]],
+        tags: Sequence[Sequence[str] | None],
         crf: CRFParams | None,
         scales: Sequence[float],
         flip: bool,
-        tags: Sequence[str] | Sequence[Sequence[str]] | None,
-        batch_size: int,
     ) -> list[Prediction]:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        per_picture = _tags_per_picture(tags, len(sources))
-        allowed = [None if names is None else self.allowed_labels(names) for names in per_picture]
-        predictions: list[Prediction] = []
-        for start in range(0, len(sources), batch_size):
-            pictures = [as_rgb(source) for source in sources[start : start + batch_size]]
-            maps = self.score_maps(pictures, scales=scales, flip=flip, allowed=allowed[start : start + batch_size])
-            for rgb, (each, scores) in zip(pictures, maps, strict=True):
-                predictions.append(self._prediction(rgb, each, scores, crf))
-        return predictions
+        allowed = [None if names is None else self.allowed_labels(names) for names in tags]
+        maps = self.score_maps(pictures, scales=scales, flip=flip, allowed=allowed)
+        return [self._prediction(rgb, each, scores, crf) for rgb, (each, scores) in zip(pictures, maps, strict=True)]
 
     def _prediction(self, rgb: NDArray[np.uint8], maps: ScoreMaps, tags: Tensor, crf: CRFParams | None) -> Prediction:
         scores = {name: float(score) for name, score in zip(self.classes, tags, strict=True)}
@@ -311,27 +234,8 @@ class Segmenter:
         )
 
 
-def check_scales(scales: Sequence[float]) -> None:
-    """Refuse scales that are none, or not positive."""
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must hold at least one positive number, got {tuple(scales)}")
-
-
 def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
         groups.setdefault(tuple(tensor.shape), []).append(i)
     return list(groups.values())
-
-
-def _tags_per_picture(tags: Sequence[str] | Sequence[Sequence[str]] | None, count: int) -> list[Sequence[str] | None]:
-    if tags is None:
-        return [None] * count
-    if isinstance(tags, str):
-        raise ValueError(f"tags is a list of class names, got the text {tags!r}; write [{tags!r}].")
-    names = [entry for entry in tags if isinstance(entry, str)]
-    if len(names) == len(tags):
-        return [names] * count
-    if names or len(tags) != count:
-        raise ValueError(f"tags must be one list of class names, or one list for each of the {count} pictures.")
-    return list(tags)

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 from tag2mask import __version__
 from tag2mask.cli.common import Verb, misused, suggest, verb
+from tag2mask.cli.data import check_command
+from tag2mask.cli.export import export_command
 from tag2mask.cli.files import convert_command
 from tag2mask.cli.tools import bench_command, demo_command
 from tag2mask.cli.train import retrain_command, train_command
@@ -30,6 +32,8 @@ VERBS: dict[str, Verb] = {
     "pseudo-label": verb("pseudo-label", pseudo_label_command),
     "retrain": retrain_command,
     "explain": verb("explain", explain_command),
+    "check": verb("check", check_command),
+    "export": verb("export", export_command),
     "convert": verb("convert", convert_command),
     "bench": verb("bench", bench_command),
 }

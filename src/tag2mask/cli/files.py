@@ -3,37 +3,110 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from tag2mask.cli.common import Result, jsonable
+from tag2mask.console import Bar
+from tag2mask.formats import DataFormat, MaskFormat
+
+if TYPE_CHECKING:
+    from tag2mask.data.writing import ConvertedData
+    from tag2mask.outputs.conversion import ConvertedMasks
+    from tag2mask.weights_conversion import ConvertedWeights
 
 
 def convert_command(
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")],
     *,
-    to: Literal["safetensors"],
+    to: Literal["folder", "safetensors"] | MaskFormat,
     out: Path,
+    data_format: DataFormat = "auto",
+    splits: tuple[str, ...] = (),
+    link: bool = False,
+    classes: Path | None = None,
+    images: Path | None = None,
+    shapes: Literal["rle", "polygons"] = "rle",
+    instances: bool = False,
+    tolerance: float = 0.0,
+    picture_prefix: str = "/data/local-files/?d=",
     json: bool = False,
 ) -> Result:
-    """Published weights to files of this package: a complete model, or weights to start training from.
+    """Any data set to a plain folder; masks to the formats of annotation tools; published weights to this package.
 
     Args:
-        source: MXNet .params, res38_cls.pth, RRM_final.pth or RRM(attention)_final.pth; its keys decide which it is.
-        to: Format to write.
-        out: New file NAME.safetensors.
+        source: Folder of a data set; folder of masks NAME.png; or MXNet .params, res38_cls.pth, RRM_final.pth,
+            RRM(attention)_final.pth.
+        to: folder: images/, tags.csv, classes.txt, splits/, masks/. safetensors: a complete model, or weights to start
+            training from. The others write masks for annotation tools (docs/formats.md).
+        out: New folder, or new file NAME.safetensors, .json (coco, label-studio) or .zip (cvat).
+        data_format: Format of the data set when looking is not enough.
+        splits: Splits of the data set to write; default all.
+        link: Hard links to the pictures instead of copies, where possible.
+        classes: Masks: file with a class per line, in the order of the labels; default classes.txt beside the masks.
+        images: Masks: folder of their pictures, for the names and to compare the sizes.
+        shapes: Masks: objects of coco and label-studio as run lengths, which are exact, or as polygons.
+        instances: Masks: one object per connected region instead of one per class.
+        tolerance: Masks: pixels by which polygons may miss the outline; 0 is exact, 1 is good for editing by hand.
+        picture_prefix: Masks: what label-studio puts before the path of a picture.
         json: Print one JSON object on stdout and nothing else.
     """
     from tag2mask.conversion import convert
+    from tag2mask.data.writing import ConvertedData
+    from tag2mask.outputs.conversion import ConvertedMasks
+    from tag2mask.outputs.objects import OutputOptions
 
-    result = convert(source, to=to, out=out)
+    options = OutputOptions(shapes=shapes, instances=instances, tolerance=tolerance, picture_prefix=picture_prefix)
+    with Bar("convert") as bar:
+        result = convert(
+            source,
+            to=to,
+            out=out,
+            data_format=data_format,
+            splits=splits,
+            link=link,
+            classes=classes,
+            images=images,
+            options=options,
+            progress=bar.update,
+        )
+    if isinstance(result, ConvertedMasks):
+        return jsonable(result), _mask_lines(result), 0
+    lines = _data_lines(result) if isinstance(result, ConvertedData) else _weights_lines(source, result)
+    return jsonable(result), lines, 0
+
+
+def _mask_lines(result: ConvertedMasks) -> list[str]:
+    lines = [f"{result.num_images} masks, classes: {', '.join(result.classes)}"]
+    if result.ignored_share:
+        lines.append(f"left out: {result.ignored_share:.1%} of the pixels, which are 255")
+    if not result.known_pictures:
+        lines.append("the pictures are taken to be called NAME.jpg; --images DIR looks")
+    return [*lines, f"{result.data_format}: {result.out}", "how to import it: docs/formats.md"]
+
+
+def _data_lines(result: ConvertedData) -> list[str]:
+    splits = ", ".join(f"{name} {count}" for name, count in result.splits.items()) or "by hash of the names"
+    return [
+        f"{result.num_images} pictures from {result.data_format}, {result.num_negatives} of them negatives, "
+        f"{result.num_masks} with mask",
+        f"classes: {', '.join(result.classes)}",
+        f"splits: {splits}",
+        f"folder: {result.out}",
+        f"next: tag2mask train small --data {result.out}",
+    ]
+
+
+def _weights_lines(source: Path, result: ConvertedWeights) -> list[str]:
     lines = [f"{source} is {result.title}", f"holds: {', '.join(result.parts)}"]
     if result.left_out:
         lines.append(f"left out: {', '.join(result.left_out)}")
     if result.complete:
-        lines += [f"model: {out}", f"next: tag2mask evaluate {out} --data VOC2012"]
-    else:
-        preset = "voc-rrm" if "classifier" in result.parts else "voc-rrm-init"
-        lines += [f"weights: {out}", f"next: tag2mask train {preset} --weights {out} --data VOC2012"]
-    return jsonable(result), lines, 0
+        return [*lines, f"model: {result.out}", f"next: tag2mask evaluate {result.out} --data VOC2012"]
+    preset = "voc-rrm" if "classifier" in result.parts else "voc-rrm-init"
+    return [
+        *lines,
+        f"weights: {result.out}",
+        f"next: tag2mask train {preset} --weights {result.out} --data VOC2012",
+    ]

@@ -11,6 +11,7 @@ import tyro
 
 from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
 from tag2mask.console import Bar
+from tag2mask.formats import DataFormat, OutputFormat
 
 
 def predict_command(
@@ -18,7 +19,11 @@ def predict_command(
     sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE...")],
     *,
     out: Path,
-    format: tuple[Literal["png", "npz", "comp5", "comp6"], ...] = ("png",),
+    format: tuple[OutputFormat, ...] = ("png",),
+    shapes: Literal["rle", "polygons"] = "rle",
+    instances: bool = False,
+    tolerance: float = 0.0,
+    picture_prefix: str = "/data/local-files/?d=",
     crf: bool = False,
     crf_preset: CRFPreset | None = None,
     scales: tuple[float, ...] = (1.0,),
@@ -35,7 +40,11 @@ def predict_command(
         sources: Pictures, folders (with their sub-folders), globs.
         out: Folder for the results.
         format: png: palette masks and overlays; npz: probabilities; comp6 or comp5: results.tgz for the PASCAL VOC
-            test server.
+            test server; coco, yolo, label-studio, cvat, geojson, voc: for annotation tools (docs/formats.md).
+        shapes: Objects of coco and label-studio as run lengths, which are exact, or as polygons.
+        instances: One object per connected region instead of one per class.
+        tolerance: Pixels by which polygons may miss the outline; 0 is exact, 1 is good for editing by hand.
+        picture_prefix: What label-studio puts before the path of a picture.
         crf: Refine with the dense CRF at the picture's size.
         crf_preset: Parameters of that CRF (implies --crf): today's published code, or that of the AAAI paper.
         scales: Factors on the network's picture size, averaged.
@@ -47,8 +56,10 @@ def predict_command(
     """
     if not sources:
         raise Misuse("predict needs at least one picture, folder or glob after RUN.")
+    from tag2mask.outputs.objects import OutputOptions
     from tag2mask.predicting import predict
 
+    options = OutputOptions(shapes=shapes, instances=instances, tolerance=tolerance, picture_prefix=picture_prefix)
     with Bar("predict") as bar:
         result = predict(
             run,
@@ -60,12 +71,14 @@ def predict_command(
             flip=flip,
             tags=tags,
             list_file=list,
+            options=options,
             device=device,
             progress=bar.update,
         )
     for message in result.errors.values():
         print(f"tag2mask: error: {message}", file=sys.stderr)
     lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed: {result.out}"]
+    lines += [f"{name}: {path}" for name, path in result.files.items()]
     if result.archive is not None:
         lines.append(f"archive: {result.archive}")
     elif {"comp5", "comp6"} & set(format):
@@ -83,7 +96,7 @@ def evaluate_command(
     crf_preset: CRFPreset | None = None,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
-    data_format: Literal["auto", "folder", "voc"] = "auto",
+    data_format: DataFormat = "auto",
     others: Literal["ignore", "background"] = "ignore",
     boundary: bool = False,
     cam: bool = False,
@@ -175,7 +188,7 @@ def pseudo_label_command(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     min_confidence: float = 0.0,
-    data_format: Literal["auto", "folder", "voc"] = "auto",
+    data_format: DataFormat = "auto",
     tags_from: Literal["tags", "masks"] = "tags",
     device: str = "auto",
     json: bool = False,

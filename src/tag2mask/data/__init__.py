@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from tag2mask.data.class_folders import list_class_folders
+from tag2mask.data.coco import list_coco
+from tag2mask.data.cvat import list_cvat
 from tag2mask.data.dataset import (
     DataError,
     MissingDataError,
@@ -12,25 +16,45 @@ from tag2mask.data.dataset import (
     SplitError,
     voc_palette,
 )
-from tag2mask.data.folder import open_folder
-from tag2mask.data.pictures import PictureError, read_mask, read_picture
+from tag2mask.data.detection import detect_format
+from tag2mask.data.folder import open_folder, split_files
+from tag2mask.data.hf_dataset import list_hf_dataset
+from tag2mask.data.label_studio import list_label_studio
+from tag2mask.data.listing import Listing, picture_set
+from tag2mask.data.metadata import list_metadata
+from tag2mask.data.naming import NO_SPLIT
+from tag2mask.data.pictures import PictureError, open_picture, read_mask, read_picture
 from tag2mask.data.voc import VOC_CLASSES, open_voc
+from tag2mask.data.yolo import list_yolo
+from tag2mask.formats import DataFormat
 
 __all__ = [
     "VOC_CLASSES",
     "DataError",
+    "DataFormat",
     "MissingDataError",
     "Picture",
     "PictureError",
     "PictureSet",
     "SplitError",
+    "detect_format",
+    "list_splits",
     "open_data",
+    "open_picture",
     "read_mask",
     "read_picture",
     "voc_palette",
 ]
 
-_READERS = {"folder": open_folder, "voc": open_voc}
+_LISTINGS: dict[str, Callable[[Path], Listing]] = {
+    "imagefolder": list_class_folders,
+    "hf-imagefolder": list_metadata,
+    "coco": list_coco,
+    "cvat": list_cvat,
+    "label-studio": list_label_studio,
+    "yolo": list_yolo,
+    "hf-dataset": list_hf_dataset,
+}
 
 
 def open_data(
@@ -45,10 +69,10 @@ def open_data(
     """One split of the data set at `path`, with every check that needs no decoding of pictures done.
 
     Args:
-        path: A plain folder (images/, tags.csv) or a PASCAL VOC tree.
+        path: Its folder, in one of the formats of docs/data.md.
         split: Name of a split, or a file with one picture per line. None is the split to train on: `train`, in a VOC
             tree `train_aug` if that is there.
-        data_format: "folder", "voc", or "auto" to look.
+        data_format: Name of the format (`tag2mask.formats.DataFormat`), or "auto" to look.
         tags_from: "tags"; "masks" reads them from the masks instead.
         others: Mask ids outside the class list become 255 ("ignore") or 0 ("background").
         need_tags: False where only pictures and masks matter; tags are then read if they are there.
@@ -58,39 +82,50 @@ def open_data(
         MissingDataError: (also a FileNotFoundError) a file is not there.
         SplitError: the split does not exist or is empty.
     """
+    pictures = read_split(
+        path, split=split, data_format=data_format, tags_from=tags_from, others=others, need_tags=need_tags
+    )
+    if need_tags and not any(picture.tags for picture in pictures.pictures):
+        raise DataError(
+            f"No usable picture: none of the {len(pictures.pictures)} pictures of split {pictures.split!r} in "
+            f"{pictures.root} has a tag of {', '.join(pictures.classes)}. Tag at least one."
+        )
+    return pictures
+
+
+def read_split(
+    path: str | Path,
+    *,
+    split: str | Path | None = None,
+    data_format: str = "auto",
+    tags_from: str = "tags",
+    others: str = "ignore",
+    need_tags: bool = True,
+) -> PictureSet:
+    """As `open_data`, but a split of negatives only is taken."""
     if tags_from not in ("tags", "masks"):
         raise ValueError(f"tags_from must be tags or masks, got {tags_from!r}")
     if others not in ("ignore", "background"):
         raise ValueError(f"others must be ignore or background, got {others!r}")
     root = Path(path).expanduser()
-    read = _READERS[detect_format(root, data_format)]
+    found = detect_format(root, data_format)
     name = None if split is None else str(split)
-    pictures = read(root, split=name, tags_from=tags_from, others=others, need_tags=need_tags)
-    if need_tags and not any(picture.tags for picture in pictures.pictures):
-        raise DataError(
-            f"No usable picture: none of the {len(pictures.pictures)} pictures of split {pictures.split!r} in {root} "
-            f"has a tag of {', '.join(pictures.classes)}. Tag at least one."
-        )
-    return pictures
+    if found in _LISTINGS:
+        return picture_set(_LISTINGS[found](root), root, split=name, tags_from=tags_from, others=others)
+    read = open_voc if found == "voc" else open_folder
+    return read(root, split=name, tags_from=tags_from, others=others, need_tags=need_tags)
 
 
-def detect_format(root: Path, data_format: str = "auto") -> str:
-    """Format of the data set at `root`.
+def list_splits(path: str | Path, *, data_format: str = "auto") -> tuple[str, ...]:
+    """Names of the splits that the data set itself has, for `open_data`; empty where `train` and `val` are by hash.
 
     Raises:
-        DataError: unknown format name.
-        MissingDataError: nothing there, or nothing that is recognised.
+        DataError: as `open_data`.
     """
-    if data_format != "auto" and data_format not in _READERS:
-        raise DataError(f"--data-format must be auto, {' or '.join(_READERS)}, got {data_format!r}")
-    if not root.is_dir():
-        raise MissingDataError(f"There is no folder {root}. --data takes the folder of a data set.")
-    wanted = {"folder": "images", "voc": "JPEGImages"}
-    for name in ("voc", "folder") if data_format == "auto" else (data_format,):
-        if (root / wanted[name]).is_dir():
-            return name
-    found = ", ".join(sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())[:8]) or "nothing"
-    raise MissingDataError(
-        f"{root} is no known data set. Looked for images/ with tags.csv (plain folder) and for JPEGImages/ with "
-        f"ImageSets/Segmentation/ (PASCAL VOC tree), found {found}. See docs/data.md."
-    )
+    root = Path(path).expanduser()
+    found = detect_format(root, data_format)
+    if found == "voc":
+        return tuple(file.stem for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")))
+    if found == "folder" or split_files(root):
+        return tuple(split_files(root))
+    return tuple(name for name in _LISTINGS[found](root).splits if name != NO_SPLIT)

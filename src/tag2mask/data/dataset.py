@@ -28,9 +28,9 @@ class Picture:
     """One picture of a data set."""
 
     path: Path
-    """File of the picture."""
+    """File of the picture; open it with `read_picture` or `open_picture`, as some formats keep pictures in a table."""
     name: str
-    """Its path relative to the picture folder, with forward slashes, as in tags.csv."""
+    """Its path relative to images/ (else to the data folder), with forward slashes, as in tags.csv."""
     tags: tuple[int, ...]
     """Indices into the class list, ascending; empty for a negative picture (or for one whose tags are not known)."""
     mask: Path | None
@@ -49,7 +49,7 @@ class PictureSet:
     root: Path
     split: str
     data_format: str
-    """`folder` or `voc`."""
+    """As in `tag2mask.formats.DataFormat`."""
 
     @property
     def num_classes(self) -> int:

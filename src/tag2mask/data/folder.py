@@ -119,7 +119,7 @@ def hash_split(names: Iterable[str]) -> tuple[list[str], list[str]]:
     val = {name for name in order if _digest(name) % HELD_OUT == 0}
     if len(order) > 1 and held_out == 0:
         val = {order[0]}
-    if len(order) > 1 and held_out == len(order):
+    if held_out == len(order):  # also of a single picture: it trains
         val -= {order[-1]}
     return sorted(set(order) - val), sorted(val)
 

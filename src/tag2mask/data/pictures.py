@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,25 @@ class PictureError(ValueError):
     """A picture or mask file that cannot be used; the message names it."""
 
 
+def open_picture(path: str | Path) -> BinaryIO:
+    """The bytes of a picture of a `PictureSet`: of its file, or of its row in a Hugging Face data set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    if is_stored(path):
+        from tag2mask.data.hf_dataset import stored_bytes
+
+        return io.BytesIO(stored_bytes(path))
+    return path.open("rb")
+
+
+def is_stored(path: Path) -> bool:
+    """Whether `path` is a row of a Hugging Face data set: FOLDER/state.json/COLUMN/ROW/NAME."""
+    return len(path.parts) > 4 and path.parts[-4] == "state.json"
+
+
 def read_picture(path: str | Path) -> NDArray[np.uint8]:
     """The picture as people see it: rotated by its EXIF data, first frame, any mode (see `to_rgb`).
 
@@ -28,7 +49,7 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
         FileNotFoundError: there is no such file.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as file, Image.open(file) as image:
             image.load()
             return to_rgb(upright(image))
     except FileNotFoundError:

@@ -108,7 +108,7 @@ class TimmBackbone(nn.Module):
     def _map(self, features: Tensor, rows: int, columns: int) -> Tensor:
         if features.ndim == 3:
             prefix = int(getattr(self.body, "num_prefix_tokens", 0) or 0)
-            return features[:, prefix:].transpose(1, 2).reshape(len(features), -1, rows, columns)
+            return features[:, prefix:].transpose(1, 2).reshape(features.shape[0], -1, rows, columns)
         return features.permute(0, 3, 1, 2) if self._nhwc else features
 
     def _probe(self, name: str) -> tuple[bool, int]:

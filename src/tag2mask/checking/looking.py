@@ -1,0 +1,145 @@
+"""Opens every picture file once, exactly as training does, and keeps a few numbers of each. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from tag2mask.checking.fingerprint import fingerprint
+from tag2mask.data.dataset import Picture
+from tag2mask.data.pictures import PictureError, read_mask, to_rgb, upright
+
+Progress = Callable[[int, int, str], None]
+GREY, CMYK, ALPHA, ANIMATED, DEEP = "grey", "cmyk", "alpha", "animated", "deep"
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskLook:
+    """What a mask file holds."""
+
+    error: str | None
+    """Why it cannot be used; None for a mask that can."""
+    labels: int
+    """Bit `l` is set where label l of the class list occurs, 0 background, 255 ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is kept of one picture: about 300 bytes, whatever its size."""
+
+    error: str | None
+    """Why it cannot be read; None for a good picture. The other fields are then empty."""
+    digest: bytes = b""
+    """Of the bytes of the file."""
+    fingerprint: int = 0
+    flat: bool = False
+    height: int = 0
+    """As it is shown, after EXIF rotation."""
+    width: int = 0
+    kinds: tuple[str, ...] = ()
+    """Of grey, cmyk, alpha, animated, deep."""
+    mask: MaskLook | None = None
+
+
+def look_at_pictures(
+    pictures: Sequence[Picture], codes: NDArray[np.uint8], *, jobs: int = 0, progress: Progress | None = None
+) -> list[Look]:
+    """A look at every picture and mask, in their order; no more than a few pictures are in memory at a time.
+
+    Args:
+        pictures: Files to read.
+        codes: uint8 [256], label of each id of the masks.
+        jobs: Threads; 0 for one per processor, 8 at most. The decoders of Pillow run side by side.
+        progress: Called with (done, total, name of a picture).
+    """
+    jobs = jobs or min(8, os.cpu_count() or 1)
+    looks: list[Look] = []
+    waiting: deque[Future[Look]] = deque()
+
+    def collect() -> None:
+        looks.append(waiting.popleft().result())
+        if progress is not None:
+            progress(len(looks), len(pictures), pictures[len(looks) - 1].name)
+
+    # what Pillow warns of (odd EXIF data, big pictures) is either harmless or an error further on
+    with warnings.catch_warnings(), ThreadPoolExecutor(jobs) as pool:
+        warnings.simplefilter("ignore")
+        for picture in pictures:
+            if len(waiting) >= 4 * jobs:
+                collect()
+            waiting.append(pool.submit(look_at, picture.path, picture.mask, codes))
+        while waiting:
+            collect()
+    return looks
+
+
+def look_at(path: Path, mask: Path | None, codes: NDArray[np.uint8]) -> Look:
+    """Read one picture, and its mask where there is one."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return Look(error.strerror or str(error))
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            rgb = to_rgb(upright(image))
+    except Exception as error:  # the decoders raise nearly anything on damaged files
+        return Look(_why_broken(data, error))
+    h, w = rgb.shape[:2]
+    kinds = picture_kinds(data)
+    bits, flat = fingerprint(rgb)
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return Look(None, digest, bits, flat, h, w, kinds, None if mask is None else look_at_mask(mask, codes, (h, w)))
+
+
+def look_at_mask(path: Path, codes: NDArray[np.uint8], size: tuple[int, int]) -> MaskLook:
+    """The labels of a mask, or why it cannot be used with a picture of this size (height, width)."""
+    try:
+        labels = read_mask(path, codes, size)
+    except (PictureError, OSError) as error:
+        return MaskLook(str(error), 0)
+    present = np.bincount(labels.ravel(), minlength=256) > 0
+    return MaskLook(None, int.from_bytes(np.packbits(present, bitorder="little").tobytes(), "little"))
+
+
+def picture_kinds(data: bytes) -> tuple[str, ...]:
+    """How a picture file differs from plain 8-bit colour, by its headers; `data` is the file, which can be read."""
+    with Image.open(io.BytesIO(data)) as image:
+        found = {
+            GREY: image.mode in _GREY_MODES or image.mode.startswith("I;16"),
+            DEEP: image.mode in ("I", "F") or image.mode.startswith("I;16"),
+            CMYK: image.mode == "CMYK",
+            ALPHA: image.has_transparency_data,
+            ANIMATED: _has_frames(image),
+        }
+    return tuple(kind for kind, is_so in found.items() if is_so)
+
+
+def _has_frames(image: Image.Image) -> bool:
+    # telephones write JPEG files with a second picture for depth or gain (MPO); nobody sees that one
+    if image.format == "MPO":
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # later frames may be damaged; only the first is used
+        return True
+
+
+def _why_broken(data: bytes, error: Exception) -> str:
+    if not data:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture format that can be read"
+    return str(error) or type(error).__name__

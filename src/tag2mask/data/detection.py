@@ -1,0 +1,84 @@
+"""Which format a data set has, by a look at the names of its files. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from tag2mask.data.class_folders import has_class_folders
+from tag2mask.data.coco import coco_files
+from tag2mask.data.cvat import cvat_files
+from tag2mask.data.dataset import DataError, MissingDataError
+from tag2mask.data.hf_dataset import is_hf_dataset
+from tag2mask.data.label_studio import label_studio_files
+from tag2mask.data.metadata import metadata_files
+from tag2mask.data.yolo import yolo_yaml
+from tag2mask.formats import DataFormat
+
+_SIGNS: dict[str, Callable[[Path], bool]] = {
+    "hf-dataset": is_hf_dataset,
+    "hf-imagefolder": lambda root: bool(metadata_files(root)),
+    "coco": lambda root: bool(coco_files(root)),
+    "cvat": lambda root: bool(cvat_files(root)),
+    "label-studio": lambda root: bool(label_studio_files(root)),
+    "yolo": lambda root: yolo_yaml(root) is not None or _has_yolo_labels(root),
+}
+"""Files that only this format has."""
+
+
+def detect_format(root: Path, data_format: str = "auto") -> str:
+    """Format of the data set at `root`: a VOC tree, else a plain folder with tags.csv, else whose files are there.
+
+    Raises:
+        DataError: unknown format name, or files of more than one format.
+        MissingDataError: nothing there, or nothing that is recognised.
+    """
+    names = get_args(DataFormat)
+    if data_format not in names:
+        raise DataError(f"--data-format must be {', '.join(names[:-1])} or {names[-1]}, got {data_format!r}")
+    if not root.is_dir():
+        found = f"{root} is a file" if root.is_file() else f"There is no folder {root}"
+        raise MissingDataError(f"{found}. --data takes the folder of a data set.")
+    if data_format == "auto":
+        return _looked(root)
+    wanted = {"folder": "images", "voc": "JPEGImages"}.get(data_format)
+    if wanted is not None and not (root / wanted).is_dir():
+        raise _unknown(root)
+    return data_format
+
+
+def _looked(root: Path) -> str:
+    if (root / "JPEGImages").is_dir():
+        return "voc"
+    if (root / "images").is_dir() and (root / "tags.csv").is_file():
+        return "folder"
+    found = [name for name, is_here in _SIGNS.items() if is_here(root)]
+    if len(found) > 1:
+        raise DataError(
+            f"{root} has files of {' and of '.join(found)}. Say which to read with --data-format, as in "
+            f"--data-format {found[0]}."
+        )
+    if found:
+        return found[0]
+    if (root / "images").is_dir():
+        return "folder"
+    if has_class_folders(root):
+        return "imagefolder"
+    raise _unknown(root)
+
+
+def _has_yolo_labels(root: Path) -> bool:
+    folders = (root / "labels", *root.glob("*/labels"))
+    return any(True for folder in folders for pattern in ("*.txt", "*/*.txt") for _ in folder.glob(pattern))
+
+
+def _unknown(root: Path) -> MissingDataError:
+    found = ", ".join(sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())[:8]) or "nothing"
+    return MissingDataError(
+        f"{root} is no known data set. Looked for images/ with tags.csv (plain folder), JPEGImages/ with "
+        "ImageSets/Segmentation/ (PASCAL VOC tree), a folder of pictures per class, metadata.csv or metadata.jsonl "
+        "(Hugging Face imagefolder), a COCO JSON file, annotations.xml (CVAT for images 1.1), a Label Studio export, "
+        f"data.yaml with labels/ (YOLO) and dataset_dict.json or state.json (Hugging Face data set); found {found}. "
+        "See docs/data.md."
+    )

@@ -1,0 +1,222 @@
+"""Prediction by an exported ONNX model on onnxruntime: numpy and Pillow, no torch."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tag2mask.config import CRFParams
+from tag2mask.prediction import Prediction, Segmenter
+
+_STRIP = 1 << 18
+"""Pixels whose probabilities are computed at a time, so that a huge picture needs little memory."""
+_PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
+
+
+class OnnxSegmenter(Segmenter):
+    """An ONNX file of `tag2mask export`, ready to predict; `tag2mask.Segmenter.load("model.onnx")` gives one.
+
+    `predict` takes what the network itself takes and gives the same up to the last digits of float32; pictures share a
+    batch where they have one size.
+    """
+
+    def __init__(self, path: str | Path, *, device: str = "auto") -> None:
+        """Read the file.
+
+        Args:
+            path: A file that `tag2mask export --format onnx` wrote.
+            device: auto (cuda where onnxruntime has it, else cpu), cpu or cuda.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no ONNX model or not of tag2mask, the device is not there, or onnxruntime is missing.
+        """
+        path, runtime = Path(path), _onnxruntime()
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; `tag2mask export RUN --format onnx` writes such a file.")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # it warns of inputs with defaults
+        try:
+            self._session = runtime.InferenceSession(path, options, providers=_providers(runtime, device))
+        except Exception as error:  # onnxruntime has a dozen kinds of its own
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} is no ONNX model that onnxruntime can run: {reason}. Export it anew.") from error
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if metadata.get("format") != "tag2mask":
+            raise ValueError(
+                f"{path} is an ONNX model of something else; `tag2mask export RUN --format onnx` writes one for here."
+            )
+        self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
+        self.image_size: int | None = json.loads(metadata["image_size"])
+        self.stride: int = json.loads(metadata["stride"])
+        self.selection = metadata["selection"]
+
+    def _predict_batch(
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        tags: Sequence[Sequence[str] | None],
+        crf: CRFParams | None,
+        scales: Sequence[float],
+        flip: bool,
+    ) -> list[Prediction]:
+        logits: list[list[NDArray[np.float32]]] = [[] for _ in pictures]
+        scores: list[list[NDArray[np.float32]]] = [[] for _ in pictures]
+        for members in _by_size(pictures):
+            batch = np.stack([pictures[i] for i in members])
+            for scale in scales:
+                for step in (1, -1) if flip else (1,):
+                    maps, tag_scores = self._run(np.ascontiguousarray(batch[:, :, ::step]), scale)
+                    for i, each, score in zip(members, maps[..., ::step], tag_scores, strict=True):
+                        logits[i].append(each)
+                        scores[i].append(score)
+        results = []
+        for rgb, maps_of, scores_of, names in zip(pictures, logits, scores, tags, strict=True):
+            size = (rgb.shape[0], rgb.shape[1])
+            score_maps = NumpyScoreMaps(logits=tuple(maps_of), size=size, labels_allowed=self._allowed(names))
+            mean = np.mean(scores_of, axis=0)
+            results.append(self._prediction(rgb, score_maps, mean, crf))
+        return results
+
+    def _run(self, rgb: NDArray[np.uint8], scale: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits [B, K, h, w] and tag scores [B, C] of pictures [B, H, W, 3]."""
+        # The smallest size: the maps are upsampled here, strip by strip, which a huge picture needs.
+        feeds = {"rgb": rgb, "scale": np.array(scale, dtype=np.float64), "size": np.array([1, 1])}
+        logits, tag_scores = self._session.run(["logits", "tag_scores"], feeds)
+        return logits, tag_scores
+
+    def _allowed(self, names: Sequence[str] | None) -> tuple[int, ...]:
+        """Labels that may occur, ascending: background and the named classes, or all."""
+        return (0, *(i for i, name in enumerate(self.classes, 1) if names is None or name in names))
+
+    def _prediction(
+        self, rgb: NDArray[np.uint8], maps: NumpyScoreMaps, scores: NDArray[np.float32], crf: CRFParams | None
+    ) -> Prediction:
+        tag_scores = {name: float(score) for name, score in zip(self.classes, scores, strict=True)}
+        if crf is None:
+            mask, compute = maps.labels(), maps.probs
+        else:
+            refined = _dense_crf(rgb, maps, crf)
+            mask, compute = refined.argmax(0).astype(np.uint8), lambda: refined
+        return Prediction(rgb=rgb, mask=mask, tag_scores=tag_scores, classes=self.classes, compute_probs=compute)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumpyScoreMaps:
+    """`tag2mask.score_maps.ScoreMaps` in numpy: logits of one picture, probabilities on request."""
+
+    logits: tuple[NDArray[np.float32], ...]
+    """float32 [K, h, w] each, flips undone."""
+    size: tuple[int, int]
+    """(H, W) of the picture."""
+    labels_allowed: tuple[int, ...]
+    """Labels that may occur, ascending."""
+
+    def probs(self) -> NDArray[np.float32]:
+        """Probabilities float32 [K, H, W] that sum to 1 over K; 0 for labels that are not allowed."""
+        out = np.zeros((self.logits[0].shape[0], *self.size), dtype=np.float32)
+        for rows, part in self._strips():
+            out[list(self.labels_allowed), rows] = part
+        return out
+
+    def labels(self) -> NDArray[np.uint8]:
+        """The most probable label of each pixel, uint8 [H, W]."""
+        names = np.array(self.labels_allowed, dtype=np.uint8)
+        return np.concatenate([names[part.argmax(0)] for _, part in self._strips()])
+
+    def _strips(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows and their probabilities over the allowed labels [L, rows, W], strip by strip."""
+        height, width = self.size
+        wide = [_resized(each[list(self.labels_allowed)], width, axis=2) for each in self.logits]
+        step = max(1, _STRIP // width)
+        for top in range(0, height, step):
+            rows = slice(top, min(top + step, height))
+            total = sum(_softmax(_resized(each, height, axis=1, part=rows)) for each in wide)
+            yield rows, np.asarray(total / np.float32(len(wide)), dtype=np.float32)
+
+
+def _resized(
+    values: NDArray[np.float32], new_size: int, *, axis: int, part: slice = slice(None)
+) -> NDArray[np.float32]:
+    """Linear resize of one axis with aligned edges (align_corners=False); of the new positions only `part`."""
+    size = values.shape[axis]
+    position = ((np.arange(new_size, dtype=np.float32)[part] + 0.5) * np.float32(size / new_size) - 0.5).clip(min=0)
+    low = np.minimum(position.astype(np.int64), size - 1)
+    high = np.minimum(low + 1, size - 1)
+    weight = (position - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    first = values.take(low, axis)
+    blended: NDArray[np.float32] = first + (values.take(high, axis) - first) * weight
+    return blended
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    exponents = np.exp(logits - logits.max(0))
+    probs: NDArray[np.float32] = exponents / exponents.sum(0)
+    return probs
+
+
+def _dense_crf(rgb: NDArray[np.uint8], maps: NumpyScoreMaps, crf: CRFParams) -> NDArray[np.float32]:
+    """Probabilities [K, H, W] of the dense CRF at the picture's size, by the compiled core."""
+    try:
+        core = importlib.import_module("tag2mask._core")
+    except ImportError as error:
+        raise ValueError(
+            f"crf with an ONNX model needs the compiled core of tag2mask, which is missing ({error}): install a C++ "
+            "compiler and reinstall tag2mask, load the run itself, or leave crf out."
+        ) from error
+    scores = maps.probs()[None, None]
+    present = np.zeros((1, scores.shape[2]), dtype=np.uint8)
+    present[0, list(maps.labels_allowed)] = 1
+    out = np.zeros_like(scores)
+    bad = core.dense_crf(
+        np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]),
+        scores,
+        present,
+        None,
+        out,
+        crf.gaussian_sxy,
+        crf.gaussian_compat,
+        crf.bilateral_sxy,
+        crf.bilateral_srgb,
+        crf.bilateral_compat,
+        crf.iterations,
+        os.cpu_count() or 1,
+    )
+    if bad >= 0:
+        raise ValueError("The model's probabilities hold NaN, so there is nothing to refine; export the run anew.")
+    refined: NDArray[np.float32] = out[0, 0]
+    return refined
+
+
+def _by_size(pictures: Sequence[NDArray[np.uint8]]) -> list[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, rgb in enumerate(pictures):
+        groups.setdefault(rgb.shape, []).append(i)
+    return list(groups.values())
+
+
+def _onnxruntime() -> Any:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ValueError("ONNX files need onnxruntime; pip install 'tag2mask[onnx]'") from error
+
+
+def _providers(runtime: Any, device: str) -> list[str]:
+    """Execution providers of onnxruntime for `device`."""
+    there = runtime.get_available_providers()
+    if device == "auto":
+        device = "cuda" if "CUDAExecutionProvider" in there else "cpu"
+    if device not in _PROVIDERS or _PROVIDERS[device][0] not in there:
+        raise ValueError(
+            f"Device {device!r} is not available for ONNX models here (onnxruntime has {', '.join(there)}); "
+            "use auto or cpu."
+        )
+    return list(_PROVIDERS[device])

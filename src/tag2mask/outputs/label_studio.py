@@ -1,0 +1,79 @@
+"""Label Studio: tasks with predictions as JSON, and the labeling configuration that they fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from tag2mask.files import whole_file, write_text
+from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, objects_of
+from tag2mask.outputs.polygons import single_polygon
+from tag2mask.outputs.rle import brush_rle
+
+_BRUSH, _POLYGON, _IMAGE = "brush", "polygon", "image"
+
+
+@contextmanager
+def label_studio_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> Iterator[Add]:
+    """Open a JSON file of tasks with one prediction each; the configuration goes beside it, with suffix .xml.
+
+    With `shapes` rle an object is a brush (its own run lengths, see `rle.brush_rle`); with polygons each 4-connected
+    region is a polygon in percent of the picture's sides, holes joined to it by slits, as its polygons have none.
+    `score` of a region is the tag score of its class; that of a prediction, by which tasks can be sorted,
+    is their mean. Pixels of 255 are in no region, as are those of the background.
+    """
+    count = 0
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("[")
+
+        def add(picture: LabeledPicture) -> None:
+            nonlocal count
+            count += 1
+            task = _task(picture, classes, options)
+            file.write(f"{',' if count > 1 else ''}\n{json.dumps(task, ensure_ascii=False)}")
+
+        yield add
+        file.write("\n]\n")
+    write_text(path.with_suffix(".xml"), labeling_config(classes))
+
+
+def labeling_config(classes: Sequence[str]) -> str:
+    """The XML for Settings, Labeling Interface, Code of a Label Studio project."""
+    labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in classes)
+    tools = (("BrushLabels", _BRUSH), ("PolygonLabels", _POLYGON))
+    blocks = "".join(f'\n  <{tag} name="{name}" toName="{_IMAGE}">{labels}\n  </{tag}>' for tag, name in tools)
+    return f'<View>\n  <Image name="{_IMAGE}" value="$image" zoom="true"/>{blocks}\n</View>\n'
+
+
+def _task(picture: LabeledPicture, classes: Sequence[str], options: OutputOptions) -> dict[str, Any]:
+    h, w = picture.size
+    results = []
+    for thing in objects_of(picture, classes, instances=options.instances):
+        name = classes[thing.label - 1]
+        common: dict[str, Any] = {"to_name": _IMAGE, "original_width": w, "original_height": h, "image_rotation": 0}
+        if picture.scores is not None:
+            common["score"] = round(float(picture.scores[name]), 6)
+        if options.shapes == "rle":
+            value: dict[str, Any] = {
+                "format": "rle",
+                "rle": brush_rle(thing.mask, thing.corner, (h, w)),
+                "brushlabels": [name],
+            }
+            results.append({**common, "type": "brushlabels", "from_name": _BRUSH, "value": value})
+            continue
+        for region in thing.regions():
+            points = single_polygon(region, tolerance=options.tolerance) + thing.corner
+            percent = (points * (100 / w, 100 / h)).round(8).tolist()
+            value = {"points": percent, "closed": True, "polygonlabels": [name]}
+            results.append({**common, "type": "polygonlabels", "from_name": _POLYGON, "value": value})
+    for index, result in enumerate(results, start=1):
+        result["id"] = f"r{index}"
+    prediction: dict[str, Any] = {"model_version": "tag2mask", "result": results}
+    if picture.scores is not None and results:
+        prediction["score"] = round(sum(result["score"] for result in results) / len(results), 6)
+    return {"data": {"image": options.picture_prefix + quote(picture.file_name)}, "predictions": [prediction]}

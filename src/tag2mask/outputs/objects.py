@@ -1,0 +1,151 @@
+"""What the writers of masks get and share: pictures with labels, the objects in them, the choices of a call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.outputs.outlines import Region, trace
+
+Shapes: TypeAlias = Literal["rle", "polygons"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How objects are written."""
+
+    shapes: Shapes = "rle"
+    """Run lengths, which are exact, or polygons; for `coco` and `label-studio`, the other formats have only one."""
+    instances: bool = False
+    """One object per 4-connected region, not one per class; `yolo` and `geojson` have one per region always."""
+    tolerance: float = 0.0
+    """Polygons may miss the exact outline by so many pixels; 0 keeps every pixel."""
+    picture_prefix: str = "/data/local-files/?d="
+    """What `label-studio` puts before the percent-encoded path of a picture."""
+
+    def __post_init__(self) -> None:
+        if self.shapes not in ("rle", "polygons"):
+            raise ValueError(f"--shapes must be rle or polygons, got {self.shapes!r}.")
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ValueError(f"--tolerance is a number of pixels, 0 or more, got {self.tolerance}.")
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledPicture:
+    """One picture with its labels."""
+
+    name: str
+    """What its results are called: no suffix, forward slashes, unique."""
+    file_name: str
+    """Path of the picture with suffix, forward slashes, relative to the folder of the pictures."""
+    labels: NDArray[Any]
+    """uint8 [H, W] in {0..C, 255}."""
+    scores: Mapping[str, float] | None = None
+    """Tag score per class name in 0..1, where there are some."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        h, w = self.labels.shape
+        return int(h), int(w)
+
+
+Add: TypeAlias = Callable[[LabeledPicture], None]
+"""Takes the next picture; nothing of it is kept but a line of text."""
+Writer: TypeAlias = Callable[[Path, Sequence[str], OutputOptions], AbstractContextManager[Add]]
+"""(path, classes, options): opens a file or folder of a format, which is whole when its block ends without error."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelObject:
+    """Pixels of one class, all of them or one region."""
+
+    label: int
+    """1..C."""
+    box: tuple[int, int, int, int]
+    """(x, y, width, height) of the smallest box around them."""
+    mask: NDArray[np.bool_]
+    """[height, width] of the box."""
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """(x, y) of the box."""
+        return self.box[:2]
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return int(np.count_nonzero(self.mask))
+
+    def regions(self) -> list[Region]:
+        """The 4-connected regions, in coordinates of the box."""
+        return trace(self.mask)[0]
+
+
+def objects_of(picture: LabeledPicture, classes: Sequence[str], *, instances: bool) -> Iterator[LabelObject]:
+    """The objects of a picture by label, then by their first pixel in reading order. 0 and 255 are none.
+
+    Raises:
+        ValueError: a label that no class has.
+    """
+    for label in object_labels(picture, classes):
+        whole = _boxed(label, picture.labels == label, (0, 0))
+        if not instances:
+            yield whole
+            continue
+        regions, owner = trace(whole.mask)
+        for index, region in enumerate(regions, start=1):
+            x, y, w, h = region.box
+            yield _boxed(label, owner[y : y + h, x : x + w] == index, (whole.box[0] + x, whole.box[1] + y))
+
+
+def object_labels(picture: LabeledPicture, classes: Sequence[str]) -> list[int]:
+    """The labels in 1..C that occur, ascending.
+
+    Raises:
+        ValueError: a label that no class has.
+    """
+    found = [int(label) for label in np.unique(picture.labels) if label not in (BACKGROUND, IGNORE)]
+    if found and found[-1] > len(classes):
+        raise ValueError(
+            f"The mask of {picture.name} holds label {found[-1]}, but there are {len(classes)} classes "
+            f"({', '.join(classes)}). Give the class list of the masks, one name per line in the order of the labels."
+        )
+    return found
+
+
+def _boxed(label: int, mask: NDArray[np.bool_], corner: tuple[int, int]) -> LabelObject:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    box = (corner[0] + left, corner[1] + top, right - left, bottom - top)
+    return LabelObject(label, box, mask[top:bottom, left:right])
+
+
+def check_stems(file_names: Sequence[str], format_name: str) -> None:
+    """For formats that find a picture by its name without suffix.
+
+    Raises:
+        ValueError: two pictures differ in their suffix only (or in letter case, which some systems do not keep apart).
+    """
+    seen: dict[str, str] = {}
+    for name in file_names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        if stem.casefold() in seen:
+            raise ValueError(
+                f"{format_name} knows pictures by their name without suffix, so it cannot hold both "
+                f"{seen[stem.casefold()]} and {name}. Rename one, leave one out, or choose another format."
+            )
+        seen[stem.casefold()] = name
+
+
+def rounded(values: Any) -> list[float]:
+    """Coordinates as short numbers: whole ones without a point, others with at most four digits behind it."""
+    return [int(v) if v == int(v) else round(v, 4) for v in np.asarray(values, dtype=np.float64).ravel().tolist()]

@@ -1,0 +1,147 @@
+"""Polygons from the outlines of regions: with holes as rings of their own, or as one ring; simplified on request.
+
+Points are `(x, y)` in pixels, x to the right and y down; a pixel covers a unit square (see `outlines`).
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tag2mask.outputs.outlines import Region, Ring
+
+Polygon: TypeAlias = NDArray[np.float64]
+"""[n, 2], points (x, y) of a closed polygon; the first is not repeated."""
+
+
+def ring_polygons(region: Region, *, tolerance: float = 0.0) -> list[Polygon]:
+    """The outer ring and the holes, each as a polygon of its own.
+
+    At tolerance 0 they are exact, none meets itself, and two meet in points at most: valid for every reader.
+
+    Args:
+        region: As `trace` finds it.
+        tolerance: No pixel corner of the outline is further than this from the polygon, in pixels; a ring that would
+            lose its area is kept as it is. Above 0 the rings of a thin region may cross.
+    """
+    return [_closed(ring.astype(np.float64), tolerance) for ring in region.rings]
+
+
+def single_polygon(region: Region, *, tolerance: float = 0.0, inset: float = 0.0) -> Polygon:
+    """The whole region as one polygon, for formats without holes: a slit of no width leads to each hole and back.
+
+    Under the even-odd rule and under the non-zero rule such a polygon covers the region and leaves the holes out. The
+    slits run through the region's own pixels, so that readers that paint the outline too paint nothing else.
+
+    Args:
+        region: As `trace` finds it.
+        tolerance: As for `ring_polygons`; the ends of the slits stay where they are.
+        inset: Distance by which the outline is moved into the region, in pixels, below 0.5. With a small one readers
+            that cut coordinates down to whole pixels and paint the outline get the region exactly.
+    """
+    corners = _corners(region, inset)
+    doors: list[dict[int, list[tuple[float, int]]]] = [{} for _ in corners]
+    entry: dict[int, tuple[int, Polygon]] = {}
+    for slit in region.slits:
+        y = slit.row + 0.5
+        wall = _vertical_edge(region.rings[slit.ring], slit.start, slit.row)
+        doors[slit.ring].setdefault(wall, []).append((y, slit.hole))
+        entry[slit.hole] = (
+            _vertical_edge(region.rings[slit.hole], slit.stop, slit.row),
+            np.array([[slit.start + inset, y], [slit.stop - inset, y]]),
+        )
+    points: list[NDArray[np.float64]] = []
+    fixed: list[int] = []  # slit ends, which simplification must not move
+    # What is still to be written, last first: the rest of a ring from an edge on, or points.
+    todo: list[tuple[int, int] | NDArray[np.float64]] = [(0, i) for i in reversed(range(len(corners[0])))]
+    while todo:
+        task = todo.pop()
+        if not isinstance(task, tuple):
+            fixed += range(len(points), len(points) + len(task))
+            points += list(task)
+            continue
+        ring, edge = task
+        points += corners[ring][edge]
+        # edges with a region to their right run upwards: the lowest slit comes first
+        for _, hole in sorted(doors[ring].get(edge, [])):
+            first, slit_ends = entry[hole]
+            length = len(corners[hole])
+            turn = [(hole, (first + 1 + i) % length) for i in range(length)]
+            todo += [slit_ends[::-1], *reversed(turn), slit_ends]
+    return _closed(np.array(points), tolerance, fixed)
+
+
+def covered_area(polygon: Polygon) -> float:
+    """Area in square pixels, whatever the direction."""
+    x, y = polygon.T
+    return abs(float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())) / 2
+
+
+def _corners(region: Region, inset: float) -> list[list[list[NDArray[np.float64]]]]:
+    """The points at each corner of each ring, moved to the right hand, where the region is.
+
+    Mostly one point. Where two rings meet, the region may be cut: there the outline turns left from one pixel of the
+    region to the pixel that it touches by a corner, and gets a point in each.
+    """
+    shared = set[tuple[int, int]]()
+    if inset and len(region.rings) > 1:
+        known, counts = np.unique(np.concatenate(region.rings), axis=0, return_counts=True)
+        shared = {(int(x), int(y)) for x, y in known[counts > 1]}
+    corners = []
+    for ring in region.rings:
+        before = np.sign(ring - np.roll(ring, 1, axis=0))  # direction of the edge that ends here
+        after = np.roll(before, -1, axis=0)
+        right_before, right_after = (np.stack([-d[:, 1], d[:, 0]], axis=1) for d in (before, after))
+        points = [[point] for point in ring + inset * (right_before + right_after)]
+        left_turn = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0] < 0
+        for i in np.flatnonzero(left_turn) if shared else ():
+            if (int(ring[i, 0]), int(ring[i, 1])) in shared:
+                steps = (right_before[i] - before[i], right_after[i] + after[i])
+                points[i] = [ring[i] + inset * step for step in steps]
+        corners.append(points)
+    return corners
+
+
+def _vertical_edge(ring: Ring, x: int, row: int) -> int:
+    """Index of the point at which the edge at `x` that passes the row begins."""
+    following = np.roll(ring, -1, axis=0)
+    low, high = np.minimum(ring[:, 1], following[:, 1]), np.maximum(ring[:, 1], following[:, 1])
+    return int(np.flatnonzero((ring[:, 0] == x) & (following[:, 0] == x) & (low <= row) & (row < high))[0])
+
+
+def _closed(points: Polygon, tolerance: float, fixed: list[int] | None = None) -> Polygon:
+    """A closed polygon with fewer points (Douglas and Peucker, 1973), between the fixed ones or two far ones."""
+    if tolerance <= 0:
+        return points
+    anchors = sorted(set(fixed or []))
+    if not anchors:
+        anchors = [0, int(((points - points[0]) ** 2).sum(axis=1).argmax())]
+        anchors.sort()
+    n = len(points)
+    keep = np.zeros(n, dtype=bool)
+    keep[anchors] = True
+    doubled = np.concatenate([points, points])
+    for begin, end in zip(anchors, [*anchors[1:], anchors[0] + n], strict=True):
+        todo = [(begin, end)]
+        while todo:
+            a, b = todo.pop()
+            if b - a < 2:
+                continue
+            distance = _distances(doubled[a + 1 : b], doubled[a], doubled[b])
+            far = int(distance.argmax())
+            if distance[far] > tolerance:
+                middle = a + 1 + far
+                keep[middle % n] = True
+                todo += [(a, middle), (middle, b)]
+    kept = points[keep]
+    return kept if len(kept) >= 3 and covered_area(kept) > 0 else points
+
+
+def _distances(points: Polygon, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of points from the segment between a and b."""
+    along = b - a
+    square = float(along @ along)
+    part = np.clip((points - a) @ along / square, 0, 1) if square > 0 else np.zeros(len(points))
+    return np.asarray(np.hypot(*(points - a - part[:, None] * along).T))

@@ -1,0 +1,121 @@
+"""A PASCAL VOC tree: SegmentationClass/, SegmentationObject/, ImageSets/Segmentation/ and the names of the labels."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tag2mask.config import IGNORE
+from tag2mask.data.dataset import voc_palette
+from tag2mask.data.voc import VOC_CLASSES
+from tag2mask.files import write_text
+from tag2mask.outputs.objects import Add, LabeledPicture, LabelObject, OutputOptions, objects_of
+from tag2mask.render import save_mask
+
+MAX_OBJECTS = 254
+"""Objects of a picture; 0 is none and 255 is ignored."""
+
+
+@contextmanager
+def voc_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> Iterator[Add]:
+    """Open a VOC tree without pictures (they go into JPEGImages/); its list is ImageSets/Segmentation/default.txt.
+
+    Masks are indexed PNG with the VOC palette; 255 stays 255 in both. Where all classes are VOC's, the ids are VOC's;
+    where none is, they are the labels, and labelmap.txt names their colors. classes.txt names the classes either way,
+    for `--data` of this package.
+
+    Raises:
+        ValueError: some of the classes are VOC's and some are not, or a name that labelmap.txt cannot hold.
+    """
+    own = [name for name in classes if name not in VOC_CLASSES]
+    if own and len(own) < len(classes):
+        raise ValueError(
+            f"A VOC tree has VOC's ids for VOC's classes, but {', '.join(own)} are not among them. "
+            "Rename them all to VOC's names or none, or write --to cvat or coco."
+        )
+    ids = [0, *(i if own else VOC_CLASSES.index(name) + 1 for i, name in enumerate(classes, start=1))]
+    codes = np.full(256, IGNORE, dtype=np.uint8)
+    codes[: len(ids)] = ids
+    colors = label_colors(classes, ignored=True)
+    names: list[str] = []
+
+    def add(picture: LabeledPicture) -> None:
+        stem = str(PurePosixPath(picture.file_name).with_suffix(""))
+        names.append(listed_name(stem))
+        objects = object_map(picture, classes, options)
+        objects[picture.labels == IGNORE] = IGNORE
+        save_mask(path / "SegmentationClass" / f"{stem}.png", codes[picture.labels])
+        save_mask(path / "SegmentationObject" / f"{stem}.png", objects)
+
+    yield add
+    if own:
+        write_text(path / "labelmap.txt", colors)
+    write_text(path / "classes.txt", "".join(f"{name}\n" for name in classes))
+    write_text(path / "ImageSets" / "Segmentation" / "default.txt", "".join(f"{name}\n" for name in names))
+
+
+def label_colors(classes: Sequence[str], *, ignored: bool) -> str:
+    """labelmap.txt: `name:R,G,B:parts:actions` of the background and of each class, with the colors of the VOC palette.
+
+    With `ignored`, VOC's label of that name stands for 255.
+
+    Raises:
+        ValueError: a name with a colon or a line break, with a `#` in front, with blanks around it, or one that the
+            file needs itself.
+    """
+    taken = ("background", "ignored") if ignored else ("background",)
+    for name in classes:
+        if re.search(r"[:\r\n]", name) or name.startswith("#") or name != name.strip() or name in ("", *taken):
+            raise ValueError(
+                f"labelmap.txt cannot hold the class {name!r}: no ':', no line break, no '#' in front, "
+                f"not {' or '.join(taken)}. Rename the class."
+            )
+    names = {0: "background", **dict(enumerate(classes, start=1)), **({IGNORE: "ignored"} if ignored else {})}
+    palette = voc_palette().tolist()
+    lines = (f"{name}:{','.join(map(str, palette[label]))}::\n" for label, name in names.items())
+    return "# label:color_rgb:parts:actions\n" + "".join(lines)
+
+
+def listed_name(stem: str) -> str:
+    """A line of ImageSets/Segmentation, as datumaro and with it CVAT read it: the whole line, without blanks around it.
+
+    Raises:
+        ValueError: a name that would be read as another one, or as a remark.
+    """
+    if stem != stem.strip() or stem.startswith("#") or len(stem.splitlines()) != 1:
+        raise ValueError(
+            f"A list of a VOC tree cannot hold the name {stem!r}: no blank at its ends, no line break, "
+            "no '#' in front. Rename the picture."
+        )
+    return stem
+
+
+def object_map(picture: LabeledPicture, classes: Sequence[str], options: OutputOptions) -> NDArray[np.uint8]:
+    """uint8 [H, W]: 0 for no object, else the number of the object, 1.. by label and place.
+
+    With instances, of a picture with more than `MAX_OBJECTS` regions the smallest ones of a class share one number,
+    and the numbers go by area.
+    """
+    things = list(objects_of(picture, classes, instances=options.instances))
+    objects = np.zeros(picture.size, dtype=np.uint8)
+    for number, group in enumerate(_groups(things), start=1):
+        for thing in group:
+            x, y, w, h = thing.box
+            objects[y : y + h, x : x + w][thing.mask] = number
+    return objects
+
+
+def _groups(things: Sequence[LabelObject]) -> list[list[LabelObject]]:
+    if len(things) <= MAX_OBJECTS:
+        return [[thing] for thing in things]
+    labels = Counter(thing.label for thing in things)
+    by_area = sorted(things, key=lambda thing: -thing.area)
+    alone, shared = by_area[: MAX_OBJECTS - len(labels)], by_area[MAX_OBJECTS - len(labels) :]
+    rests = [[thing for thing in shared if thing.label == label] for label in sorted(labels)]
+    return [[thing] for thing in alone] + [rest for rest in rests if rest]

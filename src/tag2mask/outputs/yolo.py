@@ -1,0 +1,44 @@
+"""YOLO segmentation labels as Ultralytics reads them: labels/NAME.txt and data.yaml."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from tag2mask.files import write_text
+from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, objects_of
+from tag2mask.outputs.polygons import single_polygon
+
+INSET = 0.02
+"""Pixels by which outlines are drawn in; see `yolo_writer`."""
+
+
+@contextmanager
+def yolo_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> Iterator[Add]:
+    """Open a folder of YOLO segmentation labels: a line `class x1 y1 x2 y2 ...` per 4-connected region.
+
+    Class ids count from 0 (label - 1); coordinates are divided by the picture's sides; holes are joined to the outline
+    by slits, as a line is one ring. A picture without object has an empty file, which YOLO takes as a negative.
+    Readers cut the coordinates down to whole pixels and paint the outline as part of the object, which would add a
+    row and a column to each. So outlines are drawn in by `INSET` pixels: such readers then get each region exactly,
+    and others one that is 0.02 pixels smaller on each side.
+    Pixels of 255 are in no region, as are those of the background.
+    """
+
+    def add(picture: LabeledPicture) -> None:
+        h, w = picture.size
+        lines = []
+        for thing in objects_of(picture, classes, instances=False):
+            for region in thing.regions():
+                points = single_polygon(region, tolerance=options.tolerance, inset=INSET) + thing.corner
+                numbers = " ".join(f"{number:.7f}".rstrip("0") for number in (points / (w, h)).ravel())
+                lines.append(f"{thing.label - 1} {numbers}\n")
+        stem = PurePosixPath(picture.file_name).with_suffix("")
+        write_text(path / "labels" / f"{stem}.txt", "".join(lines))
+
+    yield add
+    names = "".join(f"  {index}: {json.dumps(name, ensure_ascii=False)}\n" for index, name in enumerate(classes))
+    head = "# The pictures go into images/ beside this file, under the names of the files in labels/.\n"
+    write_text(path / "data.yaml", f"{head}train: images\nval: images\nnames:\n{names}")

@@ -1,0 +1,204 @@
+"""What every segmenter shares: results, options, and `tag2mask.Segmenter`, which loads the right one. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tag2mask import render
+from tag2mask.config import CRFParams
+from tag2mask.sources import Source, as_rgb
+
+CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
+
+
+def resolve_crf(crf: CRFChoice) -> CRFParams | None:
+    """The CRF that `crf` stands for: None or False for none, True for `CRFParams.inference()`, or a preset's name."""
+    if crf is None or crf is False:
+        return None
+    if crf is True:
+        return CRFParams.inference()
+    if isinstance(crf, CRFParams):
+        return crf
+    presets = {"inference": CRFParams.inference, "aaai_inference": CRFParams.aaai_inference}
+    if crf not in presets:
+        raise ValueError(f"crf must be None, True, CRFParams or one of {', '.join(presets)}, got {crf!r}")
+    return presets[crf]()
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Refuse scales that are none, or not positive."""
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales must hold at least one positive number, got {tuple(scales)}")
+
+
+def check_tags(tags: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse names that are no class of the model."""
+    if unknown := [name for name in tags if name not in classes]:
+        raise ValueError(f"tags names {', '.join(map(repr, unknown))}; this model knows {', '.join(classes)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the network says about one picture, at the picture's size (after EXIF rotation)."""
+
+    rgb: NDArray[np.uint8]
+    """The picture, uint8 [H, W, 3]."""
+    mask: NDArray[np.uint8]
+    """Labels uint8 [H, W] in {0..C}; class i of `classes` is i + 1."""
+    tag_scores: dict[str, float]
+    """Probability of the tag classifier per class name."""
+    classes: tuple[str, ...]
+    compute_probs: Callable[[], NDArray[np.float32]]
+    """Gives `probs`; a big picture's probabilities are computed only when asked for."""
+
+    @cached_property
+    def probs(self) -> NDArray[np.float32]:
+        """float32 [K, H, W], background first, sums to 1 over K."""
+        return self.compute_probs()
+
+    def overlay(self) -> Image.Image:
+        """The picture with its objects tinted and a legend below."""
+        return render.overlay(self.rgb, self.mask, self.classes, self.tag_scores)
+
+
+class Segmenter:
+    """A model ready to predict; `Segmenter.load(source)` gives the right kind.
+
+    A run or a `.safetensors` file gives the network itself on torch (`tag2mask.segmenter.Segmenter`), a `.onnx` file a
+    program on onnxruntime (`tag2mask.onnx_segmenter.OnnxSegmenter`), for which torch is never imported.
+    """
+
+    classes: Any
+    """tuple[str, ...]: class names; class i has label i + 1."""
+    selection: str
+    """Which weights these are, for the evaluation protocol."""
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """`Segmenter(model, config)` wraps a network of torch."""
+        if cls is Segmenter:
+            from tag2mask.segmenter import Segmenter as TorchSegmenter
+
+            return object.__new__(TorchSegmenter)  # type: ignore[return-value]  # a subclass
+        return object.__new__(cls)
+
+    @classmethod
+    def load(cls, source: str | Path, device: str = "auto") -> Segmenter:
+        """The segmenter of a run folder, a `.safetensors` or `.onnx` file, or a model of the hub.
+
+        Args:
+            source: Path, or "hf://owner/name" (also "hf://owner/name@revision"), which is downloaded and cached.
+            device: auto (cuda, mps, cpu), cpu, cuda, mps; ONNX models know cpu and cuda.
+
+        Raises:
+            ValueError: what `source` names is not of these kinds, or the device is not there.
+            FileNotFoundError: there is nothing of that name, or the run has no model yet.
+        """
+        if Path(source).suffix.lower() == ".onnx" and not str(source).startswith("hf://"):
+            from tag2mask.onnx_segmenter import OnnxSegmenter
+
+            return OnnxSegmenter(source, device=device)
+        from tag2mask.segmenter import Segmenter as TorchSegmenter
+
+        return TorchSegmenter.load(source, device=device)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str = "auto") -> Segmenter:
+        """`load` under the name that the Hugging Face hub's libraries use: a folder, or "hf://owner/name"."""
+        return cls.load(source, device=device)
+
+    @overload
+    def predict(
+        self,
+        source: Source,
+        *,
+        crf: CRFChoice = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        batch_size: int = 1,
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self,
+        source: list[Source] | tuple[Source, ...],
+        *,
+        crf: CRFChoice = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        batch_size: int = 1,
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        source: Source | list[Source] | tuple[Source, ...],
+        *,
+        crf: CRFChoice = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        batch_size: int = 1,
+    ) -> Prediction | list[Prediction]:
+        """Masks of pictures.
+
+        Args:
+            source: A path, a PIL image, or an array uint8 [H, W, 3] or [H, W]; or a list of these.
+            crf: None for none; True, a preset's name or `CRFParams` to refine the probabilities at the picture's size.
+            scales: Factors on the network's picture size whose probabilities are averaged.
+            flip: Average with the mirrored picture.
+            tags: Names of the classes known to be in the picture: all others get probability 0. For a list of
+                pictures either one list of names for all, or one per picture.
+            batch_size: Pictures that pass the network together.
+
+        Returns:
+            One `Prediction`, or a list for a list.
+
+        Raises:
+            ValueError: an unusable array, an unknown tag, or a file that is no picture.
+        """
+        many = isinstance(source, (list, tuple))
+        sources: Sequence[Source] = source if isinstance(source, (list, tuple)) else [source]
+        params = resolve_crf(crf)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_scales(scales)
+        names = _tags_per_picture(tags, len(sources))
+        for each in names:
+            check_tags(each or (), self.classes)
+        predictions: list[Prediction] = []
+        for start in range(0, len(sources), batch_size):
+            batch = slice(start, start + batch_size)
+            pictures = [as_rgb(each) for each in sources[batch]]
+            predictions += self._predict_batch(pictures, names[batch], params, scales, flip)
+        return predictions if many else predictions[0]
+
+    def _predict_batch(
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        tags: Sequence[Sequence[str] | None],
+        crf: CRFParams | None,
+        scales: Sequence[float],
+        flip: bool,
+    ) -> list[Prediction]:
+        """Predictions of pictures uint8 [H, W, 3], with the tags known of each or None."""
+        raise NotImplementedError
+
+
+def _tags_per_picture(tags: Sequence[str] | Sequence[Sequence[str]] | None, count: int) -> list[Sequence[str] | None]:
+    if tags is None:
+        return [None] * count
+    if isinstance(tags, str):
+        raise ValueError(f"tags is a list of class names, got the text {tags!r}; write [{tags!r}].")
+    names = [entry for entry in tags if isinstance(entry, str)]
+    if len(names) == len(tags):
+        return [names] * count
+    if names or len(tags) != count:
+        raise ValueError(f"tags must be one list of class names, or one list for each of the {count} pictures.")
+    return list(tags)
