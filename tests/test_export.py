@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +33,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 CLASSES = ("cat", "dog", "cow")
+DOCS = Path(__file__).parents[1] / "docs" / "export.md"
 SIZES = ((50, 90), (90, 50), (1, 1), (1, 70), (70, 1), (64, 64), (211, 160), (31, 47))
 
 
@@ -75,6 +79,13 @@ def summary(first):
 @pytest.fixture(scope="module")
 def onnx(summary):
     return OnnxSegmenter(summary.out, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def program_file(first):
+    done = export(first, format="torch")
+    assert done.parity.good
+    return done.out
 
 
 @pytest.fixture(scope="module")
@@ -178,18 +189,16 @@ def test_second_step_exports_at_the_pictures_own_size(second, tmp_path):
         assert two.tag_scores == pytest.approx(one.tag_scores, abs=1e-5)
 
 
-def test_torch_program(first, network, tmp_path):
-    done = export(first, format="torch", out=tmp_path / "m.pt2")
-    assert done.parity.good
+def test_torch_program(program_file, network):
     extra = {"tag2mask.json": ""}
-    program = torch.export.load(done.out, extra_files=extra).module()
-    assert json.loads(extra["tag2mask.json"])["classes"] == json.dumps(list(CLASSES))
+    program = torch.export.load(program_file, extra_files=extra).module()
+    assert json.loads(json.loads(extra["tag2mask.json"])["classes"]) == list(CLASSES)
     for size in ((1, 70), (120, 33)):
         rgb = picture(size)
         out = program(torch.from_numpy(np.stack([rgb, rgb[:, ::-1]])))
         assert not out["probs"].requires_grad
         np.testing.assert_allclose(out["probs"][0].numpy(), network.predict(rgb).probs, atol=1e-5)
-    assert b"site-packages" not in done.out.read_bytes()
+    assert b"site-packages" not in program_file.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -452,12 +461,41 @@ def test_missing_packages(network, tmp_path, monkeypatch):
         export(network, format="onnx", out=tmp_path / "m.onnx")
 
 
+def test_code_of_the_docs_runs(first, summary, program_file, tmp_path, monkeypatch, capsys):
+    assert {summary.out, program_file} == {first / "model.onnx", first / "model.pt2"}
+    shutil.copytree(first, tmp_path / "runs" / "photos")
+    Image.fromarray(picture((50, 90))).save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(block, {})
+    assert (tmp_path / "cat_overlay.png").is_file()
+    assert "'cat': " in capsys.readouterr().out
+    assert (tmp_path / "photos-model" / "README.md").is_file()
+
+
 def test_padding_in_whole_numbers_is_timms():
     from timm.layers.padding import get_same_padding
 
     for size in range(1, 40):
         for case in ((1, 1, 1), (3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 2, 2), (7, 4, 1)):
             assert same_padding(size, *case) == get_same_padding(size, *case)
+
+
+def test_a_single_column_is_taken_from_the_middle():
+    """The middle of 0 1 2 3 is 1.5; `pytorch_half_pixel` would give 0."""
+    parser = pytest.importorskip("onnx").parser
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 18]> g (float[1,1,1,4] x, int64[4] s) => (float[1,1,1,1] y) '
+        '{ y = Resize<mode="linear", coordinate_transformation_mode="pytorch_half_pixel">(x, , , s) }'
+    )
+    model.graph.node[0].metadata_props.add(key="stack_trace", value="/home/me/network.py")
+    exporting._correct(model)
+    assert b"/home/me" not in model.SerializeToString()
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    feeds = {"x": np.arange(4, dtype=np.float32).reshape(1, 1, 1, 4), "s": np.array([1, 1, 1, 1])}
+    assert session.run(None, feeds)[0].item() == 1.5
 
 
 class SamePadded(SegmentationNetwork):

@@ -242,9 +242,9 @@ def export_onnx(segmenter: Segmenter, path: Path) -> Path:
 
 
 def _correct(proto: Any) -> None:
-    """Set right how maps of one row are resized, and leave out traces, which name the files of this machine.
+    """Set right how maps of one row or column are resized, and leave out notes and traces of the exporter.
 
-    The exporter writes `pytorch_half_pixel`, which takes the first row where torch takes the middle.
+    Older versions of it write `pytorch_half_pixel`, which takes the first row where torch takes the middle.
     """
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]

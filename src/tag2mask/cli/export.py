@@ -22,11 +22,11 @@ def export_command(
 ) -> Result:
     """Model for use elsewhere, compared with the network: ONNX, torch.export, or a folder for the hub.
 
-    tag2mask export runs/photos                                  # runs/photos/model.onnx
-    tag2mask export runs/photos --data photos                    # compared on your own pictures
-    tag2mask export runs/photos --format hub --out photos-model  # model card, config, weights
+    Exit code 1 where fewer than 99.9 % of the pixels get the network's label. For example:
 
-    Code 1 where fewer than 99.9 % of the pixels get the network's label.
+    tag2mask export runs/photos --data photos
+
+    tag2mask export runs/photos --format hub --out photos-model
 
     Args:
         run: Run folder of train or retrain, or .safetensors file.

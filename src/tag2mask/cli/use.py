@@ -36,7 +36,7 @@ def predict_command(
     """Write masks for files, folders and globs: OUT/masks, OUT/overlays, OUT/scores.csv.
 
     Args:
-        run: Run folder or .safetensors file.
+        run: Run folder, .safetensors or .onnx file.
         sources: Pictures, folders (with their sub-folders), globs.
         out: Folder for the results.
         format: png: palette masks and overlays; npz: probabilities; comp6 or comp5: results.tgz for the PASCAL VOC
