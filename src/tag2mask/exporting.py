@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 import json
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -269,11 +270,11 @@ def metadata(segmenter: Segmenter) -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings and no log lines of the exporters."""
+    """No warnings, log lines and prints of the exporters, which show whole graphs; what goes wrong is raised."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

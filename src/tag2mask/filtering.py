@@ -61,7 +61,7 @@ def pick_core(backend: Backend, *tensors: Tensor) -> ModuleType | None:
 
 
 def clear_cache() -> None:
-    """Forget the cached spatial lattices (at most 16 in the core and 16 in the torch twin)."""
+    """Forget the cached spatial lattices (at most 16 in core and torch twin each) and free the core's kept memory."""
     spatial_twin.cache_clear()
     if (core := load_core()) is not None:
         core.clear_cache()
