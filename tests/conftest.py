@@ -41,3 +41,21 @@ def tiny_config(builtin, tmp_path):
         augment=AugmentConfig(crop_size=64),
         optim=OptimConfig(lr=0.01, joint_lr=0.01),
     )
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    """A network with random weights for the classes of the built-in set."""
+    import torch
+
+    from tag2mask.config import TrainConfig
+    from tag2mask.data.objects import OBJECTS
+    from tag2mask.models import build_network
+    from tag2mask.segmenter import Segmenter
+
+    torch.manual_seed(0)
+    config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64)
+    model = build_network(config, tuple(OBJECTS))
+    # spread the scores, so that random weights predict several labels
+    model.segmenter[-1].weight.data.mul_(20)
+    return Segmenter(model, config, device="cpu")

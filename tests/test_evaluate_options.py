@@ -42,15 +42,6 @@ def data(tmp_path_factory):
     return write_builtin(tmp_path_factory.mktemp("set") / "data", train=3, val=4, size=64, seed=1)
 
 
-@pytest.fixture(scope="module")
-def segmenter():
-    torch.manual_seed(0)
-    config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64)
-    model = build_network(config, CLASSES)
-    model.segmenter[-1].weight.data.mul_(20)
-    return Segmenter(model, config, device="cpu")
-
-
 class Stub(SegmentationNetwork):
     """One class, one cell per pixel; `score(images)` is its logit against 0 of the background."""
 

@@ -10,7 +10,6 @@ from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from tag2mask import evaluation as ev
-from tag2mask.config import TrainConfig
 from tag2mask.data import open_data, read_mask
 from tag2mask.explanation import explain
 from tag2mask.label_quality import THRESHOLDS, CamSweep, LabelCounter, score_cams, score_reliable_labels
@@ -26,16 +25,6 @@ def data(tmp_path_factory):
     from tag2mask.data.shapes import write_builtin
 
     return write_builtin(tmp_path_factory.mktemp("set") / "data", train=5, val=5, size=64, seed=1)
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    torch.manual_seed(0)
-    config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64)
-    model = build_network(config, CLASSES)
-    # spread the scores, so that random weights predict several labels
-    model.segmenter[-1].weight.data.mul_(20)
-    return Segmenter(model, config, device="cpu")
 
 
 def test_iou_by_hand():

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tag2mask.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLORS = ("#1f5fbf", "#d1495b", "#2e933c", "#9a5fb5")
 _WIDTH, _HEIGHT = 420, 280
@@ -94,7 +98,6 @@ def _cycle(count: int) -> list[str]:
 
 def save_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> Path:
     """Write a plot as SVG or PNG, by the suffix of `path`: a line per series, a dot at its highest point, a legend."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
@@ -109,7 +112,31 @@ def save_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str,
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    # Text stays text and nothing depends on the day: a file that changes only with the numbers.
+    return save_figure(path, figure)
+
+
+def save_bars(path: Path, values: Mapping[str, float], *, x_label: str) -> Path:
+    """Write a horizontal bar per value with its number, as SVG or PNG by the suffix of `path`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 0.8 + 0.3 * len(values)), layout="constrained")
+    axes = figure.add_subplot()
+    names = list(values)[::-1]
+    bars = axes.barh(names, [values[name] for name in names], color=_COLORS[0], height=0.7)
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
+    axes.set(xlabel=x_label, xlim=(0, max(values.values()) * 1.15))
+    axes.tick_params(labelsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    return save_figure(path, figure)
+
+
+def save_figure(path: Path, figure: Figure) -> Path:
+    """Write a matplotlib figure as SVG or PNG by the suffix of `path`.
+
+    Text stays text and nothing depends on the day: a file that changes only with the numbers.
+    """
+    import matplotlib as mpl
+
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}):
         return write_atomically(path, lambda p: figure.savefig(p, dpi=160, metadata=metadata))

@@ -43,28 +43,27 @@ MAX_NONFINITE = 5
 """Steps in a row with a non-finite loss after which a run stops with advice."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where a run stands when it asks for the losses of a batch."""
+
+    model: nn.Module
+    """The network that trains, as the accelerator wrapped it; to be called once."""
+    network: SegmentationNetwork
+    """The same network, bare."""
+    average: SegmentationNetwork | None
+    """Running average of the network."""
+    phase: str
+    """Name of the phase."""
+    progress: float
+    """Share of the phase that lies behind, in 0..1."""
+
+
 class Objective(Protocol):
     """What a run learns."""
 
-    def losses(
-        self,
-        model: nn.Module,
-        network: SegmentationNetwork,
-        batch: Batch,
-        average: SegmentationNetwork | None,
-        phase: str,
-        progress: float,
-    ) -> Losses:
-        """The losses of a batch.
-
-        Args:
-            model: The network that trains, as the accelerator wrapped it; called once.
-            network: The same network, bare.
-            batch: B samples on the model's device.
-            average: Running average of the network, or None.
-            phase: Name of the phase.
-            progress: Share of the phase that lies behind, in 0..1.
-        """
+    def losses(self, at: Moment, batch: Batch) -> Losses:
+        """The losses of B samples on the model's device."""
         ...
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
@@ -175,7 +174,7 @@ def run_training(
         else:
             state = load_state(run)
         log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))
-        _fit(config, run, accelerator, model.to(accelerator.device), pictures, objective, state)
+        _fit(config, run, accelerator, model.to(accelerator.device), pictures, held_out, objective, state)
     return run
 
 
@@ -214,6 +213,7 @@ def _fit(
     accelerator: Accelerator,
     network: SegmentationNetwork,
     pictures: PictureSet,
+    held_out: PictureSet | None,
     objective: Objective,
     saved: dict[str, Any] | None,
 ) -> None:
@@ -236,7 +236,7 @@ def _fit(
             if config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
                 objective.write_samples(run, state.keeper, batch, state.step, phase)
             if _due(state.step, config.validate_every, config.steps):
-                row |= _validate(config, run, state, phase)
+                row |= _validate(config, run, state, held_out, phase)
             if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
                 metrics.write(row)
                 tracker.write(row)
@@ -268,12 +268,13 @@ def _step(
     set_learning_rates(state.optimizer, rates)
     started, mining, images, finite = time.perf_counter(), 0.0, 0, True
     average = None if state.average is None else state.keeper
+    moment = Moment(model=model, network=state.model, average=average, phase=phase, progress=progress)
     for _ in range(config.optim.accumulate):
         batch = next(batches)
         _note_broken(state, batch)
         with accelerator.accumulate(model):
             with accelerator.autocast():
-                losses = objective.losses(model, state.model, batch, average, phase, progress)
+                losses = objective.losses(moment, batch)
             finite = finite and bool(torch.isfinite(losses.total))
             if finite:
                 accelerator.backward(losses.total)
@@ -363,9 +364,9 @@ def _count_nonfinite(config: RunConfig, state: _State, losses: Losses, *, finite
         )
 
 
-def _validate(config: RunConfig, run: Path, state: _State, phase: str) -> dict[str, float]:
+def _validate(config: RunConfig, run: Path, state: _State, held_out: PictureSet | None, phase: str) -> dict[str, float]:
     """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags."""
-    scores = validate(config, state.keeper, masks=phase != "tags")
+    scores = validate(config, state.keeper, held_out, masks=phase != "tags")
     if config.select == "miou" and scores.get("miou", -1.0) > state.best_miou:
         state.best_miou = scores["miou"]
         selection = f"best mIoU on {config.val_split} at step {state.step}"

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
-from torch import nn
 
 from tag2mask.batch import IGNORE, Batch, Losses
 from tag2mask.config import RetrainConfig
-from tag2mask.data import PictureSet, open_data
+from tag2mask.data import PictureSet
 from tag2mask.data.dataset import label_codes
-from tag2mask.loop import run_training
+from tag2mask.loop import Moment, run_training
 from tag2mask.losses import cross_entropy
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.render import SampleRow
-from tag2mask.validation import predicted_labels, write_sample_rows
+from tag2mask.validation import predicted_labels, run_pictures, write_sample_rows
 
 
 def retrain(config: RetrainConfig, *, resume: Path | None = None) -> Path:
@@ -36,13 +35,7 @@ def retrain(config: RetrainConfig, *, resume: Path | None = None) -> Path:
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
-    pictures = open_data(
-        config.data,
-        split=config.train_split,
-        data_format=config.data_format,
-        tags_from=config.tags_from,
-        others=config.others,
-    )
+    pictures = run_pictures(config, config.train_split)
     return run_training(config, with_training_masks(pictures, config), _MaskObjective(config), resume=resume)
 
 
@@ -82,16 +75,8 @@ class _MaskObjective:
 
     config: RetrainConfig
 
-    def losses(
-        self,
-        model: nn.Module,
-        network: SegmentationNetwork,
-        batch: Batch,
-        average: SegmentationNetwork | None,
-        phase: str,
-        progress: float,
-    ) -> Losses:
-        outputs = model(network.normalize(batch.rgb, batch.valid), batch.valid)
+    def losses(self, at: Moment, batch: Batch) -> Losses:
+        outputs = at.model(at.network.normalize(batch.rgb, batch.valid), batch.valid)
         return Losses({"segmentation": cross_entropy(outputs.seg_logits.float(), batch.mask)})
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from torch import nn
-
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import MethodConfig, TrainConfig, load_config
-from tag2mask.data import open_data
-from tag2mask.loop import TrainingStopped, run_training
+from tag2mask.loop import Moment, TrainingStopped, run_training
 from tag2mask.method import training_losses
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.presets import check_weights
-from tag2mask.validation import write_sample_sheet
+from tag2mask.validation import run_pictures, write_sample_sheet
 
 __all__ = ["TrainingStopped", "train"]
 
@@ -45,13 +42,7 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
     if config.tag_phase is not None and resume is None:
         start = Path(config.tag_phase)
         _check_tag_phase(config, start)
-    pictures = open_data(
-        config.data,
-        split=config.train_split,
-        data_format=config.data_format,
-        tags_from=config.tags_from,
-        others=config.others,
-    )
+    pictures = run_pictures(config, config.train_split)
     return run_training(config, pictures, _TagObjective(config), resume=resume, start=start)
 
 
@@ -61,23 +52,15 @@ class _TagObjective:
 
     config: TrainConfig
 
-    def losses(
-        self,
-        model: nn.Module,
-        network: SegmentationNetwork,
-        batch: Batch,
-        average: SegmentationNetwork | None,
-        phase: str,
-        progress: float,
-    ) -> Losses:
+    def losses(self, at: Moment, batch: Batch) -> Losses:
         return training_losses(
-            model,
-            cast(Network, network),
+            at.model,
+            cast(Network, at.network),
             batch,
             self.config.method,
-            joint=phase == "joint",
-            average=cast(Network | None, average),
-            progress=progress,
+            joint=at.phase == "joint",
+            average=cast(Network | None, at.average),
+            progress=at.progress,
         )
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:

@@ -25,13 +25,14 @@ from tag2mask.segmenter import Segmenter
 log = logging.getLogger("tag2mask")
 
 
-def validate(config: RunConfig, network: SegmentationNetwork, *, masks: bool) -> dict[str, float]:
+def validate(
+    config: RunConfig, network: SegmentationNetwork, pictures: PictureSet | None, *, masks: bool
+) -> dict[str, float]:
     """Scores on the validation split: `miou` where it has masks and `masks` asks for it, else `tag_map`.
 
     Empty without such a split. `config.validate_pictures` limits the work; pictures that cannot be read are named and
     left out.
     """
-    pictures = validation_pictures(config)
     if pictures is None:
         return {}
     segmenter, limit = Segmenter(network, config), config.validate_pictures
@@ -45,6 +46,18 @@ def validate(config: RunConfig, network: SegmentationNetwork, *, masks: bool) ->
     return {} if math.isnan(score) else {name: score}
 
 
+def run_pictures(config: RunConfig, split: str | None, *, need_tags: bool = True) -> PictureSet:
+    """A split of a run's data, opened as its config says; see `open_data`."""
+    return open_data(
+        config.data,
+        split=split,
+        data_format=config.data_format,
+        tags_from=config.tags_from,
+        others=config.others,
+        need_tags=need_tags,
+    )
+
+
 def validation_pictures(config: RunConfig) -> PictureSet | None:
     """The validation split of a run, or None where there is none.
 
@@ -52,14 +65,7 @@ def validation_pictures(config: RunConfig) -> PictureSet | None:
         DataError: anything else that is wrong with it.
     """
     try:
-        return open_data(
-            config.data,
-            split=config.val_split,
-            data_format=config.data_format,
-            tags_from=config.tags_from,
-            others=config.others,
-            need_tags=False,
-        )
+        return run_pictures(config, config.val_split, need_tags=False)
     except SplitError:
         return None
 

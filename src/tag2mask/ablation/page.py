@@ -10,7 +10,7 @@ from statistics import mean
 
 from tag2mask.ablation.rows import BASE
 from tag2mask.ablation.running import Ablation, RowResult
-from tag2mask.charts import Series, save_plot
+from tag2mask.charts import Series, save_bars, save_plot
 from tag2mask.config import ReliableConfig
 from tag2mask.files import write_text
 from tag2mask.runs import environment
@@ -99,24 +99,6 @@ def _plots(out: Path, results: Sequence[RowResult]) -> None:
         )
     if len(scores) > 1:
         titles = {result.name: result.title.replace("`", "") for result in results}
-        save_bars(out / "ablation-rows.svg", {titles[name]: value for name, value in scores.items()})
-
-
-def save_bars(path: Path, values: dict[str, float]) -> Path:
-    """Write a horizontal bar per value, as SVG or PNG by the suffix of `path`."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    from tag2mask.files import write_atomically
-
-    figure = Figure(figsize=(7.0, 0.8 + 0.3 * len(values)), layout="constrained")
-    axes = figure.add_subplot()
-    names = list(values)[::-1]
-    bars = axes.barh(names, [values[name] for name in names], color="#1f5fbf", height=0.7)
-    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
-    axes.set(xlabel="mIoU on val", xlim=(0, max(values.values()) * 1.15))
-    axes.tick_params(labelsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}):
-        return write_atomically(path, lambda p: figure.savefig(p, dpi=160, metadata=metadata))
+        save_bars(
+            out / "ablation-rows.svg", {titles[name]: value for name, value in scores.items()}, x_label="mIoU on val"
+        )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tag2mask.benchmark.inputs import size_text
 from tag2mask.benchmark.results import BenchReport, Point, Row
-from tag2mask.files import write_atomically, write_text
+from tag2mask.charts import save_figure
+from tag2mask.files import write_text
 
 GROWTH_BAR = 1.3
 """Most that a pixel at 2048 x 2048 may cost, as a multiple of one at 512 x 512."""
@@ -125,7 +126,6 @@ def fill_page(page: Path, report: BenchReport) -> None:
 
 def draw(folder: Path, name: str, points: Sequence[Point]) -> Path:
     """Write performance-NAME.svg: milliseconds against megapixels or labels, both logarithmic."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
@@ -143,11 +143,7 @@ def draw(folder: Path, name: str, points: Sequence[Point]) -> Path:
     axes.set_title("both CRF runs of a picture, one thread", fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend()
-    # Text stays text and nothing depends on the day: a small file that changes only with the numbers.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}):
-        return write_atomically(
-            folder / f"performance-{name}.svg", lambda p: figure.savefig(p, format="svg", metadata={"Date": None})
-        )
+    return save_figure(folder / f"performance-{name}.svg", figure)
 
 
 def main(arguments: Sequence[str]) -> int:
