@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 DataFormat = Literal[
-    "auto", "folder", "voc", "imagefolder", "hf-imagefolder", "coco", "cvat", "label-studio", "yolo", "hf-dataset"
+    "auto",
+    "folder",
+    "voc",
+    "imagefolder",
+    "hf-imagefolder",
+    "coco",
+    "cvat",
+    "label-studio",
+    "yolo",
+    "hf-dataset",
+    "webdataset",
 ]
 """`--data-format`: `auto` looks; the others are described in docs/data.md."""
 

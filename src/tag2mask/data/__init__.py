@@ -25,6 +25,7 @@ from tag2mask.data.metadata import list_metadata
 from tag2mask.data.naming import NO_SPLIT
 from tag2mask.data.pictures import PictureError, open_picture, read_mask, read_picture
 from tag2mask.data.voc import VOC_CLASSES, open_voc
+from tag2mask.data.webdataset import list_webdataset
 from tag2mask.data.yolo import list_yolo
 from tag2mask.formats import DataFormat
 
@@ -54,6 +55,7 @@ _LISTINGS: dict[str, Callable[[Path], Listing]] = {
     "label-studio": list_label_studio,
     "yolo": list_yolo,
     "hf-dataset": list_hf_dataset,
+    "webdataset": list_webdataset,
 }
 
 
@@ -69,7 +71,7 @@ def open_data(
     """One split of the data set at `path`, with every check that needs no decoding of pictures done.
 
     Args:
-        path: Its folder, in one of the formats of docs/data.md.
+        path: Its folder, in one of the formats of docs/data.md; tar files also by name or pattern.
         split: Name of a split, or a file with one picture per line. None is the split to train on: `train`, in a VOC
             tree `train_aug` if that is there.
         data_format: Name of the format (`tag2mask.formats.DataFormat`), or "auto" to look.
@@ -111,7 +113,9 @@ def read_split(
     found = detect_format(root, data_format)
     name = None if split is None else str(split)
     if found in _LISTINGS:
-        return picture_set(_LISTINGS[found](root), root, split=name, tags_from=tags_from, others=others)
+        listing = _LISTINGS[found](root)
+        folder = root if root.is_dir() else listing.source.parent  # shards may be named by a pattern
+        return picture_set(listing, folder, split=name, tags_from=tags_from, others=others)
     read = open_voc if found == "voc" else open_folder
     return read(root, split=name, tags_from=tags_from, others=others, need_tags=need_tags)
 
@@ -126,6 +130,6 @@ def list_splits(path: str | Path, *, data_format: str = "auto") -> tuple[str, ..
     found = detect_format(root, data_format)
     if found == "voc":
         return tuple(file.stem for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")))
-    if found == "folder" or split_files(root):
+    if found == "folder" or (root.is_dir() and split_files(root)):
         return tuple(split_files(root))
     return tuple(name for name in _LISTINGS[found](root).splits if name != NO_SPLIT)

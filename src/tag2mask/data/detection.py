@@ -13,6 +13,7 @@ from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.hf_dataset import is_hf_dataset
 from tag2mask.data.label_studio import label_studio_files
 from tag2mask.data.metadata import metadata_files
+from tag2mask.data.shards import names_shards
 from tag2mask.data.yolo import yolo_yaml
 from tag2mask.formats import DataFormat
 
@@ -23,6 +24,7 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "cvat": lambda root: bool(cvat_files(root)),
     "label-studio": lambda root: bool(label_studio_files(root)),
     "yolo": lambda root: yolo_yaml(root) is not None or _has_yolo_labels(root),
+    "webdataset": lambda root: any(True for _ in root.glob("*.tar")),
 }
 """Files that only this format has."""
 
@@ -37,6 +39,8 @@ def detect_format(root: Path, data_format: str = "auto") -> str:
     names = get_args(DataFormat)
     if data_format not in names:
         raise DataError(f"--data-format must be {', '.join(names[:-1])} or {names[-1]}, got {data_format!r}")
+    if names_shards(str(root)) and not root.is_dir() and data_format in ("auto", "webdataset"):
+        return "webdataset"
     if not root.is_dir():
         found = f"{root} is a file" if root.is_file() else f"There is no folder {root}"
         raise MissingDataError(f"{found}. --data takes the folder of a data set.")
@@ -79,6 +83,6 @@ def _unknown(root: Path) -> MissingDataError:
         f"{root} is no known data set. Looked for images/ with tags.csv (plain folder), JPEGImages/ with "
         "ImageSets/Segmentation/ (PASCAL VOC tree), a folder of pictures per class, metadata.csv or metadata.jsonl "
         "(Hugging Face imagefolder), a COCO JSON file, annotations.xml (CVAT for images 1.1), a Label Studio export, "
-        f"data.yaml with labels/ (YOLO) and dataset_dict.json or state.json (Hugging Face data set); found {found}. "
-        "See docs/data.md."
+        f"data.yaml with labels/ (YOLO), dataset_dict.json or state.json (Hugging Face data set) and *.tar "
+        f"(WebDataset); found {found}. See docs/data.md."
     )

@@ -30,6 +30,8 @@ class Entry(NamedTuple):
     """Folders, relative to the data folder, where `reference` is looked for first."""
     stored: Path | None = None
     """The picture itself, where it is no file of its own (then `reference` is its name)."""
+    stored_mask: Path | None = None
+    """Its mask, where that is no file of its own either."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, tags_from: s
     pictures = []
     for name in names:
         path, entry = placed[name]
-        mask = None if masks is None else mask_path(masks, name)
+        mask = entry.stored_mask if masks is None else mask_path(masks, name)
         tags = mask_tags(mask, codes, name) if tags_from == "masks" else _tags(entry, listing, classes, cure)
         pictures.append(Picture(path, name, tags, mask))
     return PictureSet(classes, tuple(pictures), codes, root, split, listing.data_format)

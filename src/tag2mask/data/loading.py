@@ -6,6 +6,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +17,13 @@ from tag2mask.batch import Sample
 from tag2mask.config import AugmentConfig
 from tag2mask.data.dataset import DataError, Picture, PictureSet
 from tag2mask.data.pictures import PictureError, read_mask, read_picture
+from tag2mask.data.shards import shard_of
 from tag2mask.data.transforms import Draw, draw, joint_transform
 
 _log = logging.getLogger(__name__)
+
+SHARDS_MIXED = 8
+"""Shards whose pictures are drawn in one mixed order; so many files are read at a time."""
 
 
 class TrainingPictures(Dataset[Sample]):
@@ -64,6 +69,7 @@ class TrainingPictures(Dataset[Sample]):
         self.length = len(pictures.pictures) if length is None else length
         self.batch_starts = batch_starts
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._shards = _by_shard(pictures)
 
     def __len__(self) -> int:
         return self.length
@@ -91,7 +97,11 @@ class TrainingPictures(Dataset[Sample]):
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch, 0))
-            self._order = (epoch, rng.permutation(len(self.pictures.pictures)))
+            if self._shards is None:
+                order = rng.permutation(len(self.pictures.pictures))
+            else:
+                order = shard_order(self._shards, rng)
+            self._order = (epoch, order)
         return self._order[1]
 
     def _sample(self, picture: Picture, n: int, broken: tuple[str, ...]) -> Sample:
@@ -125,3 +135,30 @@ class TrainingPictures(Dataset[Sample]):
         except (PictureError, FileNotFoundError) as error:
             _log.warning("Training goes on without this mask: %s", error)
             return None
+
+
+def shard_order(shards: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> NDArray[np.int64]:
+    """An order of pictures that keeps those of a shard near each other: shards are shuffled, and the pictures of each
+    `SHARDS_MIXED` shards among themselves.
+
+    Args:
+        shards: Indices of the pictures of each shard.
+        rng: Draws the order.
+
+    Returns:
+        int64 [N], each index once.
+    """
+    shuffled = [shards[i] for i in rng.permutation(len(shards))]
+    groups = [np.concatenate(shuffled[i : i + SHARDS_MIXED]) for i in range(0, len(shuffled), SHARDS_MIXED)]
+    return np.concatenate([rng.permutation(group) for group in groups])
+
+
+def _by_shard(pictures: PictureSet) -> list[NDArray[np.int64]] | None:
+    """Indices of the pictures by shard, where they lie in shards."""
+    found: dict[Path, list[int]] = {}
+    for index, picture in enumerate(pictures.pictures):
+        shard = shard_of(picture.path)
+        if shard is None:
+            return None
+        found.setdefault(shard, []).append(index)
+    return [np.array(indices, dtype=np.int64) for _, indices in sorted(found.items())]

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from tag2mask.data.shards import is_in_shard, shard_bytes
+
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 """Suffixes, in lower case, of files that count as pictures when a folder is searched."""
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -20,12 +22,14 @@ class PictureError(ValueError):
 
 
 def open_picture(path: str | Path) -> BinaryIO:
-    """The bytes of a picture of a `PictureSet`: of its file, or of its row in a Hugging Face data set.
+    """The bytes of a picture of a `PictureSet`: of its file, its row in a Hugging Face data set, or its shard.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
+    if is_in_shard(path):
+        return io.BytesIO(shard_bytes(path))
     if is_stored(path):
         from tag2mask.data.hf_dataset import stored_bytes
 
@@ -34,8 +38,8 @@ def open_picture(path: str | Path) -> BinaryIO:
 
 
 def is_stored(path: Path) -> bool:
-    """Whether `path` is a row of a Hugging Face data set: FOLDER/state.json/COLUMN/ROW/NAME."""
-    return len(path.parts) > 4 and path.parts[-4] == "state.json"
+    """Whether `path` is no file: in a shard, or a row of a Hugging Face data set, FOLDER/state.json/COLUMN/ROW/NAME."""
+    return (len(path.parts) > 4 and path.parts[-4] == "state.json") or is_in_shard(path)
 
 
 def read_picture(path: str | Path) -> NDArray[np.uint8]:
@@ -118,7 +122,7 @@ def read_mask(path: str | Path, codes: NDArray[np.uint8], size: tuple[int, int] 
 
 def _mask_ids(path: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as file, Image.open(file) as image:
             # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
             stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
             kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
