@@ -10,23 +10,44 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` to be filled in the block, renamed at its end, so that nobody ever sees half a file."""
+def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A file beside `path` to be filled in the block, renamed at its end, so that nobody ever sees half a file.
+
+    Args:
+        path: What the file is called in the end.
+        durable: Wait until the disk has it, so that it survives a loss of power too; and give the file beside it a
+            fixed name, so that a killed process leaves at most one. Only one process may write such a file.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps two runs apart; the suffix stays because writers choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    writer = "" if durable else f".{os.getpid()}"
+    temporary = path.with_name(f".{path.stem}{writer}.part{path.suffix}")
     try:
         yield temporary
+        if durable:
+            _flush(temporary)
         temporary.replace(path)
+        if durable:
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file beside `path`, then rename it, so that nobody ever sees half a file."""
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    number = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> Path:
+    """Let `write` fill a file beside `path`, then rename it, see `whole_file`."""
     path = Path(path)
-    with whole_file(path) as temporary:
+    with whole_file(path, durable=durable) as temporary:
         write(temporary)
     return path
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from safetensors.torch import save_file
 
 from tag2mask import __version__
 from tag2mask.config import RunConfig, load_config, parse_config
-from tag2mask.files import write_atomically
+from tag2mask.files import whole_file, write_atomically
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 
@@ -124,7 +123,7 @@ def save_model(path: Path, model: SegmentationNetwork, config: RunConfig, *, sel
         "selection": selection,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata))
+    write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata), durable=True)
 
 
 def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, str]]:
@@ -168,16 +167,8 @@ def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, 
 
 
 def save_state(run: Path, state: Mapping[str, Any]) -> None:
-    """Replace the resumable state `last/`; the old one stays until the new one is complete."""
-    last, fresh, old = run / "last", run / ".last.part", run / ".last.old"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    torch.save(dict(state), fresh / "state.pt")
-    shutil.rmtree(old, ignore_errors=True)
-    if last.exists():
-        last.rename(old)
-    fresh.rename(last)
-    shutil.rmtree(old, ignore_errors=True)
+    """Replace the resumable state `last/state.pt`; the old one stays until the new one is complete on the disk."""
+    write_atomically(run / "last" / "state.pt", lambda p: torch.save(dict(state), p), durable=True)
 
 
 def load_state(run: Path) -> dict[str, Any]:
@@ -186,11 +177,11 @@ def load_state(run: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the run has saved nothing to go on from.
     """
-    for folder in (run / "last", run / ".last.old"):
-        if (folder / "state.pt").is_file():
-            state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-            return state
-    raise FileNotFoundError(f"{run} has no saved state to go on from (last/state.pt); train it anew")
+    path = run / "last" / "state.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} has no saved state to go on from (last/state.pt); train it anew")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 class MetricsFile:
@@ -200,9 +191,10 @@ class MetricsFile:
         self.path = run / "metrics.csv"
         rows = []
         if self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+            # a kill may have cut the last line, which then lies behind the saved step and is dropped with the others
+            whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+            rows = [row for row in csv.DictReader(whole.splitlines()) if int(row["step"]) <= resume_step]
+        with whole_file(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, METRICS)
             writer.writeheader()
             writer.writerows(rows)

@@ -106,7 +106,7 @@ def members(shard: Path) -> Iterator[Member]:
     try:
         with tarfile.open(shard, "r:") as archive:
             for info in archive:
-                archive.members = []  # tarfile keeps every header it has seen
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
                 if info.isdir() or PurePosixPath(info.name).name.startswith("."):
                     continue
                 where = f"{shard} member {info.name!r}"
