@@ -1,0 +1,150 @@
+"""Kills: a run that SIGKILL ends, again and again, comes to the same weights as one that nothing disturbed."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+
+STEPS = 200
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Processes that start with everything imported, from one that has run nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tag2mask.training", "tag2mask.predicting", "tag2mask.models.backbones", "timm"])
+    return context
+
+
+def _config(tiny_config, out: Path):
+    return tiny_config.replace(
+        out=str(out),
+        tag_steps=STEPS // 2,
+        joint_steps=STEPS // 2,
+        save_every=3,
+        val_split="none",
+        data=tiny_config.data,
+    )
+
+
+def _train(config, resume, where: str | None, count: int) -> None:
+    """Train or go on; die of SIGKILL at the `count`-th time that `where` is reached."""
+    import torch
+
+    torch.set_num_threads(1)
+    if where is not None:
+        _die(where, count)
+    from tag2mask.config import load_config
+    from tag2mask.training import train
+
+    train(load_config(Path(resume)) if resume else config, resume=resume)
+
+
+def _die(where: str, count: int) -> None:
+    import torch
+
+    from tag2mask import files, runs
+
+    left = [count]
+
+    def now() -> bool:
+        left[0] -= 1
+        return left[0] == 0
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    save, flush = torch.save, files._flush
+
+    def half_saved(state, path):
+        save(state, path)
+        if now():
+            os.truncate(path, Path(path).stat().st_size // 2)
+            kill()
+
+    def flushed(path):
+        flush(path)
+        if path.name == ".state.part.pt" and now():
+            kill()
+
+    def half_row(self, row):
+        if now():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("1,tags,0.0")
+            kill()
+        write(self, row)
+
+    write = runs.MetricsFile.write
+    if where == "while the state is written":
+        torch.save = half_saved
+    elif where == "before the state is renamed":
+        files._flush = flushed
+    elif where == "while a row of metrics is written":
+        runs.MetricsFile.write = half_row
+
+
+FORCED = (
+    ("while the state is written", 1),
+    ("before the state is renamed", 1),
+    ("while the state is written", 4),
+    ("before the state is renamed", 3),
+    ("while a row of metrics is written", 5),
+)
+
+
+def _metrics(run: Path) -> list[dict[str, str]]:
+    timed = {"images_per_second", "mining_share"}
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key not in timed} for row in csv.DictReader(file)]
+
+
+def _weights(run: Path) -> dict[str, bytes]:
+    from safetensors.torch import load_file
+
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(run / "model.safetensors").items()}
+
+
+def test_a_run_that_is_killed_twenty_times_ends_as_if_nothing_had_happened(tiny_config, tmp_path, forks):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = forks.Process(target=_train, args=(_config(tiny_config, whole), None, None, 0))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    seconds = time.monotonic()
+
+    rng = random.Random(0)
+    forced, kills, started_anew = list(FORCED), 0, 0
+    for attempt in range(200):
+        has_state = (killed / "last" / "state.pt").is_file()
+        if not has_state and killed.exists():
+            killed.rename(tmp_path / f"early-{attempt}")  # killed before its first save: nothing to go on from
+            started_anew += 1
+        where, count = forced.pop(0) if forced and has_state and attempt % 3 == 0 else (None, 0)
+        config = _config(tiny_config, killed)
+        process = forks.Process(target=_train, args=(config, killed if has_state else None, where, count))
+        process.start()
+        if where is None and kills < KILLS + len(FORCED):
+            process.join(rng.uniform(0.1, 1.2))
+            if process.is_alive():
+                process.kill()
+        process.join(120)
+        assert process.exitcode in (0, -signal.SIGKILL), f"attempt {attempt} ended with {process.exitcode}"
+        if process.exitcode == 0:
+            break
+        kills += 1
+    assert process.exitcode == 0
+    assert kills >= KILLS, f"only {kills} kills in {time.monotonic() - seconds:.0f} s; give the run more steps"
+    assert not forced, f"never reached: {forced}"
+    assert _weights(killed) == _weights(whole)
+    assert _metrics(killed) == _metrics(whole)
+    assert not list(killed.rglob(".*part*")), "nothing is left behind"
