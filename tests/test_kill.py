@@ -148,3 +148,55 @@ def test_a_run_that_is_killed_twenty_times_ends_as_if_nothing_had_happened(tiny_
     assert _weights(killed) == _weights(whole)
     assert _metrics(killed) == _metrics(whole)
     assert not list(killed.rglob(".*part*")), "nothing is left behind"
+
+
+PICTURES = 2000
+
+
+def _predict(run: Path, pictures: Path, out: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    from tag2mask.predicting import predict
+
+    predict(run, pictures, out, formats=("png", "geojson"), device="cpu")
+
+
+def test_a_predict_that_is_killed_neither_loses_nor_repeats_a_picture(tiny_config, tmp_path, forks):
+    import numpy as np
+    from PIL import Image
+
+    from tag2mask.training import train
+
+    run = train(tiny_config.replace(tag_steps=1, joint_steps=1, val_split="none"))
+    rng = np.random.default_rng(0)
+    for i in range(PICTURES):
+        path = tmp_path / "pictures" / f"{i % 7}" / f"{i:04d}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).save(path)
+    moments = random.Random(1)
+    out, kills = tmp_path / "out", 0
+    while True:
+        process = forks.Process(target=_predict, args=(run, tmp_path / "pictures", out))
+        process.start()
+        if kills < KILLS:
+            process.join(moments.uniform(0.2, 0.6))
+            if process.is_alive():
+                process.kill()
+        process.join(300)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        if process.exitcode == 0:
+            break
+        kills += 1
+    assert kills >= KILLS, f"only {kills} kills; give it more pictures"
+    names = [f"{i % 7}/{i:04d}" for i in range(PICTURES)]
+    masks = {path.relative_to(out / "masks").with_suffix("").as_posix(): path for path in out.glob("masks/**/*.png")}
+    assert sorted(masks) == sorted(names)
+    for path in masks.values():
+        with Image.open(path) as mask:
+            assert np.asarray(mask).shape == (12, 16), f"{path} is torn"
+    with (out / "scores.csv").open(newline="", encoding="utf-8") as file:
+        assert sorted(row["file_name"] for row in csv.DictReader(file)) == sorted(f"{name}.bmp" for name in names)
+    rows = (out / "manifest" / "0-of-1.jsonl").read_text(encoding="utf-8").count('"name"')
+    assert rows == PICTURES, "no picture was done twice"
+    assert not list(out.rglob("*.part*")), "nothing is left behind"

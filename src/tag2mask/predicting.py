@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import csv
+import logging
+import shutil
+import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL import Image
 
-from tag2mask import outputs, render, voc_archive
+from tag2mask import __version__, outputs, render, voc_archive
 from tag2mask.data.tables import class_indices, read_tag_table
-from tag2mask.files import write_atomically, write_text
+from tag2mask.files import whole_file, write_atomically, write_text
 from tag2mask.formats import OUTPUT_FORMATS, OutputFormat
-from tag2mask.prediction import CRFChoice, Prediction, Segmenter, check_scales
+from tag2mask.manifest import Gathered, Manifest, Share, file_digest, fingerprint
+from tag2mask.prediction import CRFChoice, Prediction, Segmenter, check_scales, resolve_crf
 from tag2mask.sources import NamedPicture, find_pictures, only_listed
+
+log = logging.getLogger("tag2mask")
+
+_HIDDEN_MASKS = ".masks"
+"""Folder below OUT of the masks that the formats of annotation tools are made of, where no others are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +33,16 @@ class PredictSummary:
 
     out: Path
     written: tuple[str, ...]
-    """Names of the pictures done: masks/NAME.png, overlays/NAME.jpg."""
+    """Names of the pictures done, by this call or a killed one before it: masks/NAME.png, overlays/NAME.jpg."""
     errors: dict[str, str]
     """Message per picture that could not be done."""
     archive: Path | None = None
     """results.tgz of the formats comp5 and comp6; None where a picture could not be done."""
     files: dict[str, Path] = field(default_factory=dict)
     """File or folder of each other format: coco, yolo, label-studio, cvat, geojson, voc."""
+    complete: bool = True
+    """Whether every picture has been tried; False while other processes of the job work on theirs. The last one writes
+    scores.csv, `archive` and `files`."""
 
 
 def predict(
@@ -51,6 +64,9 @@ def predict(
 
     NAME is the picture's path below the folder or glob that named it, without suffix. Files of an earlier call are
     replaced. A broken picture is reported in `errors` and the others are done.
+
+    A call that was killed goes on when it is repeated with the same model and options: OUT/manifest says what is done.
+    Several processes of a job (RANK and WORLD_SIZE, as torchrun sets them) share the pictures.
 
     Args:
         run: Run folder, .safetensors or .onnx file, or `Segmenter`.
@@ -89,35 +105,129 @@ def predict(
         class_indices(line.tags, segmenter.classes, f"{tags} line {line.line}", "Correct the tag.")
     for name in outputs.BY_STEM.intersection(formats):
         outputs.check_stems([_file_name(picture) for picture in pictures], name)
-    written, errors, rows, archive = [], {}, [], None
     if competition is not None:
-        results = voc_archive.result_names([picture.path for picture in pictures])
+        voc_archive.result_names([picture.path for picture in pictures])
         ids = voc_archive.voc_ids(segmenter.classes)
-        (out / "results.tgz").unlink(missing_ok=True)  # an older one would be taken for this one
-    with outputs.writers(out, formats, segmenter.classes, options or outputs.OutputOptions()) as add:
-        for done, picture in enumerate(pictures, start=1):
-            try:
-                row = known.get(picture.relative, known.get(picture.path.name))
-                present = None if row is None else row.tags
-                result = segmenter.predict(picture.path, crf=crf, scales=scales, flip=flip, tags=present)
-                _write_prediction(result, picture.name, out, formats)
-                if competition is not None:
-                    voc_archive.save_result(out, competition, picture.path.stem, result.mask, ids)
+    gathered = bool(outputs.WRITERS.keys() & set(formats))
+    masks = out / ("masks" if "png" in formats else _HIDDEN_MASKS)
+    options = options or outputs.OutputOptions()
+    settings = _settings(run, formats, crf, scales, flip, tags, options)
+    share = Share.of_environment()
+    own = share.range(len(pictures))
+    written, errors = [], {}
+    with Manifest(out, settings, share) as manifest:
+        if manifest.goes_on:
+            log.info("%d of %d pictures are done already: going on", len(manifest.done), len(pictures))
+            if share.count == 1:
+                _remove_parts(out)
+        elif competition is not None:
+            (out / "results.tgz").unlink(missing_ok=True)  # an older one would be taken for this one
+        for done, picture in enumerate((pictures[i] for i in own), start=1):
+            if picture.name in manifest.done:
                 written.append(picture.name)
-                rows.append([picture.relative, *(f"{score:.6f}" for score in result.tag_scores.values())])
-            except (ValueError, OSError) as error:
-                errors[str(picture.path)] = str(error)
-            else:  # an error in here leaves no half file, but ends the call
-                add(outputs.LabeledPicture(picture.name, _file_name(picture), result.mask, result.tag_scores))
+            else:
+                try:
+                    row = known.get(picture.relative, known.get(picture.path.name))
+                    present = None if row is None else row.tags
+                    result = segmenter.predict(picture.path, crf=crf, scales=scales, flip=flip, tags=present)
+                    _write_prediction(result, picture.name, out, formats)
+                    if gathered and "png" not in formats:
+                        render.save_mask(masks / f"{picture.name}.png", result.mask)
+                    if competition is not None:
+                        voc_archive.save_result(out, competition, picture.path.stem, result.mask, ids)
+                except (ValueError, OSError) as error:
+                    errors[str(picture.path)] = str(error)
+                    manifest.add(picture.name, {}, error=str(error))
+                else:
+                    manifest.add(picture.name, result.tag_scores)
+                    written.append(picture.name)
             if progress is not None:
-                progress(done, len(pictures))
-    write_text(out / "classes.txt", "".join(f"{name}\n" for name in segmenter.classes))
-    if rows:
-        write_atomically(out / "scores.csv", lambda p: _write_table(p, ["file_name", *segmenter.classes], rows))
-    if competition is not None and not errors:
-        archive = voc_archive.pack_results(out, competition, results)
+                progress(done, len(own))
+        write_text(out / "classes.txt", "".join(f"{name}\n" for name in segmenter.classes))
+        everything = manifest.finished([picture.name for picture in pictures])
+        if everything is None:
+            return PredictSummary(out=out, written=tuple(written), errors=errors, complete=False)
+        archive = _gather(everything, pictures, out, masks, formats, segmenter.classes, options, competition)
+        manifest.close_round()
+    shutil.rmtree(out / _HIDDEN_MASKS, ignore_errors=True)
     files = {name: out / place for name, place in outputs.PLACES.items() if name in formats}
     return PredictSummary(out=out, written=tuple(written), errors=errors, archive=archive, files=files)
+
+
+def _settings(
+    run: str | Path | Segmenter,
+    formats: Sequence[str],
+    crf: CRFChoice,
+    scales: Sequence[float],
+    flip: bool,
+    tags: str | Path | None,
+    options: outputs.OutputOptions,
+) -> str:
+    """A word for everything that changes what is written for a picture."""
+    model: str
+    if isinstance(run, Segmenter):
+        model = uuid.uuid4().hex  # nobody knows what it is made of: never taken for an earlier one
+    else:
+        file = Path(run) / "model.safetensors" if Path(run).is_dir() else Path(run)
+        model = file_digest(file) if file.is_file() else str(run)
+    refine = resolve_crf(crf)
+    return fingerprint(
+        {
+            "version": __version__,
+            "model": model,
+            "formats": sorted(formats),
+            "crf": None if refine is None else asdict(refine),
+            "scales": list(scales),
+            "flip": flip,
+            "tags": None if tags is None else file_digest(Path(tags)),
+            "options": asdict(options),
+        }
+    )
+
+
+def _remove_parts(out: Path) -> None:
+    """Remove what a killed process was writing."""
+    for folder in ("masks", "overlays", "probs", "results", _HIDDEN_MASKS):
+        for path in (out / folder).rglob(".*.part.*"):
+            path.unlink(missing_ok=True)
+
+
+def _gather(
+    everything: Gathered,
+    pictures: Sequence[NamedPicture],
+    out: Path,
+    masks: Path,
+    formats: Sequence[str],
+    classes: Sequence[str],
+    options: outputs.OutputOptions,
+    competition: voc_archive.Competition | None,
+) -> Path | None:
+    """Write what holds all pictures: scores.csv, the files of annotation tools, the archive; return the archive."""
+    failed, rows = 0, 0
+    tools = [name for name in outputs.WRITERS if name in formats]
+    with (
+        whole_file(out / "scores.csv") as table,
+        table.open("w", newline="", encoding="utf-8") as file,
+        outputs.writers(out, formats, classes, options) as add,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["file_name", *classes])
+        lines = everything.lines([picture.name for picture in pictures])
+        for picture, (_, line) in zip(pictures, lines, strict=True):
+            if line.error is not None:
+                failed += 1
+                continue
+            rows += 1
+            writer.writerow([picture.relative, *(f"{score:.6f}" for score in line.scores.values())])
+            if tools:
+                with Image.open(masks / f"{picture.name}.png") as mask:
+                    labels = np.asarray(mask)
+                add(outputs.LabeledPicture(picture.name, _file_name(picture), labels, line.scores))
+    if not rows:
+        (out / "scores.csv").unlink()
+    if competition is None or failed:
+        return None
+    return voc_archive.pack_results(out, competition, voc_archive.result_names([p.path for p in pictures]))
 
 
 def _file_name(picture: NamedPicture) -> str:
@@ -133,8 +243,3 @@ def _write_prediction(result: Prediction, name: str, out: Path, formats: Sequenc
     if "npz" in formats:
         probs, labels = result.probs.astype(np.float16), np.array(["background", *result.classes])
         write_atomically(out / "probs" / f"{name}.npz", lambda p: np.savez_compressed(p, probs=probs, labels=labels))
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tag2mask.data.dataset import DataError
 from tag2mask.data.pictures import PICTURE_SUFFIXES, read_picture, to_rgb, upright
+from tag2mask.data.shards import find_shards, names_shards, pictures_in
 from tag2mask.data.voc import listed_ids, picture_id
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[Any]
@@ -32,7 +33,9 @@ class NamedPicture:
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[NamedPicture]:
-    """The pictures that files, folders (searched with their sub-folders) and globs name, each once.
+    """The pictures that files, folders (searched with their sub-folders), globs and shards name, each once.
+
+    Of shards (SHARD.tar, or a pattern as in `tag2mask.data.shards.find_shards`) they are called SHARD/NAME.
 
     A picture below a folder keeps its sub-folder in its name. Where two would get the same name, both keep their
     suffix (`a.jpg` and `a.png` become `a.jpg` and `a.png`, so `a.jpg.png` in the end); if they are still the same,
@@ -55,6 +58,8 @@ def find_pictures(sources: Iterable[str | Path]) -> list[NamedPicture]:
 
 def _expand(source: str | Path) -> list[tuple[Path, str]]:
     path = Path(source).expanduser()
+    if names_shards(str(path)) and not path.is_dir():
+        return [(member, f"{shard.stem}/{name}") for shard in find_shards(path) for member, name in pictures_in(shard)]
     if path.is_dir():
         files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
         if not files:

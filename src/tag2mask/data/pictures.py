@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from tag2mask.data.shards import is_in_shard, shard_bytes
+from tag2mask.data.shards import PICTURE_SUFFIXES, is_in_shard, shard_bytes
 
-PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-"""Suffixes, in lower case, of files that count as pictures when a folder is searched."""
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
+
+__all__ = [
+    "PICTURE_SUFFIXES", "PictureError", "is_stored", "open_picture", "read_mask", "read_picture", "to_rgb", "upright",
+]  # fmt: skip
 
 
 class PictureError(ValueError):

@@ -64,6 +64,18 @@ def _expanded(text: str) -> Iterator[str]:
         yield from _expanded(text[: match.start()] + word + text[match.end() :])
 
 
+def pictures_in(shard: Path) -> Iterator[tuple[Path, str]]:
+    """Path and name of each picture in a shard, in its order; masks (KEY.mask.png) are none.
+
+    Raises:
+        DataError: as `members`.
+    """
+    for member in members(shard):
+        suffix = PurePosixPath(member.name).suffix.lower()
+        if suffix in PICTURE_SUFFIXES and not member.name.lower().endswith(f".{MASK_SUFFIX}"):
+            yield member_path(shard, member), member.name
+
+
 def is_in_shard(path: Path) -> bool:
     """Whether `path` is a picture in a shard."""
     return len(path.parts) > 2 and path.parts[-3].lower().endswith(".tar") and bool(_PLACE.fullmatch(path.parts[-2]))
@@ -86,6 +98,12 @@ def shard_bytes(path: Path) -> bytes:
     offset, size = int(place.group(1)), int(place.group(2))
     shard = path.parents[1]
     return read_bytes(shard, offset, size)
+
+
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+"""Suffixes, in lower case, of files that count as pictures when a folder or shard is searched."""
+MASK_SUFFIX = "mask.png"
+"""A member KEY.mask.png is the mask of the picture KEY."""
 
 
 class Member(NamedTuple):

@@ -14,10 +14,9 @@ from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.metadata import as_tags
 from tag2mask.data.naming import NO_SPLIT, known_split
 from tag2mask.data.pictures import PICTURE_SUFFIXES
-from tag2mask.data.shards import Member, find_shards, member_path, members, read_bytes
+from tag2mask.data.shards import MASK_SUFFIX, Member, find_shards, member_path, members, read_bytes
 from tag2mask.data.tables import read_classes, split_tags
 
-_MASK = "mask.png"
 _TAG_SUFFIXES = ("json", "txt", "cls")
 _MAX_TAG_BYTES = 1 << 20
 _NAMED_SPLIT = re.compile(r"(?:^|[-_.])(train|training|val|valid|validation|test|testing)(?=$|[-_.\d])", re.IGNORECASE)
@@ -79,14 +78,14 @@ def read_shard(shard: Path) -> Iterator[ShardSample]:
     """
     for key, group in itertools.groupby(members(shard), key=lambda member: _key(member.name)[0]):
         by_suffix = {_key(member.name)[1]: member for member in group}
-        pictures = [suffix for suffix in by_suffix if suffix != _MASK and f".{suffix}" in PICTURE_SUFFIXES]
+        pictures = [suffix for suffix in by_suffix if suffix != MASK_SUFFIX and f".{suffix}" in PICTURE_SUFFIXES]
         if not pictures:
             continue
         if len(pictures) > 1:
             raise DataError(f"{shard}: sample {key} has the pictures {', '.join(pictures)}. Keep one per sample.")
         picture = by_suffix[pictures[0]]
         tags, number = _tags(shard, {suffix: by_suffix[suffix] for suffix in _TAG_SUFFIXES if suffix in by_suffix})
-        mask = by_suffix.get(_MASK)
+        mask = by_suffix.get(MASK_SUFFIX)
         yield ShardSample(
             member_path(shard, picture), picture.name, tags, number, None if mask is None else member_path(shard, mask)
         )

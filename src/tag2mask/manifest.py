@@ -1,0 +1,208 @@
+"""What a `predict` has done, so that a killed one goes on and many processes share the work. Imports no torch.
+
+Each process appends to a file of its own, OUT/manifest/I-of-N.jsonl: a line of settings, then a line per picture when
+all its files are there. Processes never wait for each other: the one that finds every picture in the files of its
+round gathers the results and marks the files as finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+FOLDER = "manifest"
+_FINISHED = {"finished": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The part of the pictures that one of several processes does."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def of_environment(cls) -> Share:
+        """RANK and WORLD_SIZE, as torchrun, accelerate and many schedulers set them; else everything.
+
+        Raises:
+            ValueError: they are no such numbers.
+        """
+        rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+        if rank is None or world is None:
+            return cls()
+        if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+            raise ValueError(f"RANK must be less than WORLD_SIZE, both whole numbers; got {rank!r} and {world!r}")
+        return cls(index=int(rank), count=int(world))
+
+    def range(self, total: int) -> range:
+        """Indices of this process's pictures: neighbours, as they often lie in one shard."""
+        return range(total * self.index // self.count, total * (self.index + 1) // self.count)
+
+
+class Line(NamedTuple):
+    """What is known about one picture."""
+
+    scores: dict[str, float]
+    """Tag score per class name; empty where there is an error."""
+    error: str | None
+    more: dict[str, Any]
+    """What the caller added."""
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """A word for settings that change what is written; JSON values only."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Manifest:
+    """The file of one process; open it as a context."""
+
+    def __init__(self, out: Path, settings: str, share: Share) -> None:
+        """Go on where a round of the same settings was interrupted, or start a new one.
+
+        Args:
+            out: Folder of the results.
+            settings: From `fingerprint`.
+            share: Of this process.
+        """
+        self.folder, self.settings, self.share = out / FOLDER, settings, share
+        self.path = self.folder / f"{share.index}-of-{share.count}.jsonl"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.goes_on = self._of_this_round(self.path)
+        self.done = {name for path in self._round() for name, line in _read(path) if line.error is None}
+        """Names of the pictures that need nothing any more, whichever process did them."""
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Manifest:
+        if self.goes_on:
+            _drop_torn_line(self.path)
+            self._file = self.path.open("a", encoding="utf-8")
+        else:
+            self._file = self.path.open("w", encoding="utf-8")
+            self._write({"settings": self.settings})
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def add(self, name: str, scores: Mapping[str, float], error: str | None = None, **more: Any) -> None:
+        """Note that all files of a picture are written, or that it could not be done."""
+        row: dict[str, Any] = {"name": name, "scores": dict(scores)}
+        self._write(row | more if error is None else row | {"error": error})
+
+    def finished(self, names: Sequence[str]) -> Gathered | None:
+        """What all processes of the round know, once that is something about every picture; else None."""
+        gathered = Gathered(list(self._round()))
+        return gathered if all(name in gathered for name in names) else None
+
+    def close_round(self) -> None:
+        """Mark the files of the round; another call then starts anew. Files of other rounds are removed."""
+        for path in sorted(self.folder.glob("*-of-*.jsonl")):
+            if self._of_this_round(path):
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(_FINISHED) + "\n")
+            else:
+                path.unlink(missing_ok=True)
+
+    def _round(self) -> Iterator[Path]:
+        return (path for path in sorted(self.folder.glob("*-of-*.jsonl")) if self._of_this_round(path))
+
+    def _of_this_round(self, path: Path) -> bool:
+        return _settings(path) == self.settings and not _is_finished(path)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+
+class Gathered:
+    """Lines of several files, by the name of the picture; they stay in the files."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._places: dict[str, tuple[int, int]] = {}
+        for number, path in enumerate(paths):
+            with path.open("rb") as file:
+                offset = 0
+                for text in file:
+                    row = _parsed(text)
+                    # a picture that failed in one attempt and was done in the next stands twice
+                    if row is not None and "name" in row and ("error" not in row or row["name"] not in self._places):
+                        self._places[row["name"]] = (number, offset)
+                    offset += len(text)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, Line]]:
+        """The lines of `names`, in their order."""
+        files = [path.open("rb") for path in self._paths]
+        try:
+            for name in names:
+                number, offset = self._places[name]
+                files[number].seek(offset)
+                row = _parsed(files[number].readline())
+                assert row is not None
+                yield name, _line(row)
+        finally:
+            for file in files:
+                file.close()
+
+
+def _settings(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            row = _parsed(file.readline())
+    except FileNotFoundError:
+        return None
+    return None if row is None else row.get("settings")
+
+
+def _is_finished(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64))
+        return json.dumps(_FINISHED).encode() in file.read()
+
+
+def _read(path: Path) -> Iterator[tuple[str, Line]]:
+    with path.open("rb") as file:
+        for text in file:
+            row = _parsed(text)
+            if row is not None and "name" in row:
+                yield row["name"], _line(row)
+
+
+def _line(row: dict[str, Any]) -> Line:
+    more = {key: value for key, value in row.items() if key not in ("name", "scores", "error")}
+    return Line(row["scores"], row.get("error"), more)
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """The object of a line; None for one that a kill has cut."""
+    if not text.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _drop_torn_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
