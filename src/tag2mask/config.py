@@ -276,11 +276,15 @@ class TrainConfig(RunConfig):
     """Steps with all losses, after the tag phase."""
     tag_phase: str | None = None
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
+    masks_for_some: str = ""
+    """Folder of true masks NAME.png of some pictures: labels 0..C and 255. There they replace the reliable labels."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Rules of the training step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.masks_for_some, os.PathLike):
+            object.__setattr__(self, "masks_for_some", os.fspath(self.masks_for_some))
         require(
             self.segment_dilation is None or self.segment_dilation >= 1,
             f"--segment-dilation must be at least 1, got {self.segment_dilation}",

@@ -178,8 +178,8 @@ def run_training(
     return run
 
 
-_PATHS = ("train_split", "weights", "masks", "tag_phase")
-_FOLDERS = ("masks", "tag_phase")
+_PATHS = ("train_split", "weights", "masks", "masks_for_some", "tag_phase")
+_FOLDERS = ("masks", "masks_for_some", "tag_phase")
 
 
 def _resolved(config: RunConfig, run: Path) -> RunConfig:

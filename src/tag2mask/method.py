@@ -27,6 +27,7 @@ def training_losses(
     joint: bool,
     average: Network | None = None,
     progress: float = 1.0,
+    with_masks: bool = False,
 ) -> Losses:
     """The losses of a batch: of tags only, or of all three branches.
 
@@ -38,6 +39,8 @@ def training_losses(
         joint: False in the tag phase: no segmentation branch, no CRF.
         average: Running average of the network, which then draws the CAMs.
         progress: Share of the joint phase that lies behind, in 0..1.
+        with_masks: Whether `batch.mask` teaches: where a picture shows any label there, those are its labels, and
+            elsewhere it teaches nothing. Never the case in the paper.
     """
     images = network.normalize(batch.rgb, batch.valid)
     outputs: Outputs = model(images, batch.valid if method.pool_valid else None, segment=joint)
@@ -50,7 +53,7 @@ def training_losses(
         cams = class_activation_maps(average, images, batch, method)
         cams = with_teacher(cams, average, images, batch, teacher_share(method, progress))
     started = time.perf_counter()
-    labels = reliable_labels(batch.rgb, cams, batch.tags, method.reliable, batch.valid)
+    labels = training_labels(cams, batch, method, with_masks=with_masks)
     mined = time.perf_counter() - started
 
     seg_logits = F.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
@@ -93,6 +96,30 @@ def class_activation_maps(
             )
     finally:
         network.train(was_training)
+
+
+def training_labels(cams: Tensor, batch: Batch, method: MethodConfig, *, with_masks: bool) -> Tensor:
+    """What a batch's segmentation learns: the true labels of the pictures that have some, else reliable labels.
+
+    Args:
+        cams: float [B, C, H, W] in [0, 1].
+        batch: Pictures, tags, valid area, masks.
+        method: The rule of the reliable labels.
+        with_masks: Whether `batch.mask` teaches.
+
+    Returns:
+        int64 [B, H, W] in {0..C, 255}.
+    """
+    taught = (batch.mask != IGNORE).flatten(1).any(dim=1)
+    if not with_masks or not bool(taught.any()):
+        return reliable_labels(batch.rgb, cams, batch.tags, method.reliable, batch.valid)
+    labels = batch.mask.clone()
+    rest = ~taught
+    if bool(rest.any()):
+        labels[rest] = reliable_labels(
+            batch.rgb[rest], cams[rest], batch.tags[rest], method.reliable, batch.valid[rest]
+        )
+    return labels
 
 
 def teacher_share(method: MethodConfig, progress: float) -> float:

@@ -9,16 +9,18 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tag2mask import __version__, outputs, render, voc_archive
+from tag2mask import __version__, outputs, ranking, render, voc_archive
 from tag2mask.data.tables import class_indices, read_tag_table
 from tag2mask.files import whole_file, write_atomically, write_text
 from tag2mask.formats import OUTPUT_FORMATS, OutputFormat
 from tag2mask.manifest import Gathered, Manifest, Share, file_digest, fingerprint
 from tag2mask.prediction import CRFChoice, Prediction, Segmenter, check_scales, resolve_crf
+from tag2mask.ranking import review
 from tag2mask.sources import NamedPicture, find_pictures, only_listed
 
 log = logging.getLogger("tag2mask")
@@ -56,6 +58,7 @@ def predict(
     flip: bool = False,
     tags: str | Path | None = None,
     list_file: str | Path | None = None,
+    rank: bool = False,
     options: outputs.OutputOptions | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -84,6 +87,8 @@ def predict(
         tags: Table of the classes known to be in each picture, in either form of a data set's tags.csv; pictures that
             it does not list are done without.
         list_file: Only the pictures that this file names, one per line, without or with suffix.
+        rank: Also write OUT/rank.csv and OUT/rank.html: which pictures a person should look at first
+            (`tag2mask.ranking.Review`).
         options: How the formats of annotation tools write objects.
         device: Where the network runs.
         progress: Called with (done, all).
@@ -108,10 +113,10 @@ def predict(
     if competition is not None:
         voc_archive.result_names([picture.path for picture in pictures])
         ids = voc_archive.voc_ids(segmenter.classes)
-    gathered = bool(outputs.WRITERS.keys() & set(formats))
+    gathered = rank or bool(outputs.WRITERS.keys() & set(formats))
     masks = out / ("masks" if "png" in formats else _HIDDEN_MASKS)
     options = options or outputs.OutputOptions()
-    settings = _settings(run, formats, crf, scales, flip, tags, options)
+    settings = _settings(run, formats, crf, scales, flip, tags, options, rank)
     share = Share.of_environment()
     own = share.range(len(pictures))
     written, errors = [], {}
@@ -133,13 +138,16 @@ def predict(
                     _write_prediction(result, picture.name, out, formats)
                     if gathered and "png" not in formats:
                         render.save_mask(masks / f"{picture.name}.png", result.mask)
+                    more: dict[str, Any] = {}
+                    if rank:
+                        more["review"] = list(review(result, present, segmenter.class_activation_maps))
                     if competition is not None:
                         voc_archive.save_result(out, competition, picture.path.stem, result.mask, ids)
                 except (ValueError, OSError) as error:
                     errors[str(picture.path)] = str(error)
                     manifest.add(picture.name, {}, error=str(error))
                 else:
-                    manifest.add(picture.name, result.tag_scores)
+                    manifest.add(picture.name, result.tag_scores, **more)
                     written.append(picture.name)
             if progress is not None:
                 progress(done, len(own))
@@ -162,6 +170,7 @@ def _settings(
     flip: bool,
     tags: str | Path | None,
     options: outputs.OutputOptions,
+    rank: bool,
 ) -> str:
     """A word for everything that changes what is written for a picture."""
     model: str
@@ -181,6 +190,7 @@ def _settings(
             "flip": flip,
             "tags": None if tags is None else file_digest(Path(tags)),
             "options": asdict(options),
+            "rank": rank,
         }
     )
 
@@ -204,6 +214,7 @@ def _gather(
 ) -> Path | None:
     """Write what holds all pictures: scores.csv, the files of annotation tools, the archive; return the archive."""
     failed, rows = 0, 0
+    order: list[ranking.Ranked] = []
     tools = [name for name in outputs.WRITERS if name in formats]
     with (
         whole_file(out / "scores.csv") as table,
@@ -219,10 +230,18 @@ def _gather(
                 continue
             rows += 1
             writer.writerow([picture.relative, *(f"{score:.6f}" for score in line.scores.values())])
+            mask_file = masks / f"{picture.name}.png"
+            if "review" in line.more:
+                made = ranking.Review(*line.more["review"])
+                order.append(ranking.Ranked(picture.relative, picture.path, mask_file, made))
             if tools:
-                with Image.open(masks / f"{picture.name}.png") as mask:
+                with Image.open(mask_file) as mask:
                     labels = np.asarray(mask)
                 add(outputs.LabeledPicture(picture.name, _file_name(picture), labels, line.scores))
+    if order:
+        order = ranking.ranked(order)
+        ranking.write_table(out / "rank.csv", order)
+        ranking.write_page(out / "rank.html", order, classes)
     if not rows:
         (out / "scores.csv").unlink()
     if competition is None or failed:

@@ -109,6 +109,15 @@ class Segmenter:
 
         return TorchSegmenter.load(source, device=device)
 
+    def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.float32] | None:
+        """The maps of some classes, float32 [len(names), h, w] in 0..1 at the network's size; None without tags.
+
+        Args:
+            rgb: uint8 [H, W, 3].
+            names: Classes; the maps are drawn as if these were the picture's tags.
+        """
+        return None
+
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto") -> Segmenter:
         """`load` under the name that the Hugging Face hub's libraries use: a folder, or "hf://owner/name"."""

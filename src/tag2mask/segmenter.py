@@ -119,6 +119,15 @@ class Segmenter(prediction.Segmenter):
             )
         return self.model, self.config.method
 
+    def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.float32] | None:
+        """As `tag2mask.prediction.Segmenter.class_activation_maps`, at the scales of the run's training."""
+        if not isinstance(self.model, Network):
+            return None
+        from tag2mask.label_quality import picture_cams, tag_vector
+
+        cams = picture_cams(self, rgb, tag_vector(self, names))[0][0]
+        return np.asarray(cams[[self.classes.index(name) for name in names]].cpu().numpy(), dtype=np.float32)
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""

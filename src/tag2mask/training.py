@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
-from tag2mask.batch import Batch, Losses
+import numpy as np
+
+from tag2mask.batch import IGNORE, Batch, Losses
 from tag2mask.config import MethodConfig, TrainConfig, load_config
+from tag2mask.data import PictureSet, read_mask, read_picture
+from tag2mask.data.dataset import label_codes
+from tag2mask.data.folder import mask_path
 from tag2mask.loop import Moment, TrainingStopped, run_training
 from tag2mask.method import training_losses
 from tag2mask.models.base import SegmentationNetwork
@@ -17,6 +23,8 @@ from tag2mask.presets import check_weights
 from tag2mask.validation import run_pictures, write_sample_sheet
 
 __all__ = ["TrainingStopped", "train"]
+
+log = logging.getLogger("tag2mask")
 
 
 def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
@@ -43,7 +51,42 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
         start = Path(config.tag_phase)
         _check_tag_phase(config, start)
     pictures = run_pictures(config, config.train_split)
+    if config.masks_for_some:
+        pictures = with_some_masks(pictures, Path(config.masks_for_some).expanduser())
     return run_training(config, pictures, _TagObjective(config), resume=resume, start=start)
+
+
+def with_some_masks(pictures: PictureSet, folder: Path) -> PictureSet:
+    """`pictures` with the masks NAME.png of a folder, which teach, in place of the data set's own, which only measure.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no mask of any picture, or a mask that cannot be used.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--masks-for-some {folder} is no folder; give one with masks NAME.png")
+    placed = [dataclasses.replace(p, mask=mask_path(folder, p.name)) for p in pictures.pictures]
+    found = [picture for picture in placed if picture.mask is not None]
+    if not found:
+        name = PurePosixPath(pictures.pictures[0].name).with_suffix(".png")
+        raise ValueError(
+            f"--masks-for-some {folder} has no mask of any of the {len(placed)} pictures of split {pictures.split!r}; "
+            f"a mask of {pictures.pictures[0].name} would be called {name}"
+        )
+    every = np.arange(256, dtype=np.uint8)
+    for picture in found:
+        assert picture.mask is not None
+        height, width = read_picture(picture.path).shape[:2]
+        ids = np.unique(read_mask(picture.mask, every, (height, width)))
+        strange = [int(i) for i in ids if i > pictures.num_classes and i != IGNORE]
+        if strange:
+            raise ValueError(
+                f"{picture.mask} has the label {strange[0]}, but there are {pictures.num_classes} classes: 0 is the "
+                f"background, 1 to {pictures.num_classes} are {', '.join(pictures.classes)}, 255 is ignored"
+            )
+    log.info("true masks of %d of %d pictures", len(found), len(placed))
+    codes = label_codes(pictures.num_classes, others="ignore")
+    return dataclasses.replace(pictures, pictures=tuple(placed), mask_codes=codes)
 
 
 @dataclass(frozen=True)
@@ -61,6 +104,7 @@ class _TagObjective:
             joint=at.phase == "joint",
             average=cast(Network | None, at.average),
             progress=at.progress,
+            with_masks=bool(self.config.masks_for_some),
         )
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
@@ -94,6 +138,7 @@ def _tag_settings(config: TrainConfig) -> TrainConfig:
         out=None,
         profile=plain.profile,
         tag_phase=None,
+        masks_for_some="",
         segment_dilation=None,
         joint_batch_size=plain.joint_batch_size,
         joint_steps=0,

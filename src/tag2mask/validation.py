@@ -84,6 +84,9 @@ def write_sample_sheet(
         cams = class_activation_maps(network, images, batch, config.method)
         votes = crf_votes(batch.rgb, cams, batch.tags, config.method.reliable, batch.valid)
         labels = labels_from_votes(cams, votes, batch.tags, config.method.reliable, batch.valid)
+    if config.masks_for_some:
+        taught = (batch.mask != IGNORE).flatten(1).any(dim=1)
+        labels[taught] = batch.mask[taught]
     predictions = predicted_labels(network, batch) if joint else None
     sheet = []
     for i, name in enumerate(batch.names):

@@ -30,6 +30,7 @@ def predict_command(
     flip: bool = False,
     tags: Path | None = None,
     list: Path | None = None,
+    rank: bool = False,
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -51,6 +52,7 @@ def predict_command(
         flip: Average with the mirrored picture.
         tags: Table like a data set's tags.csv of the classes known to be in the pictures.
         list: File with one picture name per line; the other pictures of the sources are left out.
+        rank: Also write rank.csv and rank.html: which pictures a person should look at first.
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
@@ -71,6 +73,7 @@ def predict_command(
             flip=flip,
             tags=tags,
             list_file=list,
+            rank=rank,
             options=options,
             device=device,
             progress=bar.update,
@@ -81,6 +84,8 @@ def predict_command(
     if not result.complete:
         lines.append("other processes have pictures left; the last one writes what holds all of them, as scores.csv")
     lines += [f"{name}: {path}" for name, path in result.files.items()]
+    if rank and result.complete:
+        lines.append(f"look first at the pictures on top of {result.out / 'rank.html'} (all: rank.csv)")
     if result.archive is not None:
         lines.append(f"archive: {result.archive}")
     elif result.complete and {"comp5", "comp6"} & set(format):
