@@ -51,13 +51,13 @@ def test_rows_differ_in_one_thing_and_train_equally_long():
 
 
 def test_two_seeds_of_every_row_and_nothing_twice(ablation, monkeypatch):
-    names = ("official", BASE, "keep-20", "two-step", "ceiling")
+    names = ("official", BASE, "no-teacher", "keep-20", "two-step", "ceiling")
     results = ablate(ablation, names)
     assert sorted((r.seed, r.name) for r in results) == sorted((s, n) for s in (0, 1) for n in names)
     assert all(0 <= r.miou <= 1 for r in results)
     assert {p.name for p in ablation.out.glob("tags-*/")} >= {"tags-official-seed0", "tags-clean-seed0"}
     page = json.loads((ablation.out / "ablation.json").read_text())
-    assert len(page["rows"]) == 10
+    assert len(page["rows"]) == 12
     assert len(page["tag_phases"]) == 4
     assert (ablation.out / "ablation-kept.svg").is_file()
     assert (ablation.out / "ablation-rows.svg").is_file()
@@ -115,7 +115,10 @@ def test_the_table_compares_equal_seeds_only():
             steps=3,
         )
 
-    lines = table_lines([result(BASE, 0, 0.5), result("union", 0, 0.51), result(BASE, 1, 0.4), result("soft", 0, 0.3)])
-    assert lines[3].split(" | ")[4] == "+1.0"
-    assert lines[4].split(" | ")[4] == "-20.0"
+    rows = [(BASE, 0, 0.5), ("official", 0, 0.51), (BASE, 1, 0.4), ("paper", 0, 0.3), ("no-teacher", 0, 0.45)]
+    lines = table_lines([result(*row) for row in (*rows, ("no-energy", 0, 0.44))])
+    assert lines[3].split(" | ")[4:6] == ["+1.0", "`clean`"]
+    assert lines[4].split(" | ")[4:6] == ["-20.0", "`clean`"]
+    assert lines[5].split(" | ")[4:6] == ["-5.0", "`clean`"]
+    assert lines[6].split(" | ")[4:6] == ["-1.0", "`no-teacher`"]
     assert "1.0 + 2.0" in lines[2]

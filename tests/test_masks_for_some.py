@@ -28,12 +28,12 @@ def test_true_labels_replace_reliable_ones_of_their_picture_alone():
     tags = torch.tensor([[True, False], [True, True], [False, True]])
     batch = Batch(rgb, torch.ones(3, 24, 24, dtype=torch.bool), tags, mask, ("a", "b", "c"))
     cams = torch.rand(3, 2, 24, 24) * tags[:, :, None, None]
-    method = TrainConfig.preset("small").method
-    plain = reliable_labels(rgb, cams, tags, method.reliable, batch.valid)
-    labels = training_labels(cams, batch, method, with_masks=True)
+    rule = TrainConfig.preset("small").method.reliable
+    plain = reliable_labels(rgb, cams, tags, rule, batch.valid)
+    labels = training_labels(cams, batch, rule, with_masks=True)
     assert torch.equal(labels[1], mask[1]), "its ignored pixels teach nothing"
     assert torch.equal(labels[[0, 2]], plain[[0, 2]])
-    assert torch.equal(training_labels(cams, batch, method, with_masks=False), plain), "masks of the data only measure"
+    assert torch.equal(training_labels(cams, batch, rule, with_masks=False), plain), "masks of the data only measure"
 
 
 def some_masks(config, folder, names=None, shift=0):

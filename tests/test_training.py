@@ -14,8 +14,9 @@ import tag2mask
 from tag2mask import loop, training
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
-from tag2mask.method import teacher_share, training_losses, with_teacher
+from tag2mask.method import teacher_ramp, teacher_rule, training_losses, with_teacher
 from tag2mask.models import build_network
+from tag2mask.reliable import reliable_labels
 from tag2mask.runs import load_model, load_state
 from tag2mask.training import TrainingStopped, train
 
@@ -320,9 +321,26 @@ def test_batch_without_reliable_foreground_or_background_is_finite(tiny_config):
 
 def test_the_teacher_takes_over_by_half_of_the_joint_phase():
     method = MethodConfig(teacher=0.4)
-    assert [round(teacher_share(method, p), 3) for p in (0.0, 0.25, 0.375, 0.5, 1.0)] == [0.0, 0.0, 0.2, 0.4, 0.4]
+    assert [round(teacher_ramp(method, p), 3) for p in (0.0, 0.25, 0.375, 0.5, 1.0)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+    assert teacher_ramp(MethodConfig(teacher=0.0), 1.0) == 0.0
     with pytest.raises(ValueError, match=r"needs a running average"):
         MethodConfig(teacher=0.4, ema=0.0)
+
+
+def test_every_pixel_is_labeled_when_the_teacher_is_there():
+    method = MethodConfig(teacher=0.8)
+    assert teacher_rule(method, 0.0) == method.reliable
+    batch = padded_batch(2)
+    cams = torch.rand(2, 2, *batch.rgb.shape[-2:]) * batch.tags[:, :, None, None] * batch.valid[:, None]
+    shares = []
+    for ramp in (0.0, 0.5, 1.0):
+        rule = teacher_rule(method, ramp)
+        labels = reliable_labels(batch.rgb, cams, batch.tags, rule, batch.valid)
+        shares.append(((labels != IGNORE).sum() / batch.valid.sum()).item())
+        assert (labels[~batch.valid] == IGNORE).all()
+    assert shares[0] < shares[1] < shares[2]
+    assert shares[2] > 0.97
+    assert teacher_rule(method, 1.0).foreground_power == method.teacher_power
 
 
 def test_the_teacher_knows_tags_and_padding(tiny_config):
@@ -343,7 +361,7 @@ def test_the_teacher_knows_tags_and_padding(tiny_config):
 
 
 def test_a_run_with_a_teacher_differs_from_one_without(tiny_config, tmp_path):
-    plain = train(tiny_config.replace(joint_steps=6, method=MethodConfig(ema=0.5)))
+    plain = train(tiny_config.replace(joint_steps=6, method=MethodConfig(ema=0.5, teacher=0.0)))
     config = tiny_config.replace(
         joint_steps=6, method=MethodConfig(ema=0.5, teacher=0.5), out=str(tmp_path / "teacher")
     )

@@ -63,6 +63,7 @@ def demo_config(data: Path, run: Path) -> TrainConfig:
         config.method,
         cam_scales=(1.0, 0.5),
         ema=0.97,
+        teacher=0.0,
         reliable=rules,
         energy=dataclasses.replace(config.method.energy, weight=3e-7),
     )

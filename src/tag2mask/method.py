@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from tag2mask.batch import IGNORE, Batch, Losses, Outputs
 from tag2mask.cam import multi_scale_cam
-from tag2mask.config import MethodConfig
+from tag2mask.config import MethodConfig, ReliableConfig
 from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
 from tag2mask.models.network import Network
 from tag2mask.reliable import reliable_labels
+
+_LITTLE = 1e-6
 
 
 def training_losses(
@@ -47,13 +50,16 @@ def training_losses(
     parts = {"tag": tag_loss(outputs.tag_logits.float(), batch.tags)}
     if not joint or outputs.seg_logits is None:
         return Losses(parts)
+    rule = method.reliable
     if average is None:
         cams = class_activation_maps(network, images, batch, method, outputs.features.detach())
     else:
         cams = class_activation_maps(average, images, batch, method)
-        cams = with_teacher(cams, average, images, batch, teacher_share(method, progress))
+        ramp = teacher_ramp(method, progress)
+        cams = with_teacher(cams, average, images, batch, method.teacher * ramp)
+        rule = teacher_rule(method, ramp)
     started = time.perf_counter()
-    labels = training_labels(cams, batch, method, with_masks=with_masks)
+    labels = training_labels(cams, batch, rule, with_masks=with_masks)
     mined = time.perf_counter() - started
 
     seg_logits = F.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
@@ -98,13 +104,13 @@ def class_activation_maps(
         network.train(was_training)
 
 
-def training_labels(cams: Tensor, batch: Batch, method: MethodConfig, *, with_masks: bool) -> Tensor:
+def training_labels(cams: Tensor, batch: Batch, rule: ReliableConfig, *, with_masks: bool) -> Tensor:
     """What a batch's segmentation learns: the true labels of the pictures that have some, else reliable labels.
 
     Args:
         cams: float [B, C, H, W] in [0, 1].
         batch: Pictures, tags, valid area, masks.
-        method: The rule of the reliable labels.
+        rule: Of the reliable labels.
         with_masks: Whether `batch.mask` teaches.
 
     Returns:
@@ -112,19 +118,40 @@ def training_labels(cams: Tensor, batch: Batch, method: MethodConfig, *, with_ma
     """
     taught = (batch.mask != IGNORE).flatten(1).any(dim=1)
     if not with_masks or not bool(taught.any()):
-        return reliable_labels(batch.rgb, cams, batch.tags, method.reliable, batch.valid)
+        return reliable_labels(batch.rgb, cams, batch.tags, rule, batch.valid)
     labels = batch.mask.clone()
     rest = ~taught
     if bool(rest.any()):
-        labels[rest] = reliable_labels(
-            batch.rgb[rest], cams[rest], batch.tags[rest], method.reliable, batch.valid[rest]
-        )
+        labels[rest] = reliable_labels(batch.rgb[rest], cams[rest], batch.tags[rest], rule, batch.valid[rest])
     return labels
 
 
-def teacher_share(method: MethodConfig, progress: float) -> float:
-    """Share of the teacher in the joint phase: 0 in its first quarter, `method.teacher` in its second half."""
-    return method.teacher * min(1.0, max(0.0, 4 * progress - 1))
+def teacher_ramp(method: MethodConfig, progress: float) -> float:
+    """How far the teacher is in: 0 in the first quarter of the joint phase, 1 in its second half, 0 without teacher."""
+    return min(1.0, max(0.0, 4 * progress - 1)) if method.teacher > 0 else 0.0
+
+
+def teacher_rule(method: MethodConfig, ramp: float) -> ReliableConfig:
+    """The rule of the reliable labels while the teacher comes in: at `ramp` 1 every pixel keeps its CRF label.
+
+    Not in the paper, which trusts 40 % of a class's pixels to the end; that is right for the CAM, which covers parts of
+    objects, but the network that has learned from it knows more.
+    """
+    if ramp == 0:
+        return method.reliable
+    rule, rest = method.reliable, 1 - ramp
+    power = ramp * method.teacher_power
+    return dataclasses.replace(
+        rule,
+        keep=rule.keep * rest + ramp,
+        min_cam=rule.min_cam * rest,
+        min_background=max(rule.min_background * rest, _LITTLE),  # 0 would mean a share of the background instead
+        min_crf=rule.min_crf * rest,
+        foreground_power=rule.foreground_power * rest + power,
+        background_power=rule.background_power * rest + power,
+        cam_power=rule.cam_power * rest + power,
+        agreement="union",
+    )
 
 
 @torch.no_grad()

@@ -152,9 +152,12 @@ class MethodConfig:
     """`auto` draws CAMs in bf16 on CPUs with such instructions; `same` as --precision says."""
     ema: float = 0.99
     """Decay of a running average of the weights that draws the CAMs and becomes the model; 0 switches it off [C]."""
-    teacher: float = 0.0
-    """Share of the running average's own segmentation, limited to the tags, in the maps that become reliable labels; it
-    rises from 0 to this between a quarter and half of the joint phase (not in the paper). Needs --method.ema."""
+    teacher: float = 0.8
+    """Share of the running average's own segmentation, limited to the tags, in the maps that become labels; it rises
+    from 0 to this between a quarter and half of the joint phase, and with it the share of pixels that are labeled rises
+    to all (not in the paper). Needs --method.ema; 0 switches it off."""
+    teacher_power: float = 1.5
+    """Exponent of the background score when the teacher is there in full: its maps need no sharpening."""
     pool_valid: bool = True
     """Average-pool the features over real pixels only; the published code pools the padding too."""
     reliable: ReliableConfig = field(default_factory=ReliableConfig.clean)
@@ -172,14 +175,16 @@ class MethodConfig:
         )
         require(0 <= self.ema < 1, f"--method.ema must lie in [0, 1), got {self.ema}")
         require(0 <= self.teacher <= 1, f"--method.teacher must lie in [0, 1], got {self.teacher}")
+        require(self.teacher_power > 0, f"--method.teacher-power must be greater than 0, got {self.teacher_power}")
         require(
-            self.teacher == 0 or self.ema > 0, "--method.teacher needs a running average: set --method.ema, as 0.99"
+            self.teacher == 0 or self.ema > 0,
+            "--method.teacher needs a running average: set --method.ema, as 0.99, or --method.teacher 0",
         )
 
     @classmethod
     def of(cls, profile: Profile) -> MethodConfig:
         """The rules of a profile: `official` published code, `paper` equations, `clean` the best of both."""
-        published = cls(cam_mode="train", cam_precision="same", ema=0.0, pool_valid=False)
+        published = cls(cam_mode="train", cam_precision="same", ema=0.0, teacher=0.0, pool_valid=False)
         if profile == "official":
             return dataclasses.replace(published, reliable=ReliableConfig.official())
         if profile == "paper":

@@ -143,7 +143,7 @@ def _tag_settings(config: TrainConfig) -> TrainConfig:
         joint_batch_size=plain.joint_batch_size,
         joint_steps=0,
         optim=dataclasses.replace(config.optim, joint_lr=1.0, joint_multipliers=True),
-        method=MethodConfig(ema=config.method.ema, pool_valid=config.method.pool_valid),
+        method=MethodConfig(ema=config.method.ema, teacher=0.0, pool_valid=config.method.pool_valid),
         val_split=plain.val_split,
         workers=0,
         log_every=plain.log_every,

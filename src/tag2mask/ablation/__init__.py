@@ -14,7 +14,7 @@ __all__ = ["BASE", "ROWS", "Ablation", "Plan", "Row", "RowResult", "ablate", "wr
 
 
 def ablate(ablation: Ablation, rows: tuple[str, ...] | None = None) -> list[RowResult]:
-    """Run rows, then a second seed of those that lie close to the base row.
+    """Run rows, then a second seed of those that lie close to the row that they are compared with, and of that row.
 
     Several processes may share a folder, each with rows of its own.
 
@@ -38,9 +38,21 @@ def ablate(ablation: Ablation, rows: tuple[str, ...] | None = None) -> list[RowR
         write_page(ablation)
     within = ablation.plan.second_seed_within
     scores = {result.name: result.miou for result in ablation.done() if result.seed == 0}
-    if within is not None and BASE in scores:
-        close = [n for n in names if n == BASE or abs(scores[n] - scores[BASE]) <= within]
-        for name in close if len(close) > 1 or BASE not in close else ():
+    if within is not None:
+        for name in _close(names, scores, within):
             ablation.row(ROWS[name], seed=1)
             write_page(ablation)
     return ablation.done()
+
+
+def _close(names: tuple[str, ...], scores: dict[str, float], within: float) -> list[str]:
+    """Rows among `names` that need a second seed, with those that they are compared with, in the order of `ROWS`."""
+    pairs = [(name, ROWS[name].against) for name in names if name != ROWS[name].against]
+    close = {
+        one
+        for pair in pairs
+        if all(n in scores for n in pair)
+        for one in pair
+        if abs(scores[pair[0]] - scores[pair[1]]) <= within
+    }
+    return [name for name in ROWS if name in close]

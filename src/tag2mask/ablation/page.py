@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
-from tag2mask.ablation.rows import BASE
+from tag2mask.ablation.rows import PARTS_BASE, ROWS
 from tag2mask.ablation.running import Ablation, RowResult
 from tag2mask.charts import Series, save_bars, save_plot
 from tag2mask.config import ReliableConfig
@@ -47,10 +47,10 @@ def write_page(ablation: Ablation) -> Path:
 
 
 def table_lines(results: Sequence[RowResult]) -> list[str]:
-    """A Markdown table: mIoU per seed, the difference of the means to the base row, minutes."""
+    """A Markdown table: mIoU per seed, the difference of the means to the row it is compared with, minutes."""
     seeds = sorted({result.seed for result in results})
     scores = _scores(results)
-    head = ["", "row", *(f"mIoU, seed {seed}" for seed in seeds), f"difference to `{BASE}`", "minutes"]
+    head = ["", "row", *(f"mIoU, seed {seed}" for seed in seeds), "difference", "to", "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     group = None
     for name, by_seed in scores.items():
@@ -74,11 +74,12 @@ def _scores(results: Sequence[RowResult]) -> dict[str, dict[int, float]]:
 
 
 def _difference(scores: dict[str, dict[int, float]], name: str) -> str:
-    """Mean over the seeds that both rows have, in points."""
-    common = sorted(set(scores[name]) & set(scores.get(BASE, {})))
-    if name == BASE or not common:
-        return ""
-    return f"{100 * mean(scores[name][seed] - scores[BASE][seed] for seed in common):+.1f}"
+    """Mean over the seeds that both rows have, in points, and the name of the other row."""
+    other = ROWS[name].against
+    common = sorted(set(scores[name]) & set(scores.get(other, {})))
+    if name == other or not common:
+        return " | "
+    return f"{100 * mean(scores[name][seed] - scores[other][seed] for seed in common):+.1f} | `{other}`"
 
 
 def _plots(out: Path, results: Sequence[RowResult]) -> None:
@@ -86,8 +87,8 @@ def _plots(out: Path, results: Sequence[RowResult]) -> None:
     kept = {
         float(name.removeprefix("keep-")) / 100: value for name, value in scores.items() if name.startswith("keep-")
     }
-    if BASE in scores:
-        kept[ReliableConfig.clean().keep] = scores[BASE]
+    if PARTS_BASE in scores:
+        kept[ReliableConfig.clean().keep] = scores[PARTS_BASE]
     if len(kept) > 1:
         line = Series(name="mIoU", points=tuple(sorted(kept.items())))
         save_plot(

@@ -5,9 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from tag2mask.config import CRFParams, MethodConfig, Profile, RetrainConfig, TrainConfig
+from tag2mask.config import (
+    CRFParams,
+    EnergyConfig,
+    MethodConfig,
+    Profile,
+    ReliableConfig,
+    RetrainConfig,
+    TrainConfig,
+)
+
+BASE: Final = "clean"
+"""The row that others are compared with, if they do not say otherwise."""
+PARTS_BASE: Final = "no-teacher"
+"""The row that the parts of the paper are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,26 +45,26 @@ class Row:
     profile: Profile = "clean"
     change: Callable[[TrainConfig], TrainConfig] = dataclasses.replace
     """The one difference from the profile's rules."""
-
-
-BASE = "clean"
-"""The row that every other one is compared with."""
+    against: str = BASE
+    """Row that it is compared with."""
 
 
 def _method(**values: Any) -> Callable[[TrainConfig], TrainConfig]:
     return lambda config: config.replace(method=dataclasses.replace(config.method, **values))
 
 
-def _reliable(**values: Any) -> Callable[[TrainConfig], TrainConfig]:
-    return lambda config: _method(reliable=dataclasses.replace(config.method.reliable, **values))(config)
-
-
-def _energy(**values: Any) -> Callable[[TrainConfig], TrainConfig]:
-    return lambda config: _method(energy=dataclasses.replace(config.method.energy, **values))(config)
-
-
 _NO_CRF = CRFParams(iterations=0)
 _KEPT_PERCENT = (20, 30, 50, 60)
+
+
+def _part(**values: Any) -> dict[str, Any]:
+    """A row that is compared without the teacher, whose labels would hide what the part is worth."""
+    return {"against": PARTS_BASE, "change": _method(teacher=0.0, **values)}
+
+
+def _reliable_part(**values: Any) -> dict[str, Any]:
+    return _part(reliable=dataclasses.replace(ReliableConfig.clean(), **values))
+
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -59,72 +72,42 @@ ROWS: dict[str, Row] = {
         Row(name="official", group="rules", title="`official`: the published code", profile="official"),
         Row(name="paper", group="rules", title="`paper`: the equations", profile="paper"),
         Row(name=BASE, group="rules", title="`clean`: ours"),
-        Row(name="no-energy", group="loss terms", title="without the dense energy", change=_energy(weight=0.0)),
+        Row(name=PARTS_BASE, group="rules", title="`clean` without the teacher", change=_method(teacher=0.0)),
+        Row(
+            name="no-energy",
+            group="loss terms",
+            title="without the dense energy",
+            **_part(energy=EnergyConfig(weight=0.0)),
+        ),
         Row(
             name="plain-energy",
             group="loss terms",
             title="plain dense-CRF loss (gate S = 1) for the dense energy",
-            change=_energy(gate=False),
+            **_part(energy=EnergyConfig(gate=False)),
         ),
         Row(
             name="no-crf",
             group="loss terms",
             title="labels from the CAM alone, no CRF",
-            change=_reliable(crf=_NO_CRF, min_crf=0.0),
+            **_reliable_part(crf=_NO_CRF, min_crf=0.0),
         ),
         Row(
             name="no-mask",
             group="loss terms",
             title="every pixel's CRF label, no reliability mask",
-            change=_reliable(votes="one", keep=1.0, min_cam=0.0, min_background=0.0, min_crf=0.0, agreement="union"),
+            **_reliable_part(votes="one", keep=1.0, min_cam=0.0, min_background=0.0, min_crf=0.0, agreement="union"),
         ),
-        Row(
-            name="one-scale",
-            group="CAM",
-            title="CAM at one scale",
-            change=_method(cam_scales=(1.0,)),
-        ),
+        Row(name="one-scale", group="CAM", title="CAM at one scale", **_part(cam_scales=(1.0,))),
         *(
             Row(
                 name=f"keep-{percent}",
                 group="share kept",
                 title=f"{percent} % kept",
-                change=_reliable(keep=percent / 100),
+                **_reliable_part(keep=percent / 100),
             )
             for percent in _KEPT_PERCENT
         ),
-        Row(
-            name="teacher",
-            group="tried",
-            title="half of the label maps from the running average's segmentation",
-            change=_method(teacher=0.5),
-        ),
-        Row(
-            name="cam-flip",
-            group="tried",
-            title="CAM averaged with that of the mirrored crop",
-            change=_method(cam_flip=True),
-        ),
-        Row(name="union", group="tried", title="CAM and CRF need not agree", change=_reliable(agreement="union")),
-        Row(name="energy-3", group="tried", title="three times the energy", change=_energy(weight=3e-7)),
-        Row(
-            name="near-crf",
-            group="tried",
-            title="CRF 50 pixels wide instead of 80",
-            change=_reliable(crf=CRFParams(bilateral_sxy=50.0)),
-        ),
-        Row(
-            name="soft",
-            group="tried",
-            title="exponents 3 and 8 of the background score",
-            change=_reliable(foreground_power=3.0, background_power=8.0, cam_power=8.0, min_background=0.6),
-        ),
-        Row(
-            name="wide",
-            group="tried",
-            title="segmentation branch dilated to 96 pixels, as published",
-            change=lambda config: config.replace(segment_dilation=None),
-        ),
+        Row(name="union", group="tried", title="CAM and CRF need not agree", **_reliable_part(agreement="union")),
         Row(name="two-step", group="second step", title="second step on the masks of `clean`", kind="two steps"),
         Row(name="ceiling", group="second step", title="the second step's network on true masks", kind="true masks"),
     )
@@ -144,7 +127,7 @@ def one_step_config(row: Row, plan: Plan, *, data: str, seed: int) -> TrainConfi
 
 def tag_phase_config(config: TrainConfig) -> TrainConfig:
     """The tag phase alone of `config`; rows that differ in the joint phase only share it."""
-    method = MethodConfig(ema=config.method.ema, pool_valid=config.method.pool_valid)
+    method = MethodConfig(ema=config.method.ema, teacher=0.0, pool_valid=config.method.pool_valid)
     return config.replace(joint_steps=0, method=method, profile="clean")
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from tag2mask.ablation.rows import (
-    BASE,
     ROWS,
     Plan,
     Row,
@@ -120,8 +119,8 @@ class Ablation:
         masks, pseudo_miou = folder / "masks", None
         minutes = 0.0
         if row.kind == "two steps":
-            self.row(ROWS[BASE], seed)
-            first = self.out / f"{BASE}-seed{seed}"
+            self.row(ROWS[row.against], seed)
+            first = self.out / f"{row.against}-seed{seed}"
             minutes += _timed(masks, lambda: self._write_masks(first, masks))
             split = self.second_split or open_data(self.data).split
             pseudo_miou = evaluate(masks=masks, data=self.data, split=split).miou
