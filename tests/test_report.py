@@ -1,5 +1,6 @@
 """report.html: complete, self-contained, escaped."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 
@@ -72,3 +73,30 @@ def test_line_chart_places_points_and_survives_odd_values():
     assert points[0][1] > points[2][1]  # up is up
     broken = ET.fromstring(line_chart("t", [Series(name="x", points=((0, float("nan")), (1, float("inf"))))]))
     assert broken.find("polyline").get("points") == ""
+
+
+def test_a_finished_run_reports_its_validation_time_and_memory(tiny_config):
+    from tag2mask.training import train
+
+    run = train(tiny_config)
+    scores = json.loads((run / "validation" / "scores.json").read_text(encoding="utf-8"))
+    assert len(scores["pictures"]) == 4
+    assert np.sum(scores["confusion"]) > 0
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert summary["steps"] == 6
+    assert summary["minutes_of_steps"] >= 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for heading in ("IoU per label", "Confusion", "Worst pictures", "Best pictures", "Time and memory"):
+        assert heading in page
+    ranked = sorted(scores["pictures"].values())
+    assert ranked[0] <= scores["miou"] <= 1
+
+
+def test_the_confusion_of_many_labels_stays_in_the_file(run):
+    (run / "validation").mkdir()
+    labels = [f"c{i}" for i in range(40)]
+    scores = {"miou": 0.5, "iou": dict.fromkeys(labels, 0.5), "confusion": [[0] * 40] * 40, "protocol_line": "p"}
+    (run / "validation" / "scores.json").write_text(json.dumps(scores))
+    page = write_report(run).read_text()
+    assert 'class="confusion"' not in page
+    assert "validation/scores.json" in page

@@ -168,6 +168,8 @@ class RunConfig:
     """Validate on at most so many pictures; 0 for all."""
     save_every: int = 100
     """Steps between saves of the resumable state."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where else curves and pictures go; metrics.csv and report.html are always written."""
     select: Literal["last", "miou"] = "last"
     """Model that is kept: the last step, as published, or the best on validation masks."""
 

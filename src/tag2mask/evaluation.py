@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,7 @@ def score_pictures(
     boundary: bool = False,
     limit: int = 0,
     broken: dict[str, str] | None = None,
+    each: Callable[[Picture, NDArray[np.int64]], None] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Score a network on pictures with masks, at the size of the masks; see `evaluate`.
@@ -182,6 +183,7 @@ def score_pictures(
         boundary: Also score the boundaries.
         limit: Score only the first so many pictures; 0 for all.
         broken: Where to note the message per picture that cannot be read, which is then left out; None raises it.
+        each: Called with every picture and its own confusion matrix int64 [K, K].
         progress: Called with (done, all).
 
     Raises:
@@ -205,7 +207,10 @@ def score_pictures(
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         with segmenter.inference():
             predicted = maps.labels() if params is None else refine(rgb, maps, params).argmax(0)
-        confusion += confusion_matrix(predicted, truth, labels)
+        own = confusion_matrix(predicted, truth, labels)
+        confusion += own
+        if each is not None:
+            each(picture, own)
         if edges is not None:
             edges.update(predicted.numpy(), truth.numpy())
     count = len(chosen) - len(broken or ())

@@ -36,10 +36,22 @@ details { border: 1px solid var(--line); border-radius: 8px; padding: 8px 14px; 
 summary { cursor: pointer; font-weight: 600; }
 details td { text-align: left; font-size: .85rem; font-family: ui-monospace, Menlo, Consolas, monospace;
   overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: 24px 0 8px; }
+.bars { display: grid; gap: 5px 10px; max-width: 720px;
+  grid-template-columns: minmax(70px, max-content) minmax(60px, 1fr) minmax(0, max-content);
+  align-items: center; font-variant-numeric: tabular-nums; font-size: .92rem; }
+.bars .name { overflow-wrap: anywhere; max-width: 38vw; } .bars .count { text-align: right; }
+.bars svg { width: 100%; height: 14px; display: block; }
+figure.narrow { margin-top: 24px; } figure.narrow img { min-width: 0; }
+.confusion td { text-align: center; border: 1px solid #fff; padding: 5px; min-width: 42px;
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.confusion th { text-align: center; } .confusion td:first-child, .confusion th:first-child { text-align: left; } .confusion .none { color: var(--faint); }
 @media (max-width: 480px) { main { padding: 20px 14px 40px; } h1 { font-size: 1.4rem; }
   th, td { padding: 6px; font-size: .9rem; } }
 @media print { main { padding: 0; max-width: none; } figure img { min-width: 0; } .wide { overflow: visible; }
-  h2, figure, .charts svg, tr { break-inside: avoid; } .tile, body { print-color-adjust: exact; } }
+  h2, h3 { break-after: avoid; } figure, .charts svg, .bars, table, tr { break-inside: avoid; }
+  .bars svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .tile, body { print-color-adjust: exact; } }
 """
 
 

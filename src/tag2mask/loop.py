@@ -23,6 +23,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from tag2mask import validation
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import RunConfig, load_config
 from tag2mask.console import Bar, stop_signal
@@ -33,8 +34,17 @@ from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.report import write_report
-from tag2mask.runs import MetricsFile, environment, load_state, log_to, new_run_folder, save_model, save_state
-from tag2mask.tracking import Tracker, describe
+from tag2mask.runs import (
+    MetricsFile,
+    environment,
+    load_state,
+    log_to,
+    new_run_folder,
+    peak_memory,
+    save_model,
+    save_state,
+)
+from tag2mask.tracking import Trackers, check_trackers, describe
 from tag2mask.validation import validate, validation_pictures
 
 log = logging.getLogger("tag2mask")
@@ -89,6 +99,8 @@ class _State:
     nonfinite_in_a_row: int = 0
     broken: set[str] = field(default_factory=set)
     best_miou: float = -1.0
+    seconds: float = 0.0
+    """Wall time of the steps so far, over all attempts."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -101,6 +113,7 @@ class _State:
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
             "broken": sorted(self.broken),
             "best_miou": self.best_miou,
+            "seconds": self.seconds,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -114,6 +127,7 @@ class _State:
             self.scaler.load_state_dict(saved["scaler"])
         self.step, self.skipped = saved["step"], saved["skipped"]
         self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
+        self.seconds = saved.get("seconds", 0.0)
         self.broken = set(saved["broken"])
         torch.set_rng_state(saved["rng"])
         if saved["cuda_rng"] and torch.cuda.is_available():
@@ -154,6 +168,7 @@ def run_training(
     """
     if resume is not None and config != load_config(resume):
         raise ValueError(f"{resume} was trained with other settings; going on takes everything from its config.json")
+    check_trackers(config)
     accelerator = _accelerator(config)
     held_out = validation_pictures(config)
     if config.select == "miou" and (held_out is None or not held_out.has_masks):
@@ -228,18 +243,19 @@ def _fit(
     model, optimizer = accelerator.prepare(network, state.optimizer)
     network.train()
     batches = _batches(config, pictures, network, state.step, accelerator.device)
-    metrics, tracker = MetricsFile(run, state.step), Tracker(run, state.step)
+    metrics, trackers = MetricsFile(run, state.step), Trackers(config, run, state.step)
     with stop_signal() as stop, Bar("step", state.step) as bar:
         while state.step < config.steps:
             phase = config.phase_at(state.step)[0].name
             row, batch = _step(config, accelerator, model, optimizer, state, batches, objective)
             if config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
-                objective.write_samples(run, state.keeper, batch, state.step, phase)
+                sheet = objective.write_samples(run, state.keeper, batch, state.step, phase)
+                trackers.write_picture("samples", sheet, state.step)
             if _due(state.step, config.validate_every, config.steps):
                 row |= _validate(config, run, state, held_out, phase)
             if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
                 metrics.write(row)
-                tracker.write(row)
+                trackers.write(row)
                 log.debug("step %d/%d  %s", state.step, config.steps, describe(row))
             bar.update(state.step, config.steps, describe(row))
             if _due(state.step, config.save_every, config.steps) or stop.is_set():
@@ -249,6 +265,9 @@ def _fit(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
                     f"Go on with: tag2mask {config.kind} --resume {run}"
                 )
+    for path in sorted((run / validation.FOLDER).glob("*.jpg")):
+        trackers.write_picture(path.stem, path, state.step)
+    trackers.close()
     _finish(config, run, state)
 
 
@@ -290,6 +309,7 @@ def _step(
         state.average.update_parameters(state.model)
     state.step += 1
     seconds = time.perf_counter() - started
+    state.seconds += seconds
     row = {
         "step": state.step,
         "phase": phase,
@@ -366,7 +386,8 @@ def _count_nonfinite(config: RunConfig, state: _State, losses: Losses, *, finite
 
 def _validate(config: RunConfig, run: Path, state: _State, held_out: PictureSet | None, phase: str) -> dict[str, float]:
     """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags."""
-    scores = validate(config, state.keeper, held_out, masks=phase != "tags")
+    last = state.step == config.steps
+    scores = validate(config, state.keeper, held_out, masks=phase != "tags", details=run if last else None)
     if config.select == "miou" and scores.get("miou", -1.0) > state.best_miou:
         state.best_miou = scores["miou"]
         selection = f"best mIoU on {config.val_split} at step {state.step}"
@@ -377,6 +398,8 @@ def _validate(config: RunConfig, run: Path, state: _State, held_out: PictureSet 
 def _finish(config: RunConfig, run: Path, state: _State) -> None:
     if config.select == "last" or state.best_miou < 0:
         save_model(run / "model.safetensors", state.keeper, config, selection="last step")
+    summary = {"steps": state.step, "minutes_of_steps": round(state.seconds / 60, 2)} | peak_memory()
+    write_text(run / "summary.json", json.dumps(summary, indent=2) + "\n")
     if state.broken:
         log.warning("%d pictures could not be read: %s", len(state.broken), ", ".join(sorted(state.broken)[:20]))
     write_report(run)

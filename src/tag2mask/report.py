@@ -58,7 +58,13 @@ def write_report(
         sections.append(_scores(scores))
     if figures:
         sections.append("<h2>Results</h2>" + "".join(map(_figure, figures)))
-    sections += [_curves(run / "metrics.csv"), _samples(run / "samples"), _settings(run)]
+    sections += [
+        _validation(run / "validation"),
+        _curves(run / "metrics.csv"),
+        _cost(run),
+        _samples(run / "samples"),
+        _settings(run),
+    ]
     title = title or f"tag2mask: {run.resolve().name}"
     return write_text(out or run / "report.html", html_page(title, sections, summary=summary))
 
@@ -96,10 +102,98 @@ def _score_row(label: str, values: Sequence[float | None], *, total: bool = Fals
     return f"<tr{' class=total' if total else ''}><td>{escaped(label)}</td>{cells}</tr>"
 
 
-def _figure(figure: Figure) -> str:
+def _validation(folder: Path) -> str:
+    """Bars per class, confusion, best and worst pictures of the last validation."""
+    path = folder / "scores.json"
+    if not path.is_file():
+        return ""
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    iou: dict[str, float | None] = scores["iou"]
+    bars = "".join(_bar(name, value) for name, value in iou.items()) + _bar("mean IoU", scores["miou"], total=True)
+    sheets = "".join(
+        _figure(Figure(caption=caption, image=folder / file), kind="narrow")
+        for file, caption in (
+            ("worst.jpg", "Worst pictures, with the mean IoU of the labels in each"),
+            ("best.jpg", "Best pictures"),
+        )
+        if (folder / file).is_file()
+    )
+    return (
+        f'<h2>Validation</h2><p class="faint">{escaped(scores["protocol_line"])}</p>'
+        f'<h3>IoU per label</h3><div class="bars">{bars}</div>'
+        f"{_confusion(list(iou), scores['confusion'])}{sheets}"
+    )
+
+
+def _bar(name: str, value: float | None, *, total: bool = False) -> str:
+    width = 0.0 if value is None else 100 * value
+    svg = (
+        f'<svg viewBox="0 0 100 14" preserveAspectRatio="none" role="img" aria-label="{escaped(percent(value))}">'
+        f'<rect width="100" height="14" fill="#eef0f4"/><rect width="{width:.2f}" height="14" '
+        f'fill="{"#1c2028" if total else "#1f5fbf"}"/></svg>'
+    )
+    return f'<span class="name">{escaped(name)}</span>{svg}<span class="count">{escaped(percent(value))}</span>'
+
+
+_MOST_CELLS = 21
+
+
+def _confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
+    """The confusion matrix, each row in percent of its true pixels, darker for more."""
+    if len(labels) > _MOST_CELLS:
+        return '<p class="faint">The confusion matrix of so many labels is in validation/scores.json.</p>'
+    head = "".join(f"<th>{escaped(name)}</th>" for name in ("truth \\ mask", *labels))
+    rows = "".join(
+        f"<tr><td>{escaped(name)}</td>{_confusion_cells(row)}</tr>" for name, row in zip(labels, confusion, strict=True)
+    )
+    return (
+        '<h3>Confusion</h3><p class="faint">Rows: the truth, in percent of its pixels. Columns: what the mask says.</p>'
+        f'<div class="wide"><table class="confusion"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _confusion_cells(row: Sequence[int]) -> str:
+    total = sum(row)
+    if total == 0:
+        return "".join('<td class="none">–</td>' for _ in row)
+    cells = []
+    for count in row:
+        share = count / total
+        ink = "#fff" if share > 0.55 else "#1c2028"
+        color = f"rgba(31, 95, 191, {share:.3f})"
+        cells.append(f'<td style="background:{color};color:{ink}">{100 * share:.0f}</td>')
+    return "".join(cells)
+
+
+def _cost(run: Path) -> str:
+    """Time and memory."""
+    path = run / "summary.json"
+    if not path.is_file():
+        return ""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    tiles = {"steps": f"{values['steps']}", "minutes in steps": f"{values['minutes_of_steps']:.1f}"}
+    if "peak_memory_mib" in values:
+        tiles["most memory"] = f"{values['peak_memory_mib'] / 1024:.1f} GiB"
+    if "peak_gpu_memory_mib" in values:
+        tiles["most memory on the GPU"] = f"{values['peak_gpu_memory_mib'] / 1024:.1f} GiB"
+    if share := _mean_column(run / "metrics.csv", "mining_share"):
+        tiles["share of a joint step for CRF and labels"] = percent(share)
+    return f"<h2>Time and memory</h2>{html_tiles(tiles)}"
+
+
+def _mean_column(path: Path, column: str) -> float | None:
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        values = [float(row[column]) for row in csv.DictReader(file) if row.get(column)]
+    return sum(values) / len(values) if values else None
+
+
+def _figure(figure: Figure, kind: str = "") -> str:
     caption = escaped(figure.caption)
     image = f'<div class="wide">{image_tag(figure.image, figure.caption)}</div>'
-    return f"<figure><figcaption>{caption}</figcaption>{image}</figure>"
+    name = f' class="{kind}"' if kind else ""
+    return f"<figure{name}><figcaption>{caption}</figcaption>{image}</figure>"
 
 
 _CHARTS = (

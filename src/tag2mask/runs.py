@@ -87,6 +87,19 @@ def environment() -> dict[str, Any]:
     }
 
 
+def peak_memory() -> dict[str, int]:
+    """The most memory that this process has held, in MiB, and that on its GPU, where there is one."""
+    found: dict[str, int] = {}
+    if sys.platform != "win32":
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found["peak_memory_mib"] = round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+    if torch.cuda.is_available():
+        found["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return found
+
+
 @contextmanager
 def log_to(run: Path) -> Iterator[None]:
     """Write what is logged, and the error that ends the work, to `log.txt`."""

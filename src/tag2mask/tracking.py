@@ -1,11 +1,17 @@
-"""A run in words and in TensorBoard."""
+"""A run in words, and in the trackers of other projects: TensorBoard, W&B, trackio."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tag2mask.config import RunConfig
 
 
 def describe(row: Mapping[str, Any]) -> str:
@@ -20,21 +26,73 @@ def describe(row: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-class Tracker:
-    """Scalars to TensorBoard (`RUN/tensorboard`) where the package is installed; else does nothing."""
+def check_trackers(config: RunConfig) -> None:
+    """Refuse trackers whose package is not installed; TensorBoard, the default, is left out silently then.
 
-    def __init__(self, run: Path, step: int = 0) -> None:
-        self.writer = None
-        if importlib.util.find_spec("tensorboard") is not None:
+    Raises:
+        ValueError: with the command that installs it.
+    """
+    for name in config.trackers:
+        if name != "tensorboard" and importlib.util.find_spec(name) is None:
+            raise ValueError(f"--trackers {name} needs the package {name}: pip install {name}")
+
+
+class Trackers:
+    """Numbers and pictures of a run, to each tracker of `config.trackers` that is installed.
+
+    TensorBoard writes to RUN/tensorboard. W&B and trackio are asked through accelerate and know the run by the name of
+    its folder, in a project called tag2mask; where they send it is their own setting (WANDB_MODE=offline).
+    """
+
+    def __init__(self, config: RunConfig, run: Path, step: int = 0) -> None:
+        """Open them; `step` is that of a run that goes on."""
+        self.board: Any = None
+        self.others: list[Any] = []
+        if "tensorboard" in config.trackers and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        if "wandb" in config.trackers:
+            from accelerate.tracking import WandBTracker
+
+            self.others.append(WandBTracker("tag2mask", name=run.name, dir=str(run)))
+        if "trackio" in config.trackers:
+            from accelerate.tracking import TrackioTracker
+
+            self.others.append(TrackioTracker("tag2mask", name=run.name))
+        for other in self.others:
+            other.start()
+            other.store_init_configuration(json.loads(config.to_json()))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write the numbers of one row of metrics."""
-        if self.writer is None:
-            return
-        for key, value in row.items():
-            if key != "step" and isinstance(value, (int, float)):
-                self.writer.add_scalar(key, value, row["step"])
-        self.writer.flush()
+        step = row["step"]
+        values = {key: value for key, value in row.items() if key != "step" and isinstance(value, (int, float))}
+        if self.board is not None:
+            for key, value in values.items():
+                self.board.add_scalar(key, value, step)
+            self.board.flush()
+        for other in self.others:
+            other.log(values, step=step)
+
+    def write_picture(self, name: str, path: Path, step: int) -> None:
+        """Write a picture file under a name."""
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+        if self.board is not None:
+            self.board.add_image(name, np.asarray(picture), step, dataformats="HWC")
+            self.board.flush()
+        for other in self.others:
+            if other.name == "wandb":
+                other.log_images({name: [picture]}, step=step)
+            else:
+                from trackio import Image as TrackioImage
+
+                other.log({name: TrackioImage(picture)}, step=step)
+
+    def close(self) -> None:
+        """Finish what was opened."""
+        if self.board is not None:
+            self.board.close()
+        for other in self.others:
+            other.finish()

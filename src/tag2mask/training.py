@@ -151,5 +151,6 @@ def _tag_settings(config: TrainConfig) -> TrainConfig:
         validate_every=0,
         validate_pictures=0,
         save_every=plain.save_every,
+        trackers=plain.trackers,
         select="last",
     )

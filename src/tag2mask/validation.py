@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -10,40 +11,93 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import RunConfig, TrainConfig
-from tag2mask.data import PictureSet, SplitError, open_data
+from tag2mask.data import PictureSet, SplitError, open_data, read_mask, read_picture
 from tag2mask.evaluation import score_pictures, score_tags
+from tag2mask.files import write_text
 from tag2mask.method import class_activation_maps
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.reliable import crf_votes, labels_from_votes
 from tag2mask.render import SampleRow, sample_sheet, save_picture
+from tag2mask.scores import Report, model_codes
 from tag2mask.segmenter import Segmenter
 
 log = logging.getLogger("tag2mask")
 
 
+FOLDER = "validation"
+"""Folder in a run for what the last validation found: scores.json, best.jpg and worst.jpg."""
+_SHOWN = 4
+
+
 def validate(
-    config: RunConfig, network: SegmentationNetwork, pictures: PictureSet | None, *, masks: bool
+    config: RunConfig,
+    network: SegmentationNetwork,
+    pictures: PictureSet | None,
+    *,
+    masks: bool,
+    details: Path | None = None,
 ) -> dict[str, float]:
     """Scores on the validation split: `miou` where it has masks and `masks` asks for it, else `tag_map`.
 
     Empty without such a split. `config.validate_pictures` limits the work; pictures that cannot be read are named and
-    left out.
+    left out. With `details`, a run folder, its `validation/` gets scores.json (the report, and each picture's mIoU) and
+    the best and worst pictures as best.jpg and worst.jpg.
     """
     if pictures is None:
         return {}
     segmenter, limit = Segmenter(network, config), config.validate_pictures
     broken: dict[str, str] = {}
     if pictures.has_masks and masks:
-        name, score = "miou", score_pictures(segmenter, pictures, limit=limit, broken=broken).miou
+        each: dict[str, float] = {}
+        report = score_pictures(
+            segmenter, pictures, limit=limit, broken=broken, each=lambda p, own: each.update({p.name: _miou(own)})
+        )
+        name, score = "miou", report.miou
+        if details is not None:
+            _write_details(details / FOLDER, segmenter, pictures, report, each)
     else:
         name, score = "tag_map", score_tags(segmenter, pictures, limit=limit, broken=broken).map
     for message in broken.values():
         log.warning("left out of the validation: %s", message)
     return {} if math.isnan(score) else {name: score}
+
+
+def _miou(confusion: NDArray[np.int64]) -> float:
+    """Mean IoU of the labels that one picture's truth or mask shows; NaN where nothing is scored."""
+    hits = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    return float(np.mean(hits[union > 0] / union[union > 0])) if union.any() else math.nan
+
+
+def _write_details(
+    folder: Path, segmenter: Segmenter, pictures: PictureSet, report: Report, each: dict[str, float]
+) -> None:
+    scored = {name: value for name, value in each.items() if not math.isnan(value)}
+    order = sorted(scored, key=lambda name: (scored[name], name))
+    write_text(folder / "scores.json", json.dumps(report.as_dict() | {"pictures": scored}, indent=2) + "\n")
+    shown = min(_SHOWN, len(order) // 2)
+    for file, names in (("worst.jpg", order[:shown]), ("best.jpg", order[::-1][:shown])):
+        if names:
+            save_picture(folder / file, _scored_sheet(segmenter, pictures, {name: scored[name] for name in names}))
+
+
+def _scored_sheet(segmenter: Segmenter, pictures: PictureSet, scores: dict[str, float]) -> Image.Image:
+    found, rows = {picture.name: picture for picture in pictures.pictures}, []
+    codes = model_codes(segmenter.classes, pictures)
+    for name, score in scores.items():
+        rgb = read_picture(found[name].path)
+        mask = found[name].mask
+        truth = None if mask is None else read_mask(mask, codes, (rgb.shape[0], rgb.shape[1]))
+        prediction = segmenter.predict(rgb).mask
+        shown = set() if truth is None else set(np.unique(truth).tolist())
+        tags = tuple(c for label, c in enumerate(segmenter.classes, start=1) if label in shown)
+        rows.append(SampleRow(name=f"{name}: {score:.2f}", rgb=rgb, tags=tags, prediction=prediction, truth=truth))
+    return sample_sheet(rows, segmenter.classes)
 
 
 def run_pictures(config: RunConfig, split: str | None, *, need_tags: bool = True) -> PictureSet:

@@ -27,11 +27,6 @@ p { overflow-wrap: anywhere; }
   border: 1px solid var(--line); border-radius: 4px; }
 .group .none { display: flex; align-items: center; justify-content: center; color: var(--faint); font-size: .8rem; }
 .group .caption { flex-basis: 100%; font-size: .85rem; color: var(--faint); }
-.bars { display: grid; gap: 5px 10px;
-  grid-template-columns: minmax(70px, max-content) minmax(60px, 1fr) minmax(0, max-content);
-  align-items: center; font-variant-numeric: tabular-nums; font-size: .92rem; }
-.bars .name { overflow-wrap: anywhere; max-width: 38vw; } .bars .count { text-align: right; }
-.bars svg { width: 100%; height: 14px; display: block; }
 .histogram { max-width: 640px; } .histogram svg { width: 100%; height: auto; display: block; }
 """
 
