@@ -45,7 +45,8 @@ h3 { font-size: 1rem; margin: 24px 0 8px; }
 figure.narrow { margin-top: 24px; } figure.narrow img { min-width: 0; }
 .confusion td { text-align: center; border: 1px solid #fff; padding: 5px; min-width: 42px;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-.confusion th { text-align: center; } .confusion td:first-child, .confusion th:first-child { text-align: left; } .confusion .none { color: var(--faint); }
+.confusion th { text-align: center; } .confusion td:first-child, .confusion th:first-child { text-align: left; }
+.confusion .none { color: var(--faint); }
 @media (max-width: 480px) { main { padding: 20px 14px 40px; } h1 { font-size: 1.4rem; }
   th, td { padding: 6px; font-size: .9rem; } }
 @media print { main { padding: 0; max-width: none; } figure img { min-width: 0; } .wide { overflow: visible; }
