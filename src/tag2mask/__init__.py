@@ -23,6 +23,7 @@ _PUBLIC = {
     "convert": "conversion",
     "demo": "demonstration",
     "bench": "benchmark",
+    "ui": "web.server",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -194,6 +194,15 @@ def picture_cams(
     return cams, small
 
 
+def picture_labels(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.int64]:
+    """Reliable labels int64 [h, w] of one picture at the network's size, with the named classes as its tags."""
+    tags = tag_vector(segmenter, names)
+    cams, small = picture_cams(segmenter, rgb, tags)
+    rule = segmenter.first_step()[1].reliable
+    labels = reliable_labels(small, cams, tags[None].to(small.device), rule)
+    return np.asarray(labels[0].cpu().numpy(), dtype=np.int64)
+
+
 def tag_vector(segmenter: Segmenter, names: Sequence[str]) -> Tensor:
     """The tags, bool [C], of the named classes; names that the network does not know are left out."""
     return torch.tensor([name in names for name in segmenter.classes])

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed (one line on stderr; the traceback with TAG2MASK_DE
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from tag2mask.cli.common import Verb, misused, suggest, verb
 from tag2mask.cli.data import check_command
 from tag2mask.cli.export import export_command
 from tag2mask.cli.files import convert_command
-from tag2mask.cli.tools import bench_command, demo_command
+from tag2mask.cli.tools import bench_command, demo_command, ui_command
 from tag2mask.cli.train import retrain_command, train_command
 from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
 
@@ -35,6 +36,7 @@ VERBS: dict[str, Verb] = {
     "check": verb("check", check_command),
     "export": verb("export", export_command),
     "convert": verb("convert", convert_command),
+    "ui": verb("ui", ui_command),
     "bench": verb("bench", bench_command),
 }
 
@@ -62,14 +64,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        return _failed(_with_cure(error), error)
+    except ValueError as error:
         return _failed(str(error), error)
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            reason = str(error).strip().partition("\n")[0] or "an array did not fit"
+            return _failed(
+                f"out of memory ({reason}). Use smaller pictures (--image-size), batches (--batch-size) or crops "
+                "(--augment.crop-size), or a machine with more memory.",
+                error,
+            )
         if not type(error).__module__.startswith("tag2mask"):
             raise
         return _failed(str(error), error)
     print(json.dumps(values) if "--json" in rest else "\n".join(lines))
     return code
+
+
+_CURES = {
+    errno.ENOSPC: "The disk is full: free some space and repeat the command",
+    errno.EDQUOT: "Your share of the disk is full: free some space and repeat the command",
+    errno.EFBIG: "A file may not grow further here: raise the limit (ulimit -f) or choose another disk",
+    errno.EROFS: "The disk cannot be written to: choose another place",
+    errno.EACCES: "Change its permissions, or choose another place",
+    errno.EPERM: "Change its permissions, or choose another place",
+    errno.EEXIST: "Choose another name, or remove what is there",
+    errno.ENOTDIR: "A folder is needed where a file is: choose another name",
+    errno.EISDIR: "A file is needed where a folder is: choose another name",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n) or lower --workers",
+}
+
+
+def _with_cure(error: OSError) -> str:
+    """The message of an error of this package, or that of the system with what to do about it."""
+    if error.errno not in _CURES or error.strerror is None:
+        return str(error)
+    place = "" if error.filename2 is None and error.filename is None else f"{error.filename2 or error.filename}: "
+    return f"{place}{error.strerror}. {_CURES[error.errno]}."
 
 
 def _failed(message: str, error: BaseException) -> int:

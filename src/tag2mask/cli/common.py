@@ -22,7 +22,7 @@ _TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 def misused(message: str) -> int:
     """Say what is wrong with the command; returns the exit code."""
-    print(f"tag2mask: {message}\nSee tag2mask --help.", file=sys.stderr)
+    print(f"tag2mask: error: {message}\nSee tag2mask --help.", file=sys.stderr)
     return 2
 
 

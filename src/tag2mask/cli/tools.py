@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tag2mask.cli.common import Misuse, Result, jsonable
+from tag2mask.cli.common import Misuse, Result, Run, jsonable
 from tag2mask.console import score_lines
 
 
@@ -55,3 +55,34 @@ def bench_command(
 
     report = bench(only, rounds=rounds, quick=quick, plots=plots, progress=tell)
     return jsonable(report), table_lines(report), 0
+
+
+def ui_command(
+    run: Run,
+    *,
+    port: int = 7860,
+    ranked: Path | None = None,
+    pictures: Path | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> Result:
+    """A local page: drop a picture, see its mask and how it came about, save it.
+
+    Args:
+        run: Run folder, .safetensors or .onnx file.
+        port: Port on this machine (127.0.0.1); 0 takes a free one.
+        ranked: Folder that predict --rank wrote, to browse its list.
+        pictures: Folder of the pictures of that list.
+        device: auto, cpu, cuda or mps.
+        json: Print one JSON object on stdout and nothing else.
+    """
+    from tag2mask.web.server import ui
+
+    addresses: list[str] = []
+
+    def ready(address: str) -> None:
+        addresses.append(address)
+        print(f"the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+
+    ui(run, port=port, ranked=ranked, pictures=pictures, device=device, ready=ready)
+    return {"address": addresses[0]}, ["the page is closed"], 0

@@ -1,0 +1,145 @@
+"""What the page does, without the page: look at a picture, save its masks, read a ranked list. Needs no Gradio."""
+
+from __future__ import annotations
+
+import csv
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tag2mask import outputs, render
+from tag2mask.data.tables import safe_name
+from tag2mask.prediction import Prediction, Segmenter
+from tag2mask.ranking import TAG_SCORE
+from tag2mask.sources import as_rgb
+
+
+class Look(NamedTuple):
+    """What the page shows about one picture."""
+
+    prediction: Prediction
+    overlay: Image.Image
+    """The picture with its mask and a legend."""
+    steps: list[tuple[Image.Image, str]]
+    """Class activation maps and reliable labels with their captions; empty for models without a tag branch."""
+    scores: dict[str, float]
+    """Tag score per class in 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """Files made for one picture."""
+
+    mask: Path
+    """Indexed PNG with the VOC palette: 0 background, 1 the first class, ..."""
+    coco: Path
+    overlay: Path
+
+
+class RankedPicture(NamedTuple):
+    """One line of a ranked list."""
+
+    title: str
+    path: Path
+
+
+def look(
+    segmenter: Segmenter, picture: str | Path, *, crf: bool = False, tags: Sequence[str] = (), scores: bool = True
+) -> Look:
+    """Predict a picture and show the steps to it.
+
+    Args:
+        segmenter: The model.
+        picture: File.
+        crf: Refine the mask with the dense CRF.
+        tags: Classes known to be in the picture; none given leaves all classes open.
+        scores: Whether steps are drawn too.
+
+    Raises:
+        ValueError: the file is no picture.
+    """
+    rgb = as_rgb(picture)
+    prediction = segmenter.predict(rgb, crf=crf or None, tags=list(tags) or None)
+    names = list(tags) or [name for name, score in prediction.tag_scores.items() if score > TAG_SCORE]
+    names = names or [max(prediction.tag_scores, key=lambda name: prediction.tag_scores[name])]
+    steps = _steps(segmenter, rgb, names) if scores else []
+    return Look(prediction, prediction.overlay(), steps, prediction.tag_scores)
+
+
+def _steps(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> list[tuple[Image.Image, str]]:
+    cams = segmenter.class_activation_maps(rgb, names)
+    if cams is None:
+        return []
+    from tag2mask.label_quality import picture_labels  # needs torch, as the maps do
+    from tag2mask.segmenter import Segmenter as TorchSegmenter
+
+    assert isinstance(segmenter, TorchSegmenter)
+    height, width = cams.shape[1:]
+    small = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+    steps = [
+        (Image.fromarray(render.heat_map(small, cam)), f"CAM: {name}") for name, cam in zip(names, cams, strict=True)
+    ]
+    labels = picture_labels(segmenter, rgb, names)
+    caption = "reliable labels (hatched: none)"
+    return [*steps, (Image.fromarray(render.color_labels(labels)), caption)]
+
+
+def save(folder: Path, name: str, prediction: Prediction) -> Saved:
+    """Write the mask as PNG, as COCO JSON, and the overlay into a new folder below `folder`.
+
+    Args:
+        folder: Where; each call makes a folder of its own there.
+        name: File name of the picture; only its last part is used.
+        prediction: What to save.
+    """
+    base = PurePosixPath(name.replace("\\", "/")).name or "picture"
+    stem = PurePosixPath(base).stem or "picture"
+    place = folder / uuid.uuid4().hex
+    mask = render.save_mask(place / f"{stem}.png", prediction.mask)
+    overlay = render.save_picture(place / f"{stem}-overlay.jpg", prediction.overlay())
+    with outputs.writers(place, ("coco",), prediction.classes, outputs.OutputOptions()) as add:
+        add(outputs.LabeledPicture(stem, base, prediction.mask, prediction.tag_scores))
+    coco = (place / outputs.PLACES["coco"]).rename(place / f"{stem}-coco.json")
+    return Saved(mask=mask, coco=coco, overlay=overlay)
+
+
+def ranked_list(ranked: Path, pictures: Path, most: int = 500) -> list[RankedPicture]:
+    """The list that `predict --rank` wrote, with the files of the pictures.
+
+    Args:
+        ranked: Folder with rank.csv.
+        pictures: Folder that predict was given; nothing outside it is shown.
+        most: So many lines are read.
+
+    Raises:
+        FileNotFoundError: there is no rank.csv, or none of its pictures.
+        ValueError: it has other columns, or a name that leaves the folder.
+    """
+    path = ranked / "rank.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path}; write it with: tag2mask predict RUN PICTURES --rank --out {ranked}"
+        )
+    root, found = pictures.resolve(), []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not {"rank", "file", "score", "reason"} <= set(reader.fieldnames or ()):
+            raise ValueError(
+                f"{path} needs the columns rank, file, score and reason, as tag2mask predict --rank writes"
+            )
+        for row in reader:
+            name = safe_name(row["file"], f"{path} line {reader.line_num}")
+            picture = (root / name).resolve()
+            if picture.is_relative_to(root) and picture.is_file():
+                found.append(RankedPicture(f"{row['rank']}. {name} ({row['score']}): {row['reason']}", picture))
+            if len(found) == most:
+                break
+    if not found:
+        raise FileNotFoundError(f"None of the pictures of {path} is in {pictures}; give the folder with --pictures DIR")
+    return found

@@ -1,0 +1,154 @@
+"""Serving the page: on loopback only, nothing from other hosts, limits on what is sent to it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tag2mask.prediction import Segmenter
+from tag2mask.web.actions import ranked_list
+
+log = logging.getLogger("tag2mask")
+
+HOST = "127.0.0.1"
+MAX_FILE_MIB = 64
+"""Largest file that the page takes."""
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+"""The browser loads nothing from, and sends nothing to, any other host."""
+_HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def ui(
+    run: str | Path | Segmenter,
+    *,
+    port: int = 7860,
+    ranked: str | Path | None = None,
+    pictures: str | Path | None = None,
+    device: str = "auto",
+    ready: Callable[[str], object] | None = None,
+) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        run: Run folder, .safetensors or .onnx file, or `Segmenter`.
+        port: Of this machine; 0 takes a free one.
+        ranked: Folder that `predict --rank` wrote, to browse its list.
+        pictures: Folder of the pictures of that list.
+        device: Where the network runs.
+        ready: Called with the page's address once it answers.
+
+    Raises:
+        ValueError: Gradio is not installed, `ranked` without `pictures`, or no model.
+        OSError: the port is taken.
+    """
+    with serving(run, port=port, ranked=ranked, pictures=pictures, device=device) as address:
+        if ready is not None:
+            ready(address)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
+
+
+@contextlib.contextmanager
+def serving(
+    run: str | Path | Segmenter,
+    *,
+    port: int = 0,
+    ranked: str | Path | None = None,
+    pictures: str | Path | None = None,
+    device: str = "auto",
+) -> Iterator[str]:
+    """The page's address, as long as the block lasts; arguments as `ui`."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError('The page needs the package gradio, which is not installed: pip install "tag2mask[ui]"')
+    if (ranked is None) != (pictures is None):
+        raise ValueError("--ranked DIR and --pictures DIR belong together: the list, and the folder of its pictures")
+    order = [] if ranked is None or pictures is None else ranked_list(Path(ranked), Path(pictures))
+    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    listener = _listener(port)
+    with listener, tempfile.TemporaryDirectory(prefix="tag2mask-ui-") as folder:
+        # read when gradio is imported
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        import uvicorn
+
+        app = _app(segmenter, str(run) if not isinstance(run, Segmenter) else "model", Path(folder), order)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", access_log=False))
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.02)
+        if not server.started:
+            raise RuntimeError("The page's server did not start; see the lines above")
+        try:
+            yield f"http://{HOST}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+def _listener(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"Port {port} of {HOST} cannot be used ({error.strerror}). Choose another with --port N"
+        ) from error
+    return listener
+
+
+def _app(segmenter: Segmenter, title: str, folder: Path, order: list[Any]) -> Any:
+    import gradio as gr
+    from fastapi import FastAPI, Request, Response
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from tag2mask.web.page import CSS, THEME, build_page
+
+    saved = folder / "saved"
+    saved.mkdir()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await call_next(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    # another site that points its name to this machine is turned away
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    page = build_page(segmenter, title, saved, order)
+    return gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        server_name=HOST,
+        allowed_paths=[str(saved)],
+        max_file_size=f"{MAX_FILE_MIB}mb",
+        footer_links=[],
+        ssr_mode=False,
+        show_error=False,
+        theme=THEME,
+        css=CSS,
+    )
