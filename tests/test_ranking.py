@@ -32,7 +32,8 @@ HALF_CAT = [[1, 1, 0, 0]] * 4
 
 
 def test_a_sure_prediction_that_agrees_scores_zero():
-    found = review(prediction(HALF_CAT), ["cat"], lambda rgb, names: np.float32([[[1.0, 1.0, 0.0, 0.0]] * 4]))
+    sure = prediction(HALF_CAT, scores=(1.0, 0.0))
+    found = review(sure, ["cat"], lambda rgb, names: np.float32([[[1.0, 1.0, 0.0, 0.0]] * 4]))
     assert found.score == pytest.approx(0, abs=1e-6)
     assert found.margin == pytest.approx(0, abs=1e-6)
     assert (found.tags, found.cam) == (0, 0)
@@ -43,6 +44,8 @@ def test_a_sure_prediction_that_agrees_scores_zero():
     [
         (["cat", "dog"], (0.9, 0.1), 1.0, "dog is not in the mask, but in the picture (known)"),
         (["dog"], (0.9, 0.1), 1.0, "cat is in the mask, but not in the picture (known)"),
+        (["cat"], (0.9, 0.8), 0.8, "dog is no given tag, its score is 0.80"),
+        (["cat"], (0.05, 0.1), 0.95, "cat is a given tag, its score is 0.05"),
         (None, (0.3, 0.1), 0.7, "cat is in the mask, but not in the picture (its tag score says)"),
         (None, (0.9, 0.8), 0.8, "dog is not in the mask, but in the picture (its tag score says)"),
     ],

@@ -40,7 +40,8 @@ class Review(NamedTuple):
     """Mean over the pixels of 1 - (best probability - second best)."""
     tags: float
     """Largest disagreement of a class: between 1 for a given tag (0 for an absent one, the tag score where no tags are
-    given) and 1 where the mask shows the class (0 where it does not)."""
+    given) and 1 where the mask shows the class (0 where it does not); with given tags also between those and the tag
+    score, because a mask made with tags never shows another class."""
     cam: float | None
     """1 - IoU of mask and class activation map, mean over the classes of the picture; None without such maps."""
     reason: str
@@ -69,7 +70,15 @@ def review(prediction: Prediction, given: Sequence[str] | None = None, cam_of: C
     seen = {name: bool(shares[i] >= SEEN_SHARE) for i, name in enumerate(classes, start=1)}
     expected = {name: float(name in given) for name in classes} if given is not None else prediction.tag_scores
     odd = max(classes, key=lambda name: abs(expected[name] - seen[name]))
-    tags = abs(expected[odd] - seen[odd])
+    tags, odd_text = abs(expected[odd] - seen[odd]), _odd_mask(odd, seen[odd], given is not None)
+    if given is not None:
+        scores = prediction.tag_scores
+        odd = max(classes, key=lambda name: abs(expected[name] - scores[name]))
+        if (other := min(1.0, abs(expected[odd] - scores[odd]))) > tags:
+            tags, odd_text = (
+                other,
+                f"{odd} is {'a' if odd in given else 'no'} given tag, its score is {scores[odd]:.2f}",
+            )
     probs = prediction.probs
     best = np.partition(probs, -2, axis=0)[-2:]
     margin = float(np.mean(1 - (best[1] - best[0]), dtype=np.float64))
@@ -81,15 +90,18 @@ def review(prediction: Prediction, given: Sequence[str] | None = None, cam_of: C
         worst = min(ious, key=lambda name: ious[name])
         cam = 1 - sum(ious.values()) / len(ious)
     parts = {"margin": margin, "tags": tags} | ({} if cam is None else {"cam": cam})
-    word = "known" if given is not None else "its tag score says"
     texts = {
         "margin": "the network is not sure of many pixels",
-        "tags": f"{odd} is {'' if seen[odd] else 'not '}in the mask, but {'not ' if seen[odd] else ''}in the picture "
-        f"({word})",
+        "tags": odd_text,
         "cam": f"mask and class activation map of {worst} differ",
     }
     reason = texts[max(parts, key=lambda key: parts[key])]
     return Review(min(1.0, sum(parts.values()) / len(parts)), margin, tags, cam, reason)
+
+
+def _odd_mask(name: str, seen: bool, known: bool) -> str:
+    here, there = ("", "not ") if seen else ("not ", "")
+    return f"{name} is {here}in the mask, but {there}in the picture ({'known' if known else 'its tag score says'})"
 
 
 def _overlaps(
