@@ -203,7 +203,7 @@ def test_unrecognised_folders(tmp_path: Path) -> None:
         open_data(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         open_data(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"folder, voc, .* or hf-dataset, got 'pascal'"):
+    with pytest.raises(ValueError, match=r"folder, voc, .* or webdataset, got 'pascal'"):
         open_data(tmp_path, data_format="pascal")
     with pytest.raises(ValueError, match="tags_from must be"):
         open_data(tmp_path, tags_from="mask")
