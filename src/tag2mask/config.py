@@ -14,7 +14,15 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from tag2mask.formats import DataFormat
 from tag2mask.json_fields import from_dict
-from tag2mask.method_config import CRFParams, EnergyConfig, MethodConfig, Profile, ReliableConfig, require
+from tag2mask.method_config import (
+    CRFParams,
+    EnergyConfig,
+    MethodConfig,
+    Profile,
+    ReliableConfig,
+    require,
+    require_finite,
+)
 
 __all__ = [
     "BACKGROUND",
@@ -38,6 +46,14 @@ BACKGROUND = 0
 """Label of the background; class `i` of the class list is `i + 1`."""
 IGNORE = 255
 """Label of pixels that teach nothing and are not scored."""
+MAX_SIDE = 65_536
+"""Most pixels of a side; a larger number is a mistake, and would be found by running out of memory."""
+MAX_BATCH = 65_536
+"""Most pictures of a step."""
+MAX_STEPS = 10_000_000
+"""Most steps of a phase."""
+MAX_WORKERS = 1024
+"""Most processes that load pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +72,13 @@ class AugmentConfig:
     """Color jitter: brightness, contrast, saturation, hue; zeros switch it off."""
 
     def __post_init__(self) -> None:
-        require(self.crop_size >= 2, f"--augment.crop-size must be at least 2, got {self.crop_size}")
+        require(2 <= self.crop_size <= MAX_SIDE, f"--augment.crop-size must be 2 to {MAX_SIDE}, got {self.crop_size}")
         require(0 < self.scale[0] <= self.scale[1], f"--augment.scale must be 0 < low <= high, got {self.scale}")
         require(0 <= self.flip <= 1, f"--augment.flip must lie in [0, 1], got {self.flip}")
+        require(
+            min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
+            f"--augment.jitter must be 0 or more, its last (hue) at most 0.5, got {self.jitter}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +113,13 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "joint_lr"):
             require(getattr(self, name) > 0, f"--optim.{name.replace('_', '-')} must be greater than 0")
-        require(self.accumulate >= 1, f"--optim.accumulate must be at least 1, got {self.accumulate}")
+        for name in ("weight_decay", "poly_power", "warmup", "clip_norm", "head_multiplier"):
+            value = getattr(self, name)
+            require(value >= 0, f"--optim.{name.replace('_', '-')} must be 0 or more, got {value}")
+        require(0 <= self.momentum < 1, f"--optim.momentum must lie in [0, 1), got {self.momentum}")
+        require(
+            1 <= self.accumulate <= MAX_BATCH, f"--optim.accumulate must be 1 to {MAX_BATCH}, got {self.accumulate}"
+        )
 
 
 class Phase(NamedTuple):
@@ -177,10 +203,16 @@ class RunConfig:
         for name in ("data", "out", "train_split", "weights"):
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
+        require_finite(self)
         require(
-            self.image_size is None or self.image_size >= 1, f"--image-size must be at least 1, got {self.image_size}"
+            self.image_size is None or 1 <= self.image_size <= MAX_SIDE,
+            f"--image-size must be 1 to {MAX_SIDE}, got {self.image_size}",
         )
-        require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}")
+        require(0 <= self.workers <= MAX_WORKERS, f"--workers must be 0 to {MAX_WORKERS}, got {self.workers}")
+        for name in ("seed", "freeze_stride", "sample_every", "validate_every", "validate_pictures"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+        require(self.batch_size <= MAX_BATCH, f"--batch-size must be at most {MAX_BATCH}, got {self.batch_size}")
         require(self.output_stride in (8, 16, 32), f"--output-stride must be 8, 16 or 32, got {self.output_stride}")
         for name in ("batch_size", "log_every", "save_every"):
             value = getattr(self, name)
@@ -291,7 +323,15 @@ class TrainConfig(RunConfig):
             self.segment_dilation is None or self.segment_dilation >= 1,
             f"--segment-dilation must be at least 1, got {self.segment_dilation}",
         )
-        require(self.joint_batch_size >= 1, f"--joint-batch-size must be at least 1, got {self.joint_batch_size}")
+        require(
+            1 <= self.joint_batch_size <= MAX_BATCH,
+            f"--joint-batch-size must be 1 to {MAX_BATCH}, got {self.joint_batch_size}",
+        )
+        require(0 <= self.dropout < 1, f"--dropout must lie in [0, 1), got {self.dropout}")
+        require(
+            max(self.tag_steps, self.joint_steps) <= MAX_STEPS,
+            f"--tag-steps and --joint-steps must be at most {MAX_STEPS}, got {self.tag_steps} and {self.joint_steps}",
+        )
         require(
             self.tag_steps >= 0 and self.joint_steps >= 0 and self.tag_steps + self.joint_steps > 0,
             "--tag-steps and --joint-steps must be 0 or more and not both 0, "
@@ -350,7 +390,10 @@ class RetrainConfig(RunConfig):
         super().__post_init__()
         if isinstance(self.masks, os.PathLike):
             object.__setattr__(self, "masks", os.fspath(self.masks))
-        require(self.supervised_steps >= 1, f"--supervised-steps must be at least 1, got {self.supervised_steps}")
+        require(
+            1 <= self.supervised_steps <= MAX_STEPS,
+            f"--supervised-steps must be 1 to {MAX_STEPS}, got {self.supervised_steps}",
+        )
         require(0 <= self.ema < 1, f"--ema must lie in [0, 1), got {self.ema}")
 
     @property
@@ -375,17 +418,25 @@ def parse_config(text: str) -> RunConfig:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The config is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # not JSON, nested too deeply, or a number without end
+        raise ValueError(f"The config is not JSON: {error}. Write it again with `RunConfig.to_json`") from error
     kind = values.pop("kind", "train") if isinstance(values, dict) else "train"
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"config.kind must be one of {', '.join(_KINDS)}, got {kind!r}")
     return from_dict(_KINDS[kind], values, "config")
 
 
 def load_config(run: Path) -> RunConfig:
-    """The config of a run folder."""
+    """The config of a run folder.
+
+    Raises:
+        FileNotFoundError: there is no config.json.
+        ValueError: it cannot be read, see `parse_config`; the message names the file.
+    """
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
-    return parse_config(path.read_text(encoding="utf-8"))
+    try:
+        return parse_config(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also text that is not UTF-8
+        raise ValueError(f"{path}: {error}. Correct it, or start a new run.") from error

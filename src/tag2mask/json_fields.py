@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -44,7 +45,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if len(each) != len(value):
             raise ValueError(f"{where} needs {len(each)} values, got {value!r}")
         return tuple(_value(a, v, where) for a, v in zip(each, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:  # NaN, infinities, and integers that no float holds
+            raise ValueError(f"{where} must be a finite number, got {str(value)[:40]}")
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

@@ -28,7 +28,7 @@ from tag2mask.batch import Batch, Losses
 from tag2mask.config import RunConfig, load_config
 from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
-from tag2mask.data.loading import TrainingPictures
+from tag2mask.data.loading import TrainingPictures, named_errors
 from tag2mask.files import write_text
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
@@ -354,7 +354,7 @@ def _batches(
         worker_init_fn=_ignore_interrupt,
         generator=torch.Generator(),  # its own, or starting the loader would move the run's random state
     )
-    return (batch.to(device) for batch in loader)
+    return (batch.to(device) for batch in named_errors(loader))
 
 
 def _ignore_interrupt(worker: int) -> None:

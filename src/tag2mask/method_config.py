@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Profile = Literal["official", "paper", "clean"]
 
@@ -18,6 +18,16 @@ def require(ok: bool, message: str) -> None:
     """Refuse a setting."""
     if not ok:
         raise ValueError(message)
+
+
+def require_finite(config: Any, prefix: str = "--") -> None:
+    """Refuse NaN and infinities in the fields of a dataclass, also in those of its dataclasses and tuples."""
+    for each in dataclasses.fields(config):
+        value, name = getattr(config, each.name), prefix + each.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            require_finite(value, f"{name}.")
+        numbers = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, float)]
+        require(all(map(math.isfinite, numbers)), f"{name} must be a finite number, got {value}")
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,15 @@ class OnnxSegmenter(Segmenter):
             raise ValueError(
                 f"{path} is an ONNX model of something else; `tag2mask export RUN --format onnx` writes one for here."
             )
-        self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
-        self.image_size: int | None = json.loads(metadata["image_size"])
-        self.stride: int = json.loads(metadata["stride"])
-        self.selection = metadata["selection"]
+        try:
+            self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
+            self.image_size: int | None = json.loads(metadata["image_size"])
+            self.stride: int = json.loads(metadata["stride"])
+            self.selection = metadata["selection"]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: its metadata is damaged ({error!r}). Export it anew.") from error
+        if not self.classes or not all(isinstance(name, str) and name for name in self.classes):
+            raise ValueError(f"{path}: its metadata names no classes. Export it anew.")
 
     def _predict_batch(
         self,

@@ -35,7 +35,7 @@ def resolve_crf(crf: CRFChoice) -> CRFParams | None:
 
 def check_scales(scales: Sequence[float]) -> None:
     """Refuse scales that are none, or not positive."""
-    if not scales or min(scales) <= 0:
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
         raise ValueError(f"scales must hold at least one positive number, got {tuple(scales)}")
 
 

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tag2mask import __version__
 from tag2mask.config import RunConfig, load_config, parse_config
+from tag2mask.data.tables import MAX_CLASSES
 from tag2mask.files import whole_file, write_atomically
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
+from tag2mask.models.published import misfits
 
 log = logging.getLogger("tag2mask")
 
@@ -136,7 +138,8 @@ def save_model(path: Path, model: SegmentationNetwork, config: RunConfig, *, sel
         "selection": selection,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata), durable=True)
+    with _saving(path):
+        write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata), durable=True)
 
 
 def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, str]]:
@@ -170,18 +173,65 @@ def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, 
         raise ValueError(f"{path} holds weights to start a training from (--weights {path}), not a whole model")
     if "config" not in metadata or "classes" not in metadata:
         raise ValueError(f"{path} was not written by tag2mask: its metadata has no config and classes")
-    config = parse_config(metadata["config"])
-    network = build_network(config, json.loads(metadata["classes"]), pretrained=False)
-    wanted = set(network.state_dict())
-    if missing := sorted(wanted ^ set(tensors)):
-        raise ValueError(f"{path} does not fit its own config; tensors that differ: {', '.join(missing[:5])}")
+    try:
+        config = parse_config(metadata["config"])
+        network = build_network(config, read_classes(metadata["classes"]), pretrained=False)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error}. Its metadata is damaged or of another version; get the file anew"
+        ) from error
+    wanted = network.state_dict()
+    if missing := sorted(wanted.keys() ^ tensors.keys()):
+        raise ValueError(
+            f"{path} does not fit its own config; tensors that differ: {', '.join(missing[:5])}. Get the file anew"
+        )
+    if told := misfits(tensors, wanted):
+        raise ValueError(f"{path} does not fit its own config and classes: {told}. Get the file anew")
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(
+            f"{path} is damaged: {', '.join(broken[:6])} hold values that are not finite (NaN). Get it anew, or train "
+            "again with a lower --optim.lr"
+        )
     network.load_state_dict(tensors)
     return network.eval(), config, metadata
 
 
+def read_classes(text: str) -> tuple[str, ...]:
+    """The class names that a file's metadata holds as JSON.
+
+    Raises:
+        ValueError: no list of different names, or more than a mask can hold.
+    """
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its classes are not JSON ({error})") from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"its classes must be a list of names, got {text[:80]}")
+    if len(set(names)) < len(names) or len(names) > MAX_CLASSES:
+        raise ValueError(f"its classes must be at most {MAX_CLASSES} different names, got {len(names)}")
+    return tuple(names)
+
+
 def save_state(run: Path, state: Mapping[str, Any]) -> None:
     """Replace the resumable state `last/state.pt`; the old one stays until the new one is complete on the disk."""
-    write_atomically(run / "last" / "state.pt", lambda p: torch.save(dict(state), p), durable=True)
+    path = run / "last" / "state.pt"
+    with _saving(path):
+        write_atomically(path, lambda p: torch.save(dict(state), p), durable=True)
+
+
+@contextmanager
+def _saving(path: Path) -> Iterator[None]:
+    """Full disks and the like as OSError with a cure: safetensors and torch.save have kinds of their own for them."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        kept = "the one before it is whole" if path.is_file() else "nothing is left of it"
+        raise OSError(
+            f"{path} could not be written ({reason}); {kept}. Free some space or correct the permissions of "
+            f"{path.parent}, then go on with --resume where last/state.pt is there."
+        ) from error
 
 
 def load_state(run: Path) -> dict[str, Any]:
@@ -189,12 +239,25 @@ def load_state(run: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the run has saved nothing to go on from.
+        ValueError: the file is damaged, or holds anything but tensors and plain values: no code in it ever runs.
     """
     path = run / "last" / "state.pt"
     if not path.is_file():
         raise FileNotFoundError(f"{run} has no saved state to go on from (last/state.pt); train it anew")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each have their own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} cannot be read as the state of a run ({reason}). Train the run anew") from error
+    if not isinstance(state, dict) or not _STATE.issubset(state):
+        lacks = ", ".join(sorted(_STATE - set(state))) if isinstance(state, dict) else "everything"
+        raise ValueError(f"{path} is no state of a run: it lacks {lacks}. Train the run anew")
     return state
+
+
+_STATE = frozenset(
+    ("model", "optimizer", "average", "step", "skipped", "nonfinite_in_a_row", "broken", "best_miou", "rng")
+)
 
 
 class MetricsFile:

@@ -66,6 +66,8 @@ def _read(path: Path) -> tuple[list[tuple[dict[str, str], tuple[str, ...], tuple
                 element.clear()
     except ElementTree.ParseError as error:
         raise DataError(f"{path} line {error.position[0]}: not valid XML ({error}). Export it again.") from error
+    except (LookupError, UnicodeError) as error:
+        raise DataError(f"{path}: not valid XML ({error}). Save it as UTF-8.") from error
     return images, labels
 
 

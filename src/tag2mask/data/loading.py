@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from tag2mask.data.pictures import PictureError, read_mask, read_picture
 from tag2mask.data.shards import shard_of
 from tag2mask.data.transforms import Draw, draw, joint_transform
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 SHARDS_MIXED = 8
@@ -135,6 +137,26 @@ class TrainingPictures(Dataset[Sample]):
         except (PictureError, FileNotFoundError) as error:
             _log.warning("Training goes on without this mask: %s", error)
             return None
+
+
+def named_errors(batches: Iterable[_T]) -> Iterator[_T]:
+    """`batches` of a data loader, whose errors say what a person needs: without the worker's traceback.
+
+    Raises:
+        DataError: a worker found no usable picture, or died (it was killed, or the machine has no memory left).
+    """
+    try:
+        yield from batches
+    except DataError as error:
+        lines = str(error).strip().splitlines()  # a worker's error arrives as the text of its traceback
+        raise DataError(lines[-1].partition("DataError: ")[2] or lines[-1]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"A process that loads pictures died: {str(error).splitlines()[0]} Memory may have run out: lower "
+            "--workers (0 loads in the main process) or --image-size, then go on with --resume."
+        ) from error
 
 
 def shard_order(shards: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -13,9 +13,13 @@ from PIL import Image, ImageOps
 from tag2mask.data.shards import PICTURE_SUFFIXES, is_in_shard, shard_bytes
 
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file's suffix says; Pillow's other readers are not for strangers' files (EPS runs a
+program). Phones' MPO counts as JPEG."""
 
 __all__ = [
-    "PICTURE_SUFFIXES", "PictureError", "is_stored", "open_picture", "read_mask", "read_picture", "to_rgb", "upright",
+    "FORMATS", "PICTURE_SUFFIXES", "PictureError",
+    "is_stored", "open_picture", "read_mask", "read_picture", "to_rgb", "upright",
 ]  # fmt: skip
 
 
@@ -55,7 +59,7 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
         FileNotFoundError: there is no such file.
     """
     try:
-        with open_picture(path) as file, Image.open(file) as image:
+        with open_picture(path) as file, Image.open(file, formats=FORMATS) as image:
             image.load()
             return to_rgb(upright(image))
     except FileNotFoundError:
@@ -124,7 +128,7 @@ def read_mask(path: str | Path, codes: NDArray[np.uint8], size: tuple[int, int] 
 
 def _mask_ids(path: Path) -> NDArray[np.uint8]:
     try:
-        with open_picture(path) as file, Image.open(file) as image:
+        with open_picture(path) as file, Image.open(file, formats=FORMATS) as image:
             # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
             stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
             kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"

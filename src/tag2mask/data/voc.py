@@ -183,6 +183,8 @@ def _xml_tags(path: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
     except ElementTree.ParseError as error:
         line, _ = error.position
         raise DataError(f"{path} line {line}: not valid XML ({error}). Correct it or write tags.csv.") from error
+    except (LookupError, ValueError) as error:  # an encoding that nobody knows
+        raise DataError(f"{path}: not valid XML ({error}). Save it as UTF-8 or write tags.csv.") from error
     names = [(item.findtext("name") or "").strip() for item in objects]
     wanted = [name for name in names if name in classes or name not in VOC_CLASSES]
     return class_indices(wanted, classes, str(path), "Correct the name or add the class to classes.txt.")

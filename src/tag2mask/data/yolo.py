@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -82,7 +83,7 @@ def _lines(path: Path) -> list[str]:
 def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         raise DataError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Correct it.") from error
     if not isinstance(settings, dict):
         raise DataError(f"{path} must hold names and train, got {type(settings).__name__}.")
@@ -92,9 +93,16 @@ def _settings(path: Path) -> dict[str, Any]:
 def _names(path: Path, settings: dict[str, Any]) -> dict[int, str]:
     names = settings.get("names")
     pairs = enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ()
-    by_id = {key: str(name).strip() for key, name in pairs if isinstance(key, int) and str(name).strip()}
+    # only plain values become text: aliases in YAML let a small file stand for a text without end
+    by_id = {
+        key: str(name).strip()
+        for key, name in pairs
+        if isinstance(key, int) and isinstance(name, (str, int, float)) and str(name).strip()
+    }
     if not by_id or len(by_id) != len(names or ()):
-        raise DataError(f"{path}: names must be a list of class names, or 'number: name' lines, got {names!r}.")
+        raise DataError(
+            f"{path}: names must be a list of class names, or 'number: name' lines, got {reprlib.repr(names)}."
+        )
     return dict(sorted(by_id.items()))
 
 

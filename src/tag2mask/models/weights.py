@@ -211,6 +211,8 @@ def _load_file(backbone: nn.Module, name: str, path: Path) -> WeightsFile:
     own_state = target.state_dict()
     if told := misfits(given, own_state):
         raise ValueError(f"{path} does not fit --backbone {name}: {told}. Give the weights of that backbone")
+    if broken := [key for key, tensor in given.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{path} is damaged: {', '.join(broken[:6])} hold values that are not finite. Get it again")
     target.load_state_dict({key: given.get(key, own_state[key]) for key in own_state})
     return file
 
@@ -231,6 +233,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ValueError(f"{path} holds no table of named tensors; needed: a state dict")
     return dict(state), {}
