@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import multilabel_average_precision
+from torchmetrics.functional.classification import binary_average_precision
 
 from tag2mask.boundary import BoundaryCounter
 from tag2mask.charts import Series, save_plot
@@ -303,10 +303,8 @@ class TagReport:
 def tag_report(scores: Tensor, tags: Tensor, classes: Sequence[str]) -> TagReport:
     """Average precision of tag scores float [N, C] against tags bool [N, C]."""
     ap: dict[str, float | None] = dict.fromkeys(classes)
-    found = tags.bool().any(0).nonzero().flatten().tolist()
-    if found:
-        values = multilabel_average_precision(scores[:, found], tags[:, found].long(), len(found), average=None)
-        ap |= {classes[i]: float(value) for i, value in zip(found, values.reshape(-1), strict=True)}
+    for i in tags.bool().any(0).nonzero().flatten().tolist():
+        ap[classes[i]] = float(binary_average_precision(scores[:, i], tags[:, i].long()))
     scored = [value for value in ap.values() if value is not None]
     return TagReport(map=float(np.mean(scored)) if scored else float("nan"), ap=ap, num_images=len(scores))
 
