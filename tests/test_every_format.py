@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import data_formats
 import numpy as np
 import pytest
+import torch
 from data_formats import Tagged
 from mask_cases import even_odd
 from PIL import Image
@@ -25,7 +26,7 @@ from test_output_readers import as_mask, check_voc, grown, painted, yolo_polygon
 from test_outputs import brush_decode, colors_to_ids
 
 from tag2mask import cli
-from tag2mask.data import list_splits, open_data, voc_palette
+from tag2mask.data import list_splits, open_data, read_picture, voc_palette
 from tag2mask.data.shapes import write_builtin
 from tag2mask.data.voc import VOC_CLASSES
 from tag2mask.runs import save_model
@@ -54,11 +55,13 @@ def forty(tmp_path_factory) -> Tagged:
     """Forty pictures of the built-in set and their true tags; some show none of the classes, many several."""
     folder = write_builtin(tmp_path_factory.mktemp("forty") / "set", train=30, val=10, size=64)
     with (folder / "tags.csv").open(newline="") as file:
-        rows = {row["file_name"]: row["tags"].split(";") for row in csv.DictReader(file)}
-    tags = {name: tuple(sorted(NAMES[tag] for tag in rows[name] if tag)) for name in sorted(rows)}
+        rows = [(row["file_name"], row["tags"].split(";")) for row in csv.DictReader(file)]
+    # new names: `datasets` takes train_0000.jpg for a picture of the split train
+    files = {f"animal_{i:02d}.jpg": folder / "images" / name for i, (name, _) in enumerate(rows)}
+    tags = {name: tuple(sorted(NAMES[tag] for tag in tags if tag)) for name, (_, tags) in zip(files, rows, strict=True)}
     assert len(tags) == 40
     assert {len(each) for each in tags.values()} >= {0, 1, 2}
-    return Tagged(tags, CLASSES, lambda path: copied(folder / "images" / path.name, path), (48, 64))
+    return Tagged(tags, CLASSES, lambda path: copied(files[path.name], path), (48, 64))
 
 
 def copied(source: Path, place: Path) -> None:
@@ -103,15 +106,26 @@ def with_datumaro(kind: str, root: Path, made: Tagged, val: bool = True) -> None
     loose = root.with_name("loose")
     made.write_all(loose)
     items = []
+    shown = np.zeros(made.size, bool)
+    shown[3:14, 2:22] = True
     for i, (name, tags) in enumerate(made.tags.items()):
         annotations = []
         for number, label in enumerate(map(made.classes.index, tags), start=1):
             annotations += [dm.Label(label), dm.Bbox(2, 3, 20, 11, label=label, id=number, group=number)]
+            if kind == "voc":  # its lists for segmentation name what has masks
+                annotations.append(dm.Mask(shown, label=label, id=number, group=number))
         subset = "default" if not val else "val" if i % 4 == 0 else "train"
         media = dm.Image.from_file(str(loose / name))
         items.append(dm.DatasetItem(id=Path(name).stem, subset=subset, annotations=annotations, media=media))
     data = dm.Dataset.from_iterable(items, categories=list(made.classes), media_type=dm.Image)
     data.export(str(root), kind, save_media=True)
+    if kind == "voc":  # colored masks, and no file for a picture without objects, where VOC has one
+        shutil.rmtree(root / "SegmentationClass")
+        for name, tags in made.tags.items():
+            path = (root / "Annotations" / name).with_suffix(".xml")
+            assert path.is_file() == bool(tags)
+            if not tags:
+                path.write_text("<annotation></annotation>")
 
 
 def with_label_studio(kind: str, root: Path, made: Tagged) -> None:
@@ -227,16 +241,19 @@ def test_folders_are_what_their_libraries_read(name, forty, tmp_path):
 
 @pytest.fixture(scope="module")
 def model(forty, tmp_path_factory) -> Path:
-    """Trained for four steps on the CVAT export as it is; the scores are spread, so that masks show every class."""
+    """Trained for four steps on the CVAT export as it is; then the scores are centered, so that masks show all labels."""
     root = tmp_path_factory.mktemp("model")
     data_formats.cvat(root / "task", forty)
     assert cli.main(["train", "small", "--data", str(root / "task"), "--out", str(root / "run"), *TRAINING]) == 0
     trained = Segmenter.load(root / "run", device="cpu")
     assert trained.classes == CLASSES
-    head = trained.model.segmenter[-1].weight.data
-    head.mul_(20 / head.std())
-    save_model(root / "spread.safetensors", trained.model, trained.config)
-    return root / "spread.safetensors"
+    head = trained.model.segmenter[-1]
+    head.weight.data.mul_(20)
+    pictures = [read_picture(root / "task" / "images" / name) for name in forty.tags]
+    maps = torch.stack([maps.logits[0].mean((1, 2)) for maps, _ in trained.score_maps(pictures)])
+    head.bias.data.sub_(maps.mean(0))
+    save_model(root / "centered.safetensors", trained.model, trained.config)
+    return root / "centered.safetensors"
 
 
 # -- out ---------------------------------------------------------------------------------------------------------------
@@ -320,7 +337,9 @@ def test_yolo(some):
 
 def task_results(file: Path) -> dict[str, list[dict]]:
     tasks = json.loads(file.read_text(encoding="utf-8"))
-    return {Path(unquote(task["data"]["image"])).stem: task["predictions"][0]["result"] for task in tasks}
+    return {
+        Path(unquote(task["data"]["image"]).split("?d=")[1]).stem: task["predictions"][0]["result"] for task in tasks
+    }
 
 
 def test_label_studio(some):

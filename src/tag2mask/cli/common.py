@@ -47,7 +47,8 @@ def verb(name: str, command: Callable[..., Result]) -> Verb:
     """The command `name`: a function whose parameters are the options."""
 
     def run(rest: Sequence[str]) -> Result:
-        return parsed(name, command, rest, prog=f"tag2mask {name}", config=_TYRO)
+        result: Result = parsed(name, command, rest, prog=f"tag2mask {name}", config=_TYRO)
+        return result
 
     run.__doc__ = command.__doc__
     return run

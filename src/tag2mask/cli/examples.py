@@ -53,7 +53,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bench": (
         "tag2mask bench --quick",
-        "tag2mask bench --only pair-l21 batch-8 --plots bench_plots",
+        "tag2mask bench --only pair-l21 batch-8 --rounds 15",
+        "tag2mask bench --only pixels labels --plots bench_plots",
     ),
 }
 """By verb; lines of at most 98 characters."""

@@ -34,7 +34,7 @@ def convert_command(
     picture_prefix: str = "/data/local-files/?d=",
     json: bool = False,
 ) -> Result:
-    """Any data set to a plain folder; masks to the formats of annotation tools; published weights to this package.
+    """Data sets to a plain folder, masks to the formats of annotation tools, published weights to ours.
 
     Args:
         source: Folder of a data set; folder of masks NAME.png; or MXNet .params, res38_cls.pth, RRM_final.pth,

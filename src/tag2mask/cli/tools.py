@@ -24,8 +24,8 @@ def demo_command(out: str | None = None, json: bool = False) -> Result:
     lines = [*table, f"{result.seconds:.0f} s in all", f"report: {result.report}", f"run folder: {result.run}"]
     held_out = pictures_of(result.report.parent / "data", split="val")
     if held_out is not None:
-        out = result.report.parent / "explained"
-        lines.append(next_command("explain", result.run, held_out.pictures[0].path, out=out))
+        place = result.report.parent / "explained"
+        lines.append(next_command("explain", result.run, held_out.pictures[0].path, out=place))
     return jsonable(result), lines, 0
 
 

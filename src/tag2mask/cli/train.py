@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -58,12 +58,8 @@ def retrain_command(rest: Sequence[str]) -> Result:
     return _command(rest, RetrainConfig, _RetrainCommand, _RETRAIN_HELP, "--data PATH --masks DIR", run)
 
 
-_TRAIN_HELP = """Tags to a segmentation model. Presets: {presets}.
-
-These are the main options; tag2mask train PRESET --help-all lists every one."""
-_RETRAIN_HELP = """Masks to a supervised model, the second step. Presets: {presets}.
-
-These are the main options; tag2mask retrain PRESET --help-all lists every one."""
+_TRAIN_HELP = "Tags to a segmentation model. Presets: {presets}."
+_RETRAIN_HELP = "Masks to a supervised model. Presets: {presets}."
 _MAIN = frozenset(
     (
         *("data", "data_format", "train_split", "masks", "own_masks", "masks_for_some", "out", "profile"),
@@ -78,7 +74,7 @@ def _with_main_options(command: type[Any]) -> type[Any]:
     """`command` with all but the main options hidden; their defaults stay."""
     kinds = get_type_hints(command, include_extras=True)
     hidden = [
-        (each.name, tyro.conf.Suppress[kinds[each.name]], dataclasses.field(default=None))
+        (each.name, Annotated[kinds[each.name], tyro.conf.Suppress], dataclasses.field(default=None))
         for each in dataclasses.fields(command)
         if each.name not in _MAIN
     ]
@@ -111,14 +107,17 @@ def _command(
         known = profile in ("official", "paper", "clean")
         start = kind.preset(preset or presets[0], profile=profile if known else None)
     defaults = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
-    shown = _with_main_options(command) if help_asked else command
+    shown, about = command, description.format(presets=", ".join(presets))
+    if help_asked:
+        shown = _with_main_options(command)
+        about += f"\n\nThese are the main options; tag2mask {verb} PRESET --help-all lists every one."
     values = parsed(
         verb,
         shown,
         options,
         default=shown(**defaults),
         prog=f"tag2mask {verb} " + (preset or "PRESET"),
-        description=description.format(presets=", ".join(presets)),
+        description=about,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     config: RunConfig = kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind)})
