@@ -238,7 +238,7 @@ def inline_code(path: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def options() -> dict[str, set[str]]:
-    """The options of every verb, as its --help names them."""
+    """The options of every verb, as its --help-all names them."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "300")
@@ -246,7 +246,7 @@ def options() -> dict[str, set[str]]:
             told = io.StringIO()
             presets = {"train": ["small"], "retrain": ["small"]}.get(verb, [])
             with contextlib.redirect_stdout(told):
-                assert cli.main([verb, *presets, "--help"]) == 0
+                assert cli.main([verb, *presets, "--help-all"]) == 0
             found[verb] = set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", told.getvalue()))
     return found
 
@@ -267,7 +267,7 @@ def test_commands_and_options_in_the_text_exist(path, options):
 
 
 ABLATION = {"--rows", "--second-split", "--one-seed"}
-OF_OTHERS = {"--version", "--strict"}
+OF_OTHERS = {"--version", "--strict", "--help-all"}
 
 
 def test_ablation_command_of_the_page_is_parsed(monkeypatch, tmp_path):

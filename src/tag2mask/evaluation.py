@@ -33,7 +33,7 @@ from tag2mask.scores import (
     tracked,
     with_masks,
 )
-from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
+from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 
 __all__ = [
     "Progress",
@@ -50,6 +50,9 @@ __all__ = [
     "tracked",
     "with_masks",
 ]
+
+
+_MASKS_FIRST = "write its masks with tag2mask predict MODEL PICTURES --out DIR, and score them with --masks DIR/masks"
 
 
 def evaluate(
@@ -104,6 +107,7 @@ def evaluate(
     """
     if (run is None) == (masks is None):
         raise ValueError("evaluate needs either a run or --masks DIR, not both.")
+    need_network(run, "evaluate", _MASKS_FIRST)
     need_tags = reliable or (cam and "true" in cam_tags)
     pictures = open_data(data, split=split, data_format=data_format, others=others, need_tags=need_tags)
     if run is None:

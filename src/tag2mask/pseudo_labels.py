@@ -15,7 +15,7 @@ from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import write_text
 from tag2mask.score_maps import refine
-from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
+from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,7 @@ def pseudo_label(
     """
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"--min-confidence must lie in [0, 1], got {min_confidence}.")
+    need_network(run, "pseudo-label", "tag2mask predict MODEL PICTURES --tags FILE --out DIR knows the tags as well")
     out, params = Path(out), resolve_crf(crf)
     pictures = open_data(data, split=split, data_format=data_format, tags_from=tags_from)
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)

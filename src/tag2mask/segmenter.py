@@ -65,12 +65,8 @@ class Segmenter(prediction.Segmenter):
             ValueError: what `source` names is not of these kinds, or the device is not there.
             FileNotFoundError: there is nothing of that name, or the run has no model yet.
         """
+        need_network(source, "This", "tag2mask predict and tag2mask.Segmenter.load take ONNX files")
         path = hub.download(str(source)) if str(source).startswith("hf://") else Path(source)
-        if path.suffix.lower() == ".onnx":
-            raise ValueError(
-                f"{path}: an ONNX file can only predict (`tag2mask predict`, `tag2mask.Segmenter.load`); this "
-                "needs the network itself: give the run or its .safetensors."
-            )
         model, config, metadata = load_model(path)
         return cls(model, config, device=device, selection=metadata.get("selection", "last step"))
 
@@ -241,6 +237,35 @@ class Segmenter(prediction.Segmenter):
         return Prediction(
             rgb=rgb, mask=mask, tag_scores=scores, classes=self.classes, compute_probs=lambda: probs.numpy()
         )
+
+
+_PROGRAMS = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}
+
+
+def need_network(run: object, who: str, instead: str) -> None:
+    """Refuse an exported model, which gives masks only, before any work.
+
+    Args:
+        run: What was given for a run: a path or a segmenter.
+        who: Who needs the network, as the message begins.
+        instead: What to do where only the exported model is at hand.
+
+    Raises:
+        ValueError: `run` is an exported model.
+    """
+    if isinstance(run, Segmenter):
+        return
+    if isinstance(run, prediction.Segmenter):
+        what = "a segmenter of an exported model"
+    else:
+        kind = _PROGRAMS.get(Path(str(run)).suffix.lower())
+        if kind is None or str(run).startswith("hf://"):
+            return
+        what = f"{run}, {kind}"
+    raise ValueError(
+        f"{who} needs the network itself, got {what}, which only predicts. Give the run folder or .safetensors file "
+        f"that it was exported from; without one: {instead}."
+    )
 
 
 def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:

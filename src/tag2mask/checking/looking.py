@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tag2mask.checking.fingerprint import fingerprint
 from tag2mask.data.dataset import Picture
-from tag2mask.data.pictures import FORMATS, PictureError, read_mask, to_rgb, upright
+from tag2mask.data.pictures import FORMATS, PictureError, open_picture, read_mask, to_rgb, upright
 
 Progress = Callable[[int, int, str], None]
 GREY, CMYK, ALPHA, ANIMATED, DEEP = "grey", "cmyk", "alpha", "animated", "deep"
@@ -88,9 +88,12 @@ def look_at_pictures(
 def look_at(path: Path, mask: Path | None, codes: NDArray[np.uint8]) -> Look:
     """Read one picture, and its mask where there is one."""
     try:
-        data = path.read_bytes()
+        with open_picture(path) as file:
+            data = file.read()
     except OSError as error:
         return Look(error.strerror or str(error))
+    except ValueError as error:  # a shard that was cut, a damaged table
+        return Look(str(error))
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
