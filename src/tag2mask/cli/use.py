@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
+from tag2mask.config import MAX_PIXELS
 from tag2mask.console import Bar
 from tag2mask.formats import DataFormat, OutputFormat
 
@@ -31,6 +32,8 @@ def predict_command(
     tags: Path | None = None,
     list: Path | None = None,
     rank: bool = False,
+    tile: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -53,6 +56,9 @@ def predict_command(
         tags: Table like a data set's tags.csv of the classes known to be in the pictures.
         list: File with one picture name per line; the other pictures of the sources are left out.
         rank: Also write rank.csv and rank.html: which pictures a person should look at first.
+        tile: Side in pixels of overlapping tiles; each is seen as a picture of its size would be. Pictures that fit
+            into one are not cut. Without it only large pictures of runs that keep their size are (docs/tiling.md).
+        max_pixels: Leave out pictures with more pixels, before they are unpacked.
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
@@ -75,12 +81,15 @@ def predict_command(
             list_file=list,
             rank=rank,
             options=options,
+            tile=tile,
+            max_pixels=max_pixels,
             device=device,
             progress=bar.update,
         )
     for message in result.errors.values():
         print(f"tag2mask: error: {message}", file=sys.stderr)
-    lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed: {result.out}"]
+    large = f" ({result.too_large} of them above --max-pixels {max_pixels})" if result.too_large else ""
+    lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed{large}: {result.out}"]
     if not result.complete:
         lines.append("other processes have pictures left; the last one writes what holds all of them, as scores.csv")
     lines += [f"{name}: {path}" for name, path in result.files.items()]
