@@ -21,7 +21,7 @@ from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
 from tag2mask.files import write_text
 from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
-from tag2mask.score_maps import refine
+from tag2mask.score_maps import refined_parts
 from tag2mask.scores import (
     Progress,
     Report,
@@ -34,6 +34,7 @@ from tag2mask.scores import (
     with_masks,
 )
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
+from tag2mask.tiling import LARGE, TILE, labels_of
 
 __all__ = [
     "Progress",
@@ -210,7 +211,8 @@ def score_pictures(
         allowed = segmenter.allowed_labels([n for n in names if n in segmenter.classes]) if true_tags else None
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         with segmenter.inference():
-            predicted = maps.labels() if params is None else refine(rgb, maps, params).argmax(0)
+            parts = maps.parts() if params is None else refined_parts(rgb, maps, params)
+            predicted = torch.from_numpy(labels_of(parts, maps.size))
         own = confusion_matrix(predicted, truth, labels)
         confusion += own
         if each is not None:
@@ -221,7 +223,8 @@ def score_pictures(
     protocol = data_protocol(pictures, count, unknown) | {
         "masks_from": "network",
         "image_size": segmenter.config.image_size,
-        "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride",
+        "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride"
+        + (f"; above {LARGE} pixels in tiles of {TILE}" if segmenter.config.image_size is None else ""),
         "scales": list(scales),
         "flip": flip,
         "crf": None if params is None else dataclasses.asdict(params),

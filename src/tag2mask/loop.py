@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader
 
 from tag2mask import validation
 from tag2mask.batch import Batch, Losses
+from tag2mask.batch_fitting import with_fitting_batches
 from tag2mask.config import RunConfig, load_config
 from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
-from tag2mask.data.loading import TrainingPictures, named_errors
+from tag2mask.data.loading import TrainingPictures, named_deaths, named_errors
 from tag2mask.files import write_text
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
@@ -178,6 +179,8 @@ def run_training(
     state = load_state(start) if start is not None else None
     set_seed(config.seed)
     model = build_network(config, pictures.classes, pretrained=resume is None)
+    if resume is None:
+        config = with_fitting_batches(config, model, pictures, objective, accelerator)
     run = Path(resume) if resume is not None else new_run_folder(config.out, config.preset_name)
     if resume is None:
         config = _resolved(config, run)
@@ -244,7 +247,7 @@ def _fit(
     network.train()
     batches = _batches(config, pictures, network, state.step, accelerator.device)
     metrics, trackers = MetricsFile(run, state.step), Trackers(config, run, state.step)
-    with stop_signal() as stop, Bar("step", state.step) as bar:
+    with stop_signal() as stop, Bar("step", state.step) as bar, named_deaths():
         while state.step < config.steps:
             phase = config.phase_at(state.step)[0].name
             row, batch = _step(config, accelerator, model, optimizer, state, batches, objective)
@@ -333,7 +336,7 @@ def _batches(
 ) -> Iterator[Batch]:
     """The batches of steps `step`, `step` + 1, ...: the draws they would hold in a run that never stopped."""
     accumulate = config.optim.accumulate
-    sizes = [phase.batch_size for phase in config.phases for _ in range(phase.steps * accumulate)]
+    sizes = [_number(phase.batch_size) for phase in config.phases for _ in range(phase.steps * accumulate)]
     first = step * accumulate
     starts = [0, *itertools.accumulate(sizes)]
     draws = [list(range(starts[i], starts[i + 1])) for i in range(first, len(sizes))]
@@ -355,6 +358,12 @@ def _batches(
         generator=torch.Generator(),  # its own, or starting the loader would move the run's random state
     )
     return (batch.to(device) for batch in named_errors(loader))
+
+
+def _number(batch_size: int | str) -> int:
+    if isinstance(batch_size, str):
+        raise ValueError(f"this run has no number of pictures per step yet, only {batch_size!r}")
+    return batch_size
 
 
 def _ignore_interrupt(worker: int) -> None:
