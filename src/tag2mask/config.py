@@ -171,7 +171,7 @@ class RunConfig:
     """Longer side to which pictures are resized before anything else, in training and prediction; None keeps them."""
 
     batch_size: int = 16
-    """Pictures per step."""
+    """Pictures per step, of all processes together."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -181,7 +181,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the network; fp16 needs a GPU."""
     workers: int = 2
-    """Processes that load pictures; 0 loads in the main process."""
+    """Processes that load pictures, for each process that trains; 0 loads in that process."""
     seed: int = 0
     """Two CPU runs with one seed are equal bit by bit."""
     log_every: int = 20
@@ -303,7 +303,7 @@ class TrainConfig(RunConfig):
     attention: bool = False
     """A global attention head beside the segmentation branch (2022 extension); the scores are the mean of both [C]."""
     joint_batch_size: int = 8
-    """Pictures per step in the joint phase."""
+    """Pictures per step in the joint phase, of all processes together."""
     tag_steps: int = 600
     """Steps that train on tags only."""
     joint_steps: int = 450

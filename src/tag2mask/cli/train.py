@@ -11,6 +11,7 @@ import tyro
 
 from tag2mask.cli.common import Misuse, Result, suggest
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
+from tag2mask.manifest import Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,8 @@ def _command(
     elif not config.data:
         raise Misuse(f"{verb} needs --data PATH: a folder of pictures and tags, or a PASCAL VOC tree.")
     folder = run(config, None if resume is None else Path(resume))
+    if Share.of_environment().index > 0:
+        return {}, [], 0  # of the processes that torchrun starts one speaks for all
     lines = [f"run folder: {folder}", f"next: tag2mask evaluate {folder} --data {config.data}"]
     return {"run": str(folder)}, lines, 0
 
