@@ -178,7 +178,8 @@ class RunConfig:
     """Longer side to which pictures are resized before anything else, in training and prediction; None keeps them."""
 
     batch_size: int | Literal["auto"] = 16
-    """Pictures per step; `auto` finds the most that fit into memory, at most the training pictures (docs/tiling.md)."""
+    """Pictures per step, of all processes together; `auto` finds the most that fit into the memory of one process, at
+    most the training pictures (docs/tiling.md)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -188,7 +189,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the network; fp16 needs a GPU."""
     workers: int = 2
-    """Processes that load pictures; 0 loads in the main process."""
+    """Processes that load pictures, for each process that trains; 0 loads in that process."""
     seed: int = 0
     """Two CPU runs with one seed are equal bit by bit."""
     log_every: int = 20
@@ -315,7 +316,7 @@ class TrainConfig(RunConfig):
     attention: bool = False
     """A global attention head beside the segmentation branch (2022 extension); the scores are the mean of both [C]."""
     joint_batch_size: int | Literal["auto"] = 8
-    """Pictures per step in the joint phase; `auto` as for --batch-size."""
+    """Pictures per step in the joint phase, of all processes together; `auto` as for --batch-size."""
     tag_steps: int = 600
     """Steps that train on tags only."""
     joint_steps: int = 450

@@ -40,6 +40,9 @@ class Share:
             raise ValueError(f"RANK must be less than WORLD_SIZE, both whole numbers; got {rank!r} and {world!r}")
         return cls(index=int(rank), count=int(world))
 
+    def __str__(self) -> str:
+        return f"process {self.index} of {self.count}"
+
     def range(self, total: int) -> range:
         """Indices of this process's pictures: neighbours, as they often lie in one shard."""
         return range(total * self.index // self.count, total * (self.index + 1) // self.count)

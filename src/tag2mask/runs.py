@@ -121,6 +121,17 @@ def log_to(run: Path) -> Iterator[None]:
         handler.close()
 
 
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Log nothing but errors: of several processes that train together one speaks for all."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def save_model(path: Path, model: SegmentationNetwork, config: RunConfig, *, selection: str = "last step") -> None:
     """Write weights and everything needed to load them alone.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,11 +30,16 @@ __all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf"
 def resolve_device(device: str) -> torch.device:
     """The device that `device` stands for: `auto` takes cuda, else mps, else cpu.
 
+    Of several processes on a machine (LOCAL_RANK, as torchrun sets it) each takes a GPU of its own for `auto` and `cuda`.
+
     Raises:
         ValueError: the device is not there.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    place = os.environ.get("LOCAL_RANK", "")
+    if device == "cuda" and place.isdecimal() and torch.cuda.is_available():
+        device = f"cuda:{int(place) % torch.cuda.device_count()}"
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -22,6 +22,7 @@ from tag2mask.cli.files import convert_command
 from tag2mask.cli.tools import bench_command, demo_command, ui_command
 from tag2mask.cli.train import retrain_command, train_command
 from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
+from tag2mask.manifest import Share
 from tag2mask.memory import ran_out
 
 __all__ = ["main"]
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not type(error).__module__.startswith("tag2mask"):
             raise
         return _failed(str(error), error)
-    print(json.dumps(values) if "--json" in rest else "\n".join(lines))
+    if values or lines:
+        print(json.dumps(values) if "--json" in rest else "\n".join(lines))
     return code
 
 
@@ -111,8 +113,16 @@ def _with_cure(error: OSError) -> str:
 def _failed(message: str, error: BaseException) -> int:
     if os.environ.get("TAG2MASK_DEBUG") == "1":
         traceback.print_exception(error)
-    print(f"tag2mask: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"tag2mask: error: {_who()}{' '.join(message.split())}", file=sys.stderr)
     return 1
+
+
+def _who() -> str:
+    """Which of several processes speaks."""
+    with contextlib.suppress(ValueError):
+        share = Share.of_environment()
+        return f"{share}: " if share.count > 1 else ""
+    return ""
 
 
 def _help() -> str:
