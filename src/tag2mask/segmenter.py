@@ -17,7 +17,7 @@ from tag2mask import hub, prediction
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.prediction import CRFChoice, Prediction, check_scales, check_tags, resolve_crf
+from tag2mask.prediction import BROKEN_SCORES, CRFChoice, Prediction, check_scales, check_tags, resolve_crf
 from tag2mask.runs import load_model
 from tag2mask.score_maps import ScoreMaps, refine
 
@@ -230,6 +230,8 @@ class Segmenter(prediction.Segmenter):
         return [self._prediction(rgb, each, scores, crf) for rgb, (each, scores) in zip(pictures, maps, strict=True)]
 
     def _prediction(self, rgb: NDArray[np.uint8], maps: ScoreMaps, tags: Tensor, crf: CRFParams | None) -> Prediction:
+        if not all(bool(torch.isfinite(each).all()) for each in (*maps.logits, tags)):
+            raise ValueError(BROKEN_SCORES)
         scores = {name: float(score) for name, score in zip(self.classes, tags, strict=True)}
         if crf is None:
             mask = maps.labels().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def read_jsonl(path: Path) -> TagTable:
         where = f"{path} line {line}"
         try:
             row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid JSON ({error}). Write one object per line.") from error
         if not isinstance(row, dict) or "file_name" not in row or "tags" not in row:
             found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
@@ -77,4 +78,6 @@ def as_tags(value: Any, where: str) -> tuple[str, ...]:
         return split_tags(value)
     if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
         return tuple(dict.fromkeys(tag.strip() for tag in value if tag.strip()))
-    raise DataError(f"{where}: tags must be a list of class names, or text with ';' between them, got {value!r}.")
+    raise DataError(
+        f"{where}: tags must be a list of class names, or text with ';' between them, got {reprlib.repr(value)}."
+    )

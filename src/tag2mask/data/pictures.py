@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +33,7 @@ def open_picture(path: str | Path) -> BinaryIO:
 
     Raises:
         FileNotFoundError: there is no such file.
+        PictureError: it is a pipe or device.
     """
     path = Path(path)
     if is_in_shard(path):
@@ -40,6 +42,8 @@ def open_picture(path: str | Path) -> BinaryIO:
         from tag2mask.data.hf_dataset import stored_bytes
 
         return io.BytesIO(stored_bytes(path))
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+        raise PictureError(f"{path} is a folder, pipe or device, no file. Replace or remove it.")
     return path.open("rb")
 
 
@@ -62,7 +66,7 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
         with open_picture(path) as file, Image.open(file, formats=FORMATS) as image:
             image.load()
             return to_rgb(upright(image))
-    except FileNotFoundError:
+    except (FileNotFoundError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
         raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
@@ -133,7 +137,7 @@ def _mask_ids(path: Path) -> NDArray[np.uint8]:
             stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
             kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
             ids = np.asarray(image)
-    except FileNotFoundError:
+    except (FileNotFoundError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
         raise PictureError(f"{path} cannot be read as a mask: {error}. Replace or remove it.") from error

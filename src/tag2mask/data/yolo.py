@@ -112,7 +112,8 @@ def _pictures(files: PictureFiles, settings: dict[str, Any], source: Path) -> di
     for key in ("train", "val", "test"):
         value = settings.get(key)
         where = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        members = [name for each in where if str(each).strip() for name in _members(files, str(each), key, source)]
+        texts = [each for each in where if isinstance(each, str) and each.strip()]
+        members = [name for each in texts for name in _members(files, each, key, source)]
         if members:
             splits[key] = list(dict.fromkeys(members))
     if splits:
@@ -153,7 +154,7 @@ def _tags(path: Path, names: dict[int, str], source: Path) -> tuple[str, ...]:
     tags: dict[str, None] = {}
     for line, text in numbered_lines(path):
         number = text.split()[0]
-        if not number.isdecimal():
+        if not (number.isdecimal() and len(number) < 10):
             raise DataError(f"{path} line {line}: must start with the number of a class, got {number[:40]!r}.")
         if int(number) not in names:
             raise DataError(
