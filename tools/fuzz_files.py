@@ -7,7 +7,7 @@
 Each case takes a good file, damages it, and lets the package read it. Allowed are a result that is sane, or one of the
 package's own errors whose message names the file; anything else is a finding, and so is a case that takes more than
 20 seconds of work or 4 GiB. The work is done by child processes, so a crash of the interpreter is a finding as well.
-The files of a finding are kept below --keep. Same seed, same cases. `tools/fuzz.py` does the same for the compiled core.
+The files of a finding are kept below --keep. Same seed, same cases. `tools/fuzz.py` is for the compiled core.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import random
 import shutil
 import signal
@@ -54,10 +53,11 @@ BYTES = (
     b"\xef\xbb\xbf",
 )
 TOKENS = (
-    "../", "/", "..", "\\", "C:\\", "\x00", "\n", "\r\n", "\r", '"', "'", ";", ",", "\t", ":", "[", "]", "{", "}", "<", ">",
-    "&", "&amp;", "<!DOCTYPE a [<!ENTITY b 'c'>]>", "\\ud800", "\ud7ff", "\ufeff", "\u2028", "😀", "é", "null", "true",
-    "NaN", "Infinity", "-1", "0", "1e999", "9" * 30, "9" * 5000, "[" * 2000, "{\"a\":" * 300, "a" * 300, "file_name",
-    "tags", "http://[x", "/data/local-files/?d=../../x", "*a", "&a [*a]", "!!python/object:os.system", "2001-99-99", "cat",
+    "../", "/", "..", "\\", "C:\\", "\x00", "\n", "\r\n", "\r", '"', "'", ";", ",", "\t", ":", "[", "]", "{", "}",
+    "<", ">", "&", "&amp;", "<!DOCTYPE a [<!ENTITY b 'c'>]>", "\\ud800", "\ud7ff", "\ufeff", "\u2028", "😀", "é",
+    "null", "true", "NaN", "Infinity", "-1", "0", "1e999", "9" * 30, "9" * 5000, "[" * 2000, '{"a":' * 300, "a" * 300,
+    "file_name", "tags", "http://[x", "/data/local-files/?d=../../x", "*a", "&a [*a]", "!!python/object:os.system",
+    "2001-99-99", "cat",
 )  # fmt: skip
 
 
@@ -144,17 +144,17 @@ def picture_files() -> list[Files]:
 
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a picture"
-    frames = [Image.new("RGB", (7, 7), color) for color in ("red", "green", "blue")]
+    frames = [Image.new("RGB", (9, 11), color) for color in ("red", "green", "blue")]
+    animated = {"save_all": True, "append_images": frames}
     kinds: list[tuple[str, dict[str, Any]]] = [
         ("RGB", {"format": "PNG"}), ("P", {"format": "PNG"}), ("L", {"format": "PNG"}), ("LA", {"format": "PNG"}),
         ("RGBA", {"format": "PNG", "exif": exif}), ("I;16", {"format": "PNG"}), ("1", {"format": "PNG"}),
-        ("RGB", {"format": "PNG", "save_all": True, "append_images": frames}),
-        ("RGB", {"format": "JPEG", "exif": exif}), ("CMYK", {"format": "JPEG"}),
+        ("RGB", {"format": "PNG", **animated}), ("RGB", {"format": "JPEG", "exif": exif}), ("CMYK", {"format": "JPEG"}),
         ("RGB", {"format": "JPEG", "progressive": True, "icc_profile": b"profile" * 40}), ("P", {"format": "GIF"}),
-        ("RGB", {"format": "GIF", "save_all": True, "append_images": frames}), ("RGB", {"format": "WEBP", "exif": exif}),
-        ("RGBA", {"format": "WEBP", "lossless": True}), ("RGB", {"format": "WEBP", "save_all": True, "append_images": frames}),
+        ("RGB", {"format": "GIF", **animated}), ("RGB", {"format": "WEBP", "exif": exif}),
+        ("RGBA", {"format": "WEBP", "lossless": True}), ("RGB", {"format": "WEBP", **animated}),
         ("RGB", {"format": "BMP"}), ("P", {"format": "BMP"}), ("RGB", {"format": "TIFF"}), ("F", {"format": "TIFF"}),
-        ("RGB", {"format": "TIFF", "compression": "tiff_lzw"}), ("L", {"format": "TIFF", "compression": "tiff_adobe_deflate"}),
+        ("RGB", {"format": "TIFF", "compression": "tiff_lzw"}), ("L", {"format": "TIFF", "compression": "packbits"}),
         ("RGB", {"format": "PPM"}), ("RGB", {"format": "JPEG2000"}),
     ]  # fmt: skip
     return [{"a.png": _picture(mode, **options)} for mode, options in kinds]
@@ -177,10 +177,10 @@ def tag_files() -> list[tuple[str, str, Files]]:
     }
     lines = "".join(json.dumps({"file_name": name, "tags": ["cat"]}) + "\n" for name in pictures).encode()
     xml = (
-        '<?xml version="1.0" encoding="utf-8"?><annotations><meta><task><labels><label><name>cat</name></label></labels>'
-        '</task></meta><image id="0" name="a.jpg" subset="train"><tag label="cat"/></image><image id="1" name="b.jpg">'
-        '<box label="cat"/></image></annotations>'
-    ).encode()
+        b'<?xml version="1.0" encoding="utf-8"?><annotations><meta><task><labels><label><name>cat</name></label>'
+        b'</labels></task></meta><image id="0" name="a.jpg" subset="train"><tag label="cat"/></image>'
+        b'<image id="1" name="b.jpg"><box label="cat"/></image></annotations>'
+    )
     choice = {"type": "choices", "value": {"choices": ["cat", "dog"]}}
     tasks = [
         {"id": i, "data": {"image": f"/data/upload/1/{name}"}, "annotations": [{"result": [choice]}]}
@@ -454,6 +454,7 @@ def run_family(family: str, cases: int, seed: int, base: Path, until: float) -> 
     work = base / family
     work.mkdir(parents=True, exist_ok=True)
     while first < cases and time.time() < until:
+        (work / "number").unlink(missing_ok=True)
         command = [sys.executable, __file__, "--child", family, str(first), str(cases - first), str(seed)]
         process = subprocess.Popen([*command, str(work), str(until)], stdout=subprocess.PIPE, text=True)
         lines = _output(process, work)
@@ -463,7 +464,9 @@ def run_family(family: str, cases: int, seed: int, base: Path, until: float) -> 
             for name, count in json.loads(last).items():
                 total[name] += count
             return total
-        number = int((work / "number").read_text() or first) if (work / "number").is_file() else first
+        if not (work / "number").is_file():
+            raise RuntimeError(f"the process for {family} ended before its first case; see above")
+        number = int((work / "number").read_text())
         keep(work, family, number, seed)
         print(f"{family}:{number} crashed the interpreter or hung: exit code {process.returncode}", flush=True)
         total["done"] += number + 1 - first
