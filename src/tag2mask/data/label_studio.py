@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from tag2mask.data.listing import Entry, Listing, choices_or_shapes
 from tag2mask.data.locating import address_path
 from tag2mask.data.naming import file_splits
 from tag2mask.data.pictures import PICTURE_SUFFIXES
-from tag2mask.data.tables import read_json, read_text, split_tags
+from tag2mask.data.tables import read_json, read_text, shown, split_tags
 
 _PICTURE_KEYS = ("image", "img", "picture", "photo", "url")
 _CHOICE_KEYS = frozenset(("choice", "choices", "tag", "tags", "label", "labels", "class", "classes"))
@@ -202,7 +201,7 @@ def _joined(labels: list[tuple[tuple[str, ...], tuple[str, ...]]]) -> tuple[tupl
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-        raise DataError(f"{where}: choices must be a list of class names, got {reprlib.repr(value)}.")
+        raise DataError(f"{where}: choices must be a list of class names, got {shown(value)}.")
     return tuple(each.strip() for each in values if each.strip())
 
 

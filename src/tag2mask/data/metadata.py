@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import reprlib
 from pathlib import Path
 from typing import Any
 
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.naming import by_folder
-from tag2mask.data.tables import TagRow, TagTable, numbered_lines, read_tag_table, safe_name, split_tags
+from tag2mask.data.tables import TagRow, TagTable, numbered_lines, read_tag_table, safe_name, shown, split_tags
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 
@@ -78,6 +77,4 @@ def as_tags(value: Any, where: str) -> tuple[str, ...]:
         return split_tags(value)
     if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
         return tuple(dict.fromkeys(tag.strip() for tag in value if tag.strip()))
-    raise DataError(
-        f"{where}: tags must be a list of class names, or text with ';' between them, got {reprlib.repr(value)}."
-    )
+    raise DataError(f"{where}: tags must be a list of class names, or text with ';' between them, got {shown(value)}.")

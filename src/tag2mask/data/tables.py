@@ -79,6 +79,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not valid JSON ({error}). Export or download it again.") from error
 
 
+def shown(value: object) -> str:
+    """A value as messages show it, however long or deeply nested it is."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 4, 4, 80, 80
+
+
 def split_tags(text: str) -> tuple[str, ...]:
     """Tags of a cell with `;` between them, each once."""
     return tuple(dict.fromkeys(tag.strip() for tag in text.split(";") if tag.strip()))
@@ -91,10 +100,10 @@ def safe_name(value: object, where: str) -> str:
         DataError: not a string, empty, absolute, with `..` in it, or nothing that a file can be called.
     """
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: file_name must be the name of a picture, got {reprlib.repr(value)}")
+        raise DataError(f"{where}: file_name must be the name of a picture, got {shown(value)}")
     if max(map(len, value.split("/"))) > MAX_NAME or len(value) > MAX_PATH or _UNPRINTABLE.search(value.strip()):
         raise DataError(
-            f"{where}: file_name {reprlib.repr(value)} is no name of a file: at most {MAX_NAME} characters between "
+            f"{where}: file_name {shown(value)} is no name of a file: at most {MAX_NAME} characters between "
             "slashes, and no control character. Correct it or remove the row."
         )
     if _PLAIN_NAME.fullmatch(value.strip()):
@@ -131,7 +140,7 @@ def checked_classes(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
     for name in classes:
         if not is_class_name(name):
             raise DataError(
-                f"{path}: the class {reprlib.repr(name)} has a control character or more than {MAX_NAME} characters. "
+                f"{path}: the class {shown(name)} has a control character or more than {MAX_NAME} characters. "
                 "Rename it."
             )
     if len(classes) > MAX_CLASSES:
