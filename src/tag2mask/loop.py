@@ -123,6 +123,21 @@ class _State:
         }
 
     def load_dict(self, saved: dict[str, Any], team: Team) -> None:
+        """Take over what `to_dict` gave.
+
+        Raises:
+            ValueError: it is the state of another network, or damaged.
+        """
+        try:
+            self._load(saved, team)
+        except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise ValueError(
+                "The saved state last/state.pt does not fit the run's config.json, or is damaged "
+                f"({type(error).__name__}: {reason}). Take both from one run, or train the run anew"
+            ) from error
+
+    def _load(self, saved: dict[str, Any], team: Team) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
@@ -132,6 +147,8 @@ class _State:
         self.step, self.skipped = saved["step"], saved["skipped"]
         self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
         self.seconds = saved.get("seconds", 0.0)
+        if not isinstance(self.step, int) or self.step < 0:
+            raise ValueError(f"step is {self.step!r}")
         self.broken = set(saved["broken"])
         _set_random_state([saved, *saved.get("rng_of_others", [])], self.step, team)
 
@@ -385,7 +402,7 @@ def _step(
         "phase": phase,
         "lr": rates["old_weights"],
         "total_loss": losses.total.item(),
-        "images_per_second": stretch.batch_size * config.optim.accumulate / seconds,
+        "images_per_second": _number(stretch.batch_size) * config.optim.accumulate / seconds,
         "skipped_steps": state.skipped,
     }
     row |= {f"{name}_loss": part.item() for name, part in losses.parts.items()}

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.config import CRFParams
+from tag2mask.config import MAX_SIDE, CRFParams
+from tag2mask.data.tables import is_class_name
 from tag2mask.memory import ran_out
-from tag2mask.prediction import Prediction, Segmenter
+from tag2mask.prediction import BROKEN_SCORES, Prediction, Segmenter
 from tag2mask.tiling import (
     Grid,
     Part,
@@ -70,14 +71,20 @@ class OnnxSegmenter(Segmenter):
                 f"{path} is an ONNX model of something else; `tag2mask export RUN --format onnx` writes one for here."
             )
         try:
-            self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
-            self.image_size: int | None = json.loads(metadata["image_size"])
-            self.stride: int = json.loads(metadata["stride"])
+            classes: Any = json.loads(metadata["classes"])
+            sizes = {name: json.loads(metadata[name]) for name in ("image_size", "stride")}
             self.selection = metadata["selection"]
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: its metadata is damaged ({error!r}). Export it anew.") from error
-        if not self.classes or not all(isinstance(name, str) and name for name in self.classes):
+        if not isinstance(classes, list) or not classes or not all(is_class_name(name) for name in classes):
             raise ValueError(f"{path}: its metadata names no classes. Export it anew.")
+        for name, value in sizes.items():
+            if not (isinstance(value, int) and 1 <= value <= MAX_SIDE) and not (name == "image_size" and value is None):
+                raise ValueError(f"{path}: its metadata gives the {name} {str(value)[:40]}. Export it anew.")
+        self.classes: tuple[str, ...] = tuple(classes)
+        self.image_size: int | None = sizes["image_size"]
+        self.stride: int = sizes["stride"]
+        self._path = path
 
     def _predict_batch(
         self,
@@ -115,15 +122,29 @@ class OnnxSegmenter(Segmenter):
         return results
 
     def _run(self, rgb: NDArray[np.uint8], scale: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits [B, K, h, w] and tag scores [B, C] of pictures [B, H, W, 3]."""
+        """Logits [B, K, h, w] and tag scores [B, C] of pictures [B, H, W, 3].
+
+        Raises:
+            ValueError: the model fails, gives other shapes, or numbers that are not finite.
+        """
         # The smallest size: the maps are upsampled here, strip by strip, which a huge picture needs.
         feeds = {"rgb": rgb, "scale": np.array(scale, dtype=np.float64), "size": np.array([1, 1])}
         try:
             logits, tag_scores = self._session.run(["logits", "tag_scores"], feeds)
         except Exception as error:  # onnxruntime has a dozen kinds of its own
-            if (reason := ran_out(error)) is None:
-                raise
-            raise MemoryError(reason) from error
+            if (no_memory := ran_out(error)) is not None:
+                raise MemoryError(no_memory) from error
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{self._path} cannot be run on a picture: {reason}. Export it anew.") from error
+        shapes = [list(np.shape(each)) for each in (logits, tag_scores)]
+        count = len(self.classes)
+        if shapes[0][:2] != [len(rgb), count + 1] or len(shapes[0]) != 4 or shapes[1] != [len(rgb), count]:
+            raise ValueError(
+                f"{self._path} gives outputs of the shapes {shapes[0]} and {shapes[1]}, needed "
+                f"[{len(rgb)}, {count + 1}, h, w] and [{len(rgb)}, {count}] for its {count} classes. Export it anew."
+            )
+        if not (np.isfinite(logits).all() and np.isfinite(tag_scores).all()):
+            raise ValueError(BROKEN_SCORES)
         return logits, tag_scores
 
     def _grid(self, size: Size, side: int | None, scale: float) -> Grid:

@@ -20,6 +20,12 @@ from tag2mask.tiling import Part, check_limits
 CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
 
 
+BROKEN_SCORES = (
+    "The model's scores of this picture are not finite (NaN or infinite): its weights are damaged. Get the model anew, "
+    "or train again with a lower --optim.lr."
+)
+
+
 def resolve_crf(crf: CRFChoice) -> CRFParams | None:
     """The CRF that `crf` stands for: None or False for none, True for `CRFParams.inference()`, or a preset's name."""
     if crf is None or crf is False:

@@ -19,7 +19,7 @@ from tag2mask import hub, prediction
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.prediction import CRFChoice, Prediction, check_scales, check_tags, resolve_crf
+from tag2mask.prediction import BROKEN_SCORES, CRFChoice, Prediction, check_scales, check_tags, resolve_crf
 from tag2mask.runs import load_model
 from tag2mask.score_maps import ScoreMaps, refine, refined_parts
 from tag2mask.tiling import Grid, blended_map, is_large, labels_of, tile_side, whole
@@ -30,7 +30,8 @@ __all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf"
 def resolve_device(device: str) -> torch.device:
     """The device that `device` stands for: `auto` takes cuda, else mps, else cpu.
 
-    Of several processes on a machine (LOCAL_RANK, as torchrun sets it) each takes a GPU of its own for `auto` and `cuda`.
+    Of several processes on a machine (LOCAL_RANK, as torchrun sets it) each takes a GPU of its own for `auto` and
+    `cuda`.
 
     Raises:
         ValueError: the device is not there.
@@ -263,6 +264,8 @@ class Segmenter(prediction.Segmenter):
         return [self._prediction(rgb, each, scores, crf) for rgb, (each, scores) in zip(pictures, maps, strict=True)]
 
     def _prediction(self, rgb: NDArray[np.uint8], maps: ScoreMaps, tags: Tensor, crf: CRFParams | None) -> Prediction:
+        if not all(bool(torch.isfinite(each).all()) for each in (*maps.logits, tags)):
+            raise ValueError(BROKEN_SCORES)
         scores = {name: float(score) for name, score in zip(self.classes, tags, strict=True)}
         if crf is not None and not is_large(maps.size):
             probs = refine(rgb, maps, crf).numpy()

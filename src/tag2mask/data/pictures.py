@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ def open_picture(path: str | Path) -> BinaryIO:
 
     Raises:
         FileNotFoundError: there is no such file.
+        PictureError: it is a pipe or device.
     """
     path = Path(path)
     if is_in_shard(path):
@@ -83,6 +85,8 @@ def open_picture(path: str | Path) -> BinaryIO:
         from tag2mask.data.hf_dataset import stored_bytes
 
         return io.BytesIO(stored_bytes(path))
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+        raise PictureError(f"{path} is a folder, pipe or device, no file. Replace or remove it.")
     return path.open("rb")
 
 
@@ -112,7 +116,7 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.u
             return to_rgb(upright(image))
     except PictureTooLarge as error:
         raise PictureTooLarge(f"{path} is left out: {error}") from error
-    except (FileNotFoundError, MemoryError):
+    except (FileNotFoundError, MemoryError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
         raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
@@ -186,7 +190,7 @@ def _mask_ids(path: Path) -> NDArray[np.uint8]:
             ids = np.asarray(image)
     except PictureTooLarge as error:
         raise PictureTooLarge(f"Mask {path} is left out: {error}") from error
-    except (FileNotFoundError, MemoryError):
+    except (FileNotFoundError, MemoryError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
         raise PictureError(f"{path} cannot be read as a mask: {error}. Replace or remove it.") from error
