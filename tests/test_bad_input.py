@@ -139,6 +139,7 @@ REFUSED_PICTURES: dict[str, tuple[str, bytes]] = {
     "PNG that claims 60000 x 60000": ("a.png", png(60000, 60000)),
     "PNG that claims 2^31 x 1": ("a.png", png(2**31 - 1, 1)),
     "PNG that unpacks to 400 million pixels": ("a.png", png(20000, 20000, depth=1, color=0, rows=b"\0" * 2501 * 20000)),
+    "PNG whose comment unpacks to 5 MB": ("a.png", png(4, 4, extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(5 << 20))))),
     "JPEG that claims 65500 x 65500": ("a.jpg", FORGED_JPEG),
     "GIF header alone": ("a.gif", GIF[:13]),
     "truncated WebP": ("a.webp", encoded(noise((64, 48)), format="WEBP")[:60]),
@@ -475,6 +476,16 @@ data(
     r"there is no folder or list '\.\./\.\./etc' below",
     "YOLO: pictures elsewhere",
     YOLO | {"data.yaml": "names: [cat]\ntrain: ../../etc\n"},
+)
+data(
+    r"train names 'a{50}.*which can be no folder or list\. Correct it",
+    "YOLO: folder without end",
+    YOLO | {"data.yaml": f"names: [cat]\ntrain: {'a' * 5000}\n"},
+)
+data(
+    r"is an address, and nothing is downloaded",
+    "Label Studio: address without end",
+    label_studio(f"/data/upload/{'a' * 5000}.jpg"),
 )
 VOC = {
     "JPEGImages/a.jpg": JPEG,
