@@ -145,8 +145,8 @@ def checked_classes(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
     for name in classes:
         if not is_class_name(name):
             raise DataError(
-                f"{path}: the class {shown(name)} has a control character or more than {MAX_NAME} characters. "
-                "Rename it."
+                f"{path}: the class {shown(name)} has a line break or another control character, or more than "
+                f"{MAX_NAME} characters. Rename it."
             )
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{path} names {len(classes)} classes; a mask holds at most {MAX_CLASSES}.")
