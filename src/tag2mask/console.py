@@ -24,13 +24,13 @@ SECONDS_PER_LINE = 5.0
 class Bar:
     """Progress over pictures or steps: a rich bar on a terminal, a line every few seconds elsewhere; on stderr."""
 
-    def __init__(self, name: str, start: int = 0) -> None:
-        self.name, self.start = name, start
+    def __init__(self, name: str, start: int = 0, *, shown: bool = True) -> None:
+        self.name, self.start, self.shown = name, start, shown
         self.began = self.last = time.monotonic()
         self.rich: Progress | None = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if self.shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -48,6 +48,8 @@ class Bar:
         """Show that `done` of `total` are done, with a word about the last one."""
         if self.rich is not None:
             self.rich.update(self.task, completed=done, total=total, text=text)
+            return
+        if not self.shown:
             return
         now = time.monotonic()
         if done == total or now - self.last >= SECONDS_PER_LINE:

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import multilabel_average_precision
+from torchmetrics.functional.classification import binary_average_precision
 
 from tag2mask.boundary import BoundaryCounter
 from tag2mask.charts import Series, save_plot
 from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
+from tag2mask.distributed import ALONE, Team
 from tag2mask.files import write_text
 from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
-from tag2mask.score_maps import refine
+from tag2mask.score_maps import refined_parts
 from tag2mask.scores import (
     Progress,
     Report,
@@ -34,6 +35,7 @@ from tag2mask.scores import (
     with_masks,
 )
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
+from tag2mask.tiling import LARGE, TILE, labels_of
 
 __all__ = [
     "Progress",
@@ -174,6 +176,7 @@ def score_pictures(
     broken: dict[str, str] | None = None,
     each: Callable[[Picture, NDArray[np.int64]], None] | None = None,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Report:
     """Score a network on pictures with masks, at the size of the masks; see `evaluate`.
 
@@ -187,8 +190,9 @@ def score_pictures(
         boundary: Also score the boundaries.
         limit: Score only the first so many pictures; 0 for all.
         broken: Where to note the message per picture that cannot be read, which is then left out; None raises it.
-        each: Called with every picture and its own confusion matrix int64 [K, K].
+        each: Called with every picture of this process and its own confusion matrix int64 [K, K].
         progress: Called with (done, all).
+        team: Processes that share the pictures; all get the same report and notes in `broken`.
 
     Raises:
         ValueError: no picture has a mask, or no class is common to network and data.
@@ -199,7 +203,7 @@ def score_pictures(
     labels = len(segmenter.classes) + 1
     confusion = np.zeros((labels, labels), dtype=np.int64)
     edges = BoundaryCounter(labels) if boundary else None
-    for picture in tracked(chosen, progress):
+    for picture in tracked(team.share(chosen), progress):
         try:
             rgb = read_picture(picture.path)
             truth = torch.from_numpy(read_mask(picture.mask, codes, rgb.shape[:2]))
@@ -210,18 +214,24 @@ def score_pictures(
         allowed = segmenter.allowed_labels([n for n in names if n in segmenter.classes]) if true_tags else None
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         with segmenter.inference():
-            predicted = maps.labels() if params is None else refine(rgb, maps, params).argmax(0)
+            parts = maps.parts() if params is None else refined_parts(rgb, maps, params)
+            predicted = torch.from_numpy(labels_of(parts, maps.size))
         own = confusion_matrix(predicted, truth, labels)
         confusion += own
         if each is not None:
             each(picture, own)
         if edges is not None:
             edges.update(predicted.numpy(), truth.numpy())
+    confusion = _summed(confusion, team)
+    if edges is not None:
+        edges.counts = _summed(edges.counts, team)
+    _share_notes(broken, team)
     count = len(chosen) - len(broken or ())
     protocol = data_protocol(pictures, count, unknown) | {
         "masks_from": "network",
         "image_size": segmenter.config.image_size,
-        "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride",
+        "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride"
+        + (f"; above {LARGE} pixels in tiles of {TILE}" if segmenter.config.image_size is None else ""),
         "scales": list(scales),
         "flip": flip,
         "crf": None if params is None else dataclasses.asdict(params),
@@ -248,6 +258,16 @@ def _note(broken: dict[str, str] | None, picture: Picture, error: PictureError) 
     if broken is None:
         raise error
     broken[picture.name] = str(error)
+
+
+def _share_notes(broken: dict[str, str] | None, team: Team) -> None:
+    for notes in team.gather(broken):
+        if broken is not None and notes is not None:
+            broken.update(notes)
+
+
+def _summed(counts: NDArray[np.int64], team: Team) -> NDArray[np.int64]:
+    return team.total(torch.from_numpy(counts).to(team.device)).cpu().numpy()
 
 
 def score_masks(
@@ -307,10 +327,8 @@ class TagReport:
 def tag_report(scores: Tensor, tags: Tensor, classes: Sequence[str]) -> TagReport:
     """Average precision of tag scores float [N, C] against tags bool [N, C]."""
     ap: dict[str, float | None] = dict.fromkeys(classes)
-    found = tags.bool().any(0).nonzero().flatten().tolist()
-    if found:
-        values = multilabel_average_precision(scores[:, found], tags[:, found].long(), len(found), average=None)
-        ap |= {classes[i]: float(value) for i, value in zip(found, values.reshape(-1), strict=True)}
+    for i in tags.bool().any(0).nonzero().flatten().tolist():
+        ap[classes[i]] = float(binary_average_precision(scores[:, i], tags[:, i].long()))
     scored = [value for value in ap.values() if value is not None]
     return TagReport(map=float(np.mean(scored)) if scored else float("nan"), ap=ap, num_images=len(scores))
 
@@ -322,10 +340,11 @@ def score_tags(
     limit: int = 0,
     broken: dict[str, str] | None = None,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> TagReport:
-    """The mAP of the tag classifier on tagged pictures, which needs no masks; `broken` as in `score_pictures`."""
+    """The mAP of the tag classifier on tagged pictures, which needs no masks; the rest as in `score_pictures`."""
     scores, tags = [torch.zeros(0, len(segmenter.classes))], []
-    for picture in tracked(pictures.pictures[: limit or None], progress):
+    for picture in tracked(team.share(pictures.pictures[: limit or None]), progress):
         try:
             rgb = read_picture(picture.path)
         except PictureError as error:
@@ -334,5 +353,8 @@ def score_tags(
         scores.append(segmenter.score_maps([rgb])[0][1][None])
         names = {pictures.classes[i] for i in picture.tags}
         tags.append([name in names for name in segmenter.classes])
+    _share_notes(broken, team)
     truth = torch.tensor(tags, dtype=torch.bool).reshape(-1, len(segmenter.classes))
-    return tag_report(torch.cat(scores), truth, segmenter.classes)
+    shares = team.gather((torch.cat(scores), truth))  # in the order of the pictures, each once
+    every_score, every_tag = (torch.cat(parts) for parts in zip(*shares, strict=True))
+    return tag_report(every_score, every_tag, segmenter.classes)

@@ -18,25 +18,26 @@ from typing import Any, Protocol, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from tag2mask import validation
 from tag2mask.batch import Batch, Losses
+from tag2mask.batch_fitting import with_fitting_batches
 from tag2mask.config import RunConfig, load_config
 from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
-from tag2mask.data.loading import TrainingPictures, named_errors
+from tag2mask.data.loading import TrainingPictures, named_deaths, named_errors
+from tag2mask.distributed import Team, leave, timeout, together
 from tag2mask.files import write_text
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.report import write_report
 from tag2mask.runs import (
-    MetricsFile,
     environment,
+    errors_only,
     load_state,
     log_to,
     new_run_folder,
@@ -44,7 +45,7 @@ from tag2mask.runs import (
     save_model,
     save_state,
 )
-from tag2mask.tracking import Trackers, check_trackers, describe
+from tag2mask.tracking import Records, check_trackers, describe
 from tag2mask.validation import validate, validation_pictures
 
 log = logging.getLogger("tag2mask")
@@ -67,13 +68,15 @@ class Moment:
     """Name of the phase."""
     progress: float
     """Share of the phase that lies behind, in 0..1."""
+    team: Team
+    """Processes that share the batch."""
 
 
 class Objective(Protocol):
     """What a run learns."""
 
     def losses(self, at: Moment, batch: Batch) -> Losses:
-        """The losses of B samples on the model's device."""
+        """The losses of the batch of which this process has B samples, on the model's device."""
         ...
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
@@ -102,7 +105,8 @@ class _State:
     seconds: float = 0.0
     """Wall time of the steps so far, over all attempts."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, team: Team) -> dict[str, Any]:
+        random = team.gather(_random_state())
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -114,11 +118,26 @@ class _State:
             "broken": sorted(self.broken),
             "best_miou": self.best_miou,
             "seconds": self.seconds,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            **random[0],
+            "rng_of_others": random[1:],
         }
 
-    def load_dict(self, saved: dict[str, Any]) -> None:
+    def load_dict(self, saved: dict[str, Any], team: Team) -> None:
+        """Take over what `to_dict` gave.
+
+        Raises:
+            ValueError: it is the state of another network, or damaged.
+        """
+        try:
+            self._load(saved, team)
+        except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise ValueError(
+                "The saved state last/state.pt does not fit the run's config.json, or is damaged "
+                f"({type(error).__name__}: {reason}). Take both from one run, or train the run anew"
+            ) from error
+
+    def _load(self, saved: dict[str, Any], team: Team) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
@@ -128,15 +147,39 @@ class _State:
         self.step, self.skipped = saved["step"], saved["skipped"]
         self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
         self.seconds = saved.get("seconds", 0.0)
+        if not isinstance(self.step, int) or self.step < 0:
+            raise ValueError(f"step is {self.step!r}")
         self.broken = set(saved["broken"])
-        torch.set_rng_state(saved["rng"])
-        if saved["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+        _set_random_state([saved, *saved.get("rng_of_others", [])], self.step, team)
 
     @property
     def keeper(self) -> SegmentationNetwork:
         """The network that validates and is saved: the running average where there is one."""
         return self.model if self.average is None else cast(SegmentationNetwork, self.average.module)
+
+
+def _random_state() -> dict[str, Any]:
+    return {
+        "rng": torch.get_rng_state(),
+        "cuda_rng": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(saved: list[dict[str, Any]], step: int, team: Team) -> None:
+    """Go on with this process's random state; one that was not there at the save starts its own."""
+    if team.index >= len(saved):
+        _own_random_state(team, step)
+        return
+    own = saved[team.index]
+    torch.set_rng_state(own["rng"])
+    if own["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda_rng"][0])
+
+
+def _own_random_state(team: Team, step: int) -> None:
+    """Other dropout in each process; all else is drawn by picture. The main process stays as it is."""
+    if not team.is_main:
+        torch.manual_seed(hash((torch.initial_seed(), team.index, step)) % 2**63)
 
 
 def run_training(
@@ -164,12 +207,22 @@ def run_training(
         ValueError, FileNotFoundError: bad data or settings, before any training.
         FileExistsError: `config.out` is not empty.
         TrainingStopped: the loss stayed non-finite.
+        ProcessLost: another process that shares the batches ended or does not answer.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
+    with together():
+        return _run_training(config, pictures, objective, resume, start)
+
+
+def _run_training(
+    config: RunConfig, pictures: PictureSet, objective: Objective, resume: Path | None, start: Path | None
+) -> Path:
     if resume is not None and config != load_config(resume):
         raise ValueError(f"{resume} was trained with other settings; going on takes everything from its config.json")
     check_trackers(config)
     accelerator = _accelerator(config)
+    team = Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    _check_share(config, team)
     held_out = validation_pictures(config)
     if config.select == "miou" and (held_out is None or not held_out.has_masks):
         raise ValueError(
@@ -178,19 +231,42 @@ def run_training(
     state = load_state(start) if start is not None else None
     set_seed(config.seed)
     model = build_network(config, pictures.classes, pretrained=resume is None)
-    run = Path(resume) if resume is not None else new_run_folder(config.out, config.preset_name)
+    if resume is None:
+        config = with_fitting_batches(config, model, pictures, objective, accelerator)
+    run = team.from_main(lambda: _new_run(config, team) if resume is None else Path(resume))
     if resume is None:
         config = _resolved(config, run)
-    log.info("run folder: %s", run)
-    with log_to(run):
-        if resume is None:
-            write_text(run / "config.json", config.to_json())
-            write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        else:
-            state = load_state(run)
+    else:
+        state = load_state(run)
+    with log_to(run) if team.is_main else errors_only(), together():
+        log.info("run folder: %s", run)
         log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))
-        _fit(config, run, accelerator, model.to(accelerator.device), pictures, held_out, objective, state)
+        _fit(config, run, accelerator, team, model.to(accelerator.device), pictures, held_out, objective, state)
+        leave()
     return run
+
+
+def _new_run(config: RunConfig, team: Team) -> Path:
+    """Make the run folder with what is known before training."""
+    run = new_run_folder(config.out, config.preset_name)
+    write_text(run / "config.json", _resolved(config, run).to_json())
+    write_text(run / "environment.json", json.dumps(environment() | {"processes": team.count}, indent=2) + "\n")
+    return run
+
+
+def _check_share(config: RunConfig, team: Team) -> None:
+    for phase in config.phases:
+        if isinstance(phase.batch_size, str):
+            if team.count > 1:
+                raise ValueError(
+                    f"the {phase.name} phase has {phase.batch_size!r} pictures per step, which is for one process; "
+                    f"{team.count} processes share a batch: give it a number"
+                )
+        elif phase.batch_size < team.count:
+            raise ValueError(
+                f"the {phase.name} phase has {phase.batch_size} pictures per step, which {team.count} processes cannot "
+                "share; start fewer processes or raise the batch size"
+            )
 
 
 _PATHS = ("train_split", "weights", "masks", "masks_for_some", "tag_phase")
@@ -219,6 +295,10 @@ def _accelerator(config: RunConfig) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.optim.accumulate,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timeout()),
+            DistributedDataParallelKwargs(find_unused_parameters=True),  # the tag phase leaves a branch out
+        ],
     )
 
 
@@ -226,6 +306,7 @@ def _fit(
     config: RunConfig,
     run: Path,
     accelerator: Accelerator,
+    team: Team,
     network: SegmentationNetwork,
     pictures: PictureSet,
     held_out: PictureSet | None,
@@ -238,42 +319,49 @@ def _fit(
         average.module.eval().requires_grad_(False)
     state = _State(network, build_optimizer(network, config.optim), average, accelerator.scaler)
     if saved is not None:
-        state.load_dict(saved)
+        state.load_dict(saved, team)
         log.info("going on at step %d of %d", state.step, config.steps)
+    else:
+        _own_random_state(team, step=0)
     model, optimizer = accelerator.prepare(network, state.optimizer)
     network.train()
-    batches = _batches(config, pictures, network, state.step, accelerator.device)
-    metrics, trackers = MetricsFile(run, state.step), Trackers(config, run, state.step)
-    with stop_signal() as stop, Bar("step", state.step) as bar:
+    batches = _batches(config, pictures, network, state.step, team)
+    records = Records(config, run, state.step, writes=team.is_main)
+    with stop_signal() as stop, Bar("step", state.step, shown=team.is_main) as bar, named_deaths():
         while state.step < config.steps:
             phase = config.phase_at(state.step)[0].name
-            row, batch = _step(config, accelerator, model, optimizer, state, batches, objective)
-            if config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
+            row, batch = _step(config, accelerator, team, model, optimizer, state, batches, objective)
+            if team.is_main and config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
                 sheet = objective.write_samples(run, state.keeper, batch, state.step, phase)
-                trackers.write_picture("samples", sheet, state.step)
+                records.write_picture("samples", sheet, state.step)
             if _due(state.step, config.validate_every, config.steps):
-                row |= _validate(config, run, state, held_out, phase)
+                row |= _validate(config, run, team, state, held_out, phase)
             if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
-                metrics.write(row)
-                trackers.write(row)
-                log.debug("step %d/%d  %s", state.step, config.steps, describe(row))
+                records.write(row)
             bar.update(state.step, config.steps, describe(row))
-            if _due(state.step, config.save_every, config.steps) or stop.is_set():
-                save_state(run, state.to_dict())
-            if stop.is_set() and state.step < config.steps:
+            stopping = team.any(stop.is_set())
+            if _due(state.step, config.save_every, config.steps) or stopping:
+                _save(run, team, state)
+            if stopping and state.step < config.steps:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
                     f"Go on with: tag2mask {config.kind} --resume {run}"
                 )
-    for path in sorted((run / validation.FOLDER).glob("*.jpg")):
-        trackers.write_picture(path.stem, path, state.step)
-    trackers.close()
-    _finish(config, run, state)
+    records.close(state.step)
+    if team.is_main:
+        _finish(config, run, state)
+
+
+def _save(run: Path, team: Team, state: _State) -> None:
+    saved = state.to_dict(team)
+    if team.is_main:
+        save_state(run, saved)
 
 
 def _step(
     config: RunConfig,
     accelerator: Accelerator,
+    team: Team,
     model: torch.nn.Module,
     optimizer: Any,
     state: _State,
@@ -285,12 +373,12 @@ def _step(
     phase, progress = stretch.name, done / stretch.steps
     rates = learning_rates(config, state.step)
     set_learning_rates(state.optimizer, rates)
-    started, mining, images, finite = time.perf_counter(), 0.0, 0, True
+    started, mining, finite = time.perf_counter(), 0.0, True
     average = None if state.average is None else state.keeper
-    moment = Moment(model=model, network=state.model, average=average, phase=phase, progress=progress)
+    moment = Moment(model=model, network=state.model, average=average, phase=phase, progress=progress, team=team)
     for _ in range(config.optim.accumulate):
         batch = next(batches)
-        _note_broken(state, batch)
+        _note_broken(state, batch, team)
         with accelerator.accumulate(model):
             with accelerator.autocast():
                 losses = objective.losses(moment, batch)
@@ -303,7 +391,6 @@ def _step(
             if accelerator.sync_gradients or not finite:
                 optimizer.zero_grad()
         mining += losses.mining_seconds
-        images += len(batch.names)
     _count_nonfinite(config, state, losses, finite=finite)
     if state.average is not None and finite:
         state.average.update_parameters(state.model)
@@ -315,7 +402,7 @@ def _step(
         "phase": phase,
         "lr": rates["old_weights"],
         "total_loss": losses.total.item(),
-        "images_per_second": images / seconds,
+        "images_per_second": _number(stretch.batch_size) * config.optim.accumulate / seconds,
         "skipped_steps": state.skipped,
     }
     row |= {f"{name}_loss": part.item() for name, part in losses.parts.items()}
@@ -329,14 +416,17 @@ def _due(step: int, every: int, last: int) -> bool:
 
 
 def _batches(
-    config: RunConfig, pictures: PictureSet, network: SegmentationNetwork, step: int, device: torch.device
+    config: RunConfig, pictures: PictureSet, network: SegmentationNetwork, step: int, team: Team
 ) -> Iterator[Batch]:
-    """The batches of steps `step`, `step` + 1, ...: the draws they would hold in a run that never stopped."""
+    """This process's part of the batches of steps `step`, `step` + 1, ...
+
+    Together they are the draws that one process would hold in a run that never stopped.
+    """
     accumulate = config.optim.accumulate
-    sizes = [phase.batch_size for phase in config.phases for _ in range(phase.steps * accumulate)]
+    sizes = [_number(phase.batch_size) for phase in config.phases for _ in range(phase.steps * accumulate)]
     first = step * accumulate
     starts = [0, *itertools.accumulate(sizes)]
-    draws = [list(range(starts[i], starts[i + 1])) for i in range(first, len(sizes))]
+    draws = [list(team.share(range(starts[i], starts[i + 1]))) for i in range(first, len(sizes))]
     dataset = TrainingPictures(
         pictures,
         config.augment,
@@ -350,11 +440,17 @@ def _batches(
         batch_sampler=draws,
         num_workers=config.workers,
         collate_fn=Batch.collate,
-        pin_memory=device.type == "cuda",
+        pin_memory=team.device.type == "cuda",
         worker_init_fn=_ignore_interrupt,
         generator=torch.Generator(),  # its own, or starting the loader would move the run's random state
     )
-    return (batch.to(device) for batch in named_errors(loader))
+    return (batch.to(team.device) for batch in named_errors(loader))
+
+
+def _number(batch_size: int | str) -> int:
+    if isinstance(batch_size, str):
+        raise ValueError(f"this run has no number of pictures per step yet, only {batch_size!r}")
+    return batch_size
 
 
 def _ignore_interrupt(worker: int) -> None:
@@ -362,9 +458,10 @@ def _ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _note_broken(state: _State, batch: Batch) -> None:
-    for name in batch.broken:
-        if name not in state.broken:
+def _note_broken(state: _State, batch: Batch, team: Team) -> None:
+    new = [name for name in batch.broken if name not in state.broken]
+    if team.any(bool(new)):
+        for name in dict.fromkeys(itertools.chain(*team.gather(new))):
             state.broken.add(name)
             log.warning("%s cannot be read and is skipped (%d broken so far)", name, len(state.broken))
 
@@ -384,14 +481,18 @@ def _count_nonfinite(config: RunConfig, state: _State, losses: Losses, *, finite
         )
 
 
-def _validate(config: RunConfig, run: Path, state: _State, held_out: PictureSet | None, phase: str) -> dict[str, float]:
+def _validate(
+    config: RunConfig, run: Path, team: Team, state: _State, held_out: PictureSet | None, phase: str
+) -> dict[str, float]:
     """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags."""
     last = state.step == config.steps
-    scores = validate(config, state.keeper, held_out, masks=phase != "tags", details=run if last else None)
+    masks = phase != "tags"
+    scores = validate(config, state.keeper, held_out, masks=masks, details=run if last else None, team=team)
     if config.select == "miou" and scores.get("miou", -1.0) > state.best_miou:
         state.best_miou = scores["miou"]
         selection = f"best mIoU on {config.val_split} at step {state.step}"
-        save_model(run / "model.safetensors", state.keeper, config, selection=selection)
+        if team.is_main:
+            save_model(run / "model.safetensors", state.keeper, config, selection=selection)
     return scores
 
 

@@ -2,6 +2,7 @@
 
 Paper: Reliability Does Matter (AAAI 2020), joint loss of tags, reliable pixels and dense energy; each function names
 its equation and how the published code differs. All take any device; half-precision inputs are computed in float32.
+Where several processes share a batch, `team` sums over all of it: then each gives the loss of the whole batch.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.distributed import ALONE, Team
 from tag2mask.filtering import Backend, check_sigma, describe, pick_core
 from tag2mask.torch_lattice import TorchLattice, picture_features
 
 __all__ = ["balanced_cross_entropy", "class_distance_loss", "cross_entropy", "dense_energy_loss", "tag_loss"]
 
 
-def tag_loss(tag_logits: Tensor, tags: Tensor) -> Tensor:
+def tag_loss(tag_logits: Tensor, tags: Tensor, *, team: Team = ALONE) -> Tensor:
     """Binary cross entropy of every class, averaged over classes and pictures (multi-label soft margin).
 
     Args:
         tag_logits: float [B, C].
         tags: bool [B, C].
+        team: Processes that share the batch.
 
     Raises:
         ValueError: shapes differ or are not [B, C].
@@ -33,10 +36,11 @@ def tag_loss(tag_logits: Tensor, tags: Tensor) -> Tensor:
         raise ValueError(
             f"tag_logits must be float [B, C] and tags [B, C], got {describe(tag_logits)}, {describe(tags)}"
         )
-    return F.multilabel_soft_margin_loss(_at_least_float32(tag_logits), tags.to(torch.float32))
+    each = F.multilabel_soft_margin_loss(_at_least_float32(tag_logits), tags.to(torch.float32), reduction="none")
+    return team.total(each.sum()) / team.number(len(each))
 
 
-def balanced_cross_entropy(seg_logits: Tensor, labels: Tensor) -> Tensor:
+def balanced_cross_entropy(seg_logits: Tensor, labels: Tensor, *, team: Team = ALONE) -> Tensor:
     """Cross entropy over reliable background pixels plus that over reliable object pixels.
 
     Each of the two is the mean over its own labeled pixels of the whole batch, so neither drowns the other; one without
@@ -45,6 +49,7 @@ def balanced_cross_entropy(seg_logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         seg_logits: float [B, K, h, w], background first.
         labels: int64 [B, H, W] in {0..K-1, 255}; 255 teaches nothing.
+        team: Processes that share the batch.
 
     Raises:
         ValueError: wrong shapes or types, or a label outside 0..K-1 other than 255.
@@ -52,15 +57,15 @@ def balanced_cross_entropy(seg_logits: Tensor, labels: Tensor) -> Tensor:
     each = _pixel_losses(seg_logits, labels)
     background = labels == BACKGROUND
     foreground = (labels != BACKGROUND) & (labels != IGNORE)
-    return _mean_where(each, background) + _mean_where(each, foreground)
+    return _mean_where(each, background, team) + _mean_where(each, foreground, team)
 
 
-def cross_entropy(seg_logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(seg_logits: Tensor, labels: Tensor, *, team: Team = ALONE) -> Tensor:
     """Mean cross entropy over all labeled pixels of the batch, as supervised training has it; 0 without any.
 
     Args and errors as of `balanced_cross_entropy`.
     """
-    return _mean_where(_pixel_losses(seg_logits, labels), labels != IGNORE)
+    return _mean_where(_pixel_losses(seg_logits, labels), labels != IGNORE, team)
 
 
 def _pixel_losses(seg_logits: Tensor, labels: Tensor) -> Tensor:
@@ -78,8 +83,8 @@ def _pixel_losses(seg_logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
 
 
-def _mean_where(values: Tensor, where: Tensor) -> Tensor:
-    return torch.where(where, values, 0).sum() / where.sum().clamp(min=1)
+def _mean_where(values: Tensor, where: Tensor, team: Team) -> Tensor:
+    return team.total(torch.where(where, values, 0).sum()) / team.total(where.sum()).clamp(min=1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -98,6 +103,7 @@ def dense_energy_loss(
     gradient: Literal["surrogate", "exact"] = "surrogate",
     *,
     backend: Backend = "auto",
+    team: Team = ALONE,
 ) -> Tensor:
     """Dense energy with the soft gate of the paper (eq. 9-11), in the form of the published code.
 
@@ -125,6 +131,7 @@ def dense_energy_loss(
         gradient: `surrogate` gives `-(2 weight / B) valid S (K q)` as published, exact only where S is constant;
             `exact` gives the derivative `-(weight / B) valid (S (K q) + K^T (S q))`.
         backend: `core`, `torch`, or `auto` for the core where it can be used (float32 on the CPU).
+        team: Processes that share the batch.
 
     Raises:
         ValueError: wrong shapes or types, a width or scale that is not greater than 0, or an unknown gradient.
@@ -144,7 +151,7 @@ def dense_energy_loss(
         gate = torch.where(labels_small == IGNORE, 1.0, (mask - small.amax(1, keepdim=True)).clamp(min=0))
     kernel = _Kernel(rgb_small.to(torch.uint8), sigma_xy * scale, sigma_rgb, backend)
     energy = _Energy.apply(small * mask, gate, kernel, gradient)
-    return cast(Tensor, energy) * (weight / len(probs))
+    return team.total(cast(Tensor, energy)) * (weight / team.number(len(probs)))
 
 
 class _Kernel:
@@ -224,7 +231,7 @@ def _check_energy(
             )
 
 
-def class_distance_loss(seg_logits: Tensor, features: Tensor) -> Tensor:
+def class_distance_loss(seg_logits: Tensor, features: Tensor, *, team: Team = ALONE) -> Tensor:
     """Batch-based class distance of the 2022 journal extension: tight classes, distant class centers.
 
     Labels are the argmax of the network's own logits. The background has one center per picture, each other class one
@@ -234,6 +241,7 @@ def class_distance_loss(seg_logits: Tensor, features: Tensor) -> Tensor:
     Args:
         seg_logits: float [B, K, h, w], background first; no gradient flows into them.
         features: float [B, D, h, w].
+        team: Processes that share the batch.
 
     Raises:
         ValueError: wrong shapes or types.
@@ -248,22 +256,29 @@ def class_distance_loss(seg_logits: Tensor, features: Tensor) -> Tensor:
     classes = seg_logits.shape[1]
     vectors = _at_least_float32(features).flatten(2).mT
     hot = F.one_hot(seg_logits.argmax(1).flatten(1), classes).to(vectors.dtype)
-    background_centers, background_spread, has_background = _spread(vectors, hot[..., :1])
+    background_centers, background_spread, has_background = _spread(vectors, hot[..., :1], ALONE)
     everything = vectors.reshape(1, -1, vectors.shape[2]), hot.reshape(1, -1, classes)[..., 1:]
-    object_centers, object_spread, has_object = _spread(*everything)
+    object_centers, object_spread, has_object = _spread(*everything, team)
     background_centers, has_background = background_centers[:, 0], has_background[:, 0]
     object_centers, object_spread = object_centers[0][has_object[0]], object_spread[0][has_object[0]]
     spread = torch.where(has_background, background_spread[:, 0], 2)
-    intra = (spread.sum() + object_spread.sum()) / (len(vectors) + len(object_centers))
-    return intra + _inter_distance(object_centers, background_centers, bool(has_background.any()))
+    pictures, count = team.number(len(vectors)), len(object_centers)
+    intra = (team.total(spread.sum()) + object_spread.sum()) / (pictures + count)
+    if count == 0:
+        return intra
+    inter = 0.5 * _distance_among(object_centers)
+    if not team.any(bool(has_background.any())):
+        return intra + inter + 1
+    apart = team.total((1 + _cosines(object_centers, background_centers)).sum())
+    return intra + inter + 0.5 * apart / (count * pictures)
 
 
-def _spread(vectors: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _spread(vectors: Tensor, member: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
     """Centers [G, k, D] of the members [G, n, k] of vectors [G, n, D], mean cosine distance to them, whether any."""
-    count = member.sum(1)
-    centers = member.mT @ vectors / count.clamp(min=1)[..., None]
+    count = team.total(member.sum(1))
+    centers = team.total(member.mT @ vectors) / count.clamp(min=1)[..., None]
     distance = 1 - _cosines(vectors, centers)
-    return centers, (member * distance).sum(1) / count.clamp(min=1), count > 0
+    return centers, team.total((member * distance).sum(1)) / count.clamp(min=1), count > 0
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -272,14 +287,9 @@ def _cosines(a: Tensor, b: Tensor) -> Tensor:
     return a @ b.mT / (lengths + 1e-7)
 
 
-def _inter_distance(objects: Tensor, backgrounds: Tensor, any_background: bool) -> Tensor:
-    """Mean of 1 + cosine between centers: object to object, and object to background."""
-    count = len(objects)
-    if count == 0:
-        return objects.sum()
-    between = 1 + _cosines(objects, objects)
+def _distance_among(centers: Tensor) -> Tensor:
+    """Mean of 1 + cosine between each two of the centers [n, D]."""
+    count = len(centers)
+    between = 1 + _cosines(centers, centers)
     apart = 1 - torch.eye(count, dtype=between.dtype, device=between.device)
-    among = (between * apart).sum() / max(count * (count - 1), 1)
-    if not any_background:
-        return 0.5 * among + 1
-    return 0.5 * among + 0.5 * (1 + _cosines(objects, backgrounds)).mean()
+    return (between * apart).sum() / max(count * (count - 1), 1)

@@ -40,6 +40,9 @@ class Share:
             raise ValueError(f"RANK must be less than WORLD_SIZE, both whole numbers; got {rank!r} and {world!r}")
         return cls(index=int(rank), count=int(world))
 
+    def __str__(self) -> str:
+        return f"process {self.index} of {self.count}"
+
     def range(self, total: int) -> range:
         """Indices of this process's pictures: neighbours, as they often lie in one shard."""
         return range(total * self.index // self.count, total * (self.index + 1) // self.count)
@@ -192,14 +195,16 @@ def _line(row: dict[str, Any]) -> Line:
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
-    """The object of a line; None for one that a kill has cut."""
+    """The object of a line; None for one that a kill has cut, or that is damaged."""
     if not text.endswith(b"\n"):
         return None
     try:
         row = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) else None
+    if not isinstance(row, dict) or not isinstance(row.get("name", ""), str):
+        return None
+    return row if "name" not in row or isinstance(row.get("scores"), dict) else None
 
 
 def _drop_torn_line(path: Path) -> None:

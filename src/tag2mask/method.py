@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tag2mask.batch import IGNORE, Batch, Losses, Outputs
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import MethodConfig, ReliableConfig
+from tag2mask.distributed import ALONE, Team
 from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
 from tag2mask.models.network import Network
 from tag2mask.reliable import reliable_labels
@@ -31,6 +32,7 @@ def training_losses(
     average: Network | None = None,
     progress: float = 1.0,
     with_masks: bool = False,
+    team: Team = ALONE,
 ) -> Losses:
     """The losses of a batch: of tags only, or of all three branches.
 
@@ -44,10 +46,11 @@ def training_losses(
         progress: Share of the joint phase that lies behind, in 0..1.
         with_masks: Whether `batch.mask` teaches: where a picture shows any label there, those are its labels, and
             elsewhere it teaches nothing. Never the case in the paper.
+        team: Processes that share the batch, of which `batch` is this one's part; the losses are those of all of it.
     """
     images = network.normalize(batch.rgb, batch.valid)
     outputs: Outputs = model(images, batch.valid if method.pool_valid else None, segment=joint)
-    parts = {"tag": tag_loss(outputs.tag_logits.float(), batch.tags)}
+    parts = {"tag": tag_loss(outputs.tag_logits.float(), batch.tags, team=team)}
     if not joint or outputs.seg_logits is None:
         return Losses(parts)
     rule = method.reliable
@@ -63,18 +66,18 @@ def training_losses(
     mined = time.perf_counter() - started
 
     seg_logits = F.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-    parts["segmentation"] = balanced_cross_entropy(seg_logits, labels)
+    parts["segmentation"] = balanced_cross_entropy(seg_logits, labels, team=team)
     if method.energy.weight > 0:
         e = method.energy
         probs = seg_logits.softmax(dim=1)
         gated = labels if e.gate else torch.full_like(labels, IGNORE)  # S = 1 where nothing is labeled
         parts["energy"] = dense_energy_loss(
-            batch.rgb, probs, gated, batch.valid, e.sigma_rgb, e.sigma_xy, e.scale, e.weight, e.gradient
+            batch.rgb, probs, gated, batch.valid, e.sigma_rgb, e.sigma_xy, e.scale, e.weight, e.gradient, team=team
         )
     if method.class_distance > 0 and outputs.distance_features is not None:
-        distance = class_distance_loss(outputs.seg_logits, outputs.distance_features)
+        distance = class_distance_loss(outputs.seg_logits, outputs.distance_features, team=team)
         parts["class_distance"] = method.class_distance * distance
-    share = (labels != IGNORE).sum() / batch.valid.sum()
+    share = team.total((labels != IGNORE).sum()) / team.total(batch.valid.sum())
     return Losses(parts, share.item(), mined)
 
 

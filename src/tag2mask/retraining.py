@@ -77,7 +77,7 @@ class _MaskObjective:
 
     def losses(self, at: Moment, batch: Batch) -> Losses:
         outputs = at.model(at.network.normalize(batch.rgb, batch.valid), batch.valid)
-        return Losses({"segmentation": cross_entropy(outputs.seg_logits.float(), batch.mask)})
+        return Losses({"segmentation": cross_entropy(outputs.seg_logits.float(), batch.mask, team=at.team)})
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
         batch = batch.first(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.config import RunConfig
+from tag2mask.runs import MetricsFile
+from tag2mask.validation import FOLDER as VALIDATION
+
+log = logging.getLogger("tag2mask")
 
 
 def describe(row: Mapping[str, Any]) -> str:
@@ -96,3 +101,35 @@ class Trackers:
             self.board.close()
         for other in self.others:
             other.finish()
+
+
+class Records:
+    """What a run writes down while it trains: metrics.csv, log.txt and the trackers; nothing where `writes` is False.
+
+    Of several processes that train together only one writes.
+    """
+
+    def __init__(self, config: RunConfig, run: Path, step: int, *, writes: bool) -> None:
+        """Open them; `step` is that of a run that goes on."""
+        self.run, self.steps, self.writes = run, config.steps, writes
+        if writes:
+            self.metrics, self.trackers = MetricsFile(run, step), Trackers(config, run, step)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write one row of metrics."""
+        if self.writes:
+            self.metrics.write(row)
+            self.trackers.write(row)
+            log.debug("step %d/%d  %s", row["step"], self.steps, describe(row))
+
+    def write_picture(self, name: str, path: Path, step: int) -> None:
+        """Show a picture file to the trackers."""
+        if self.writes:
+            self.trackers.write_picture(name, path, step)
+
+    def close(self, step: int) -> None:
+        """Show the pictures of the last validation, and finish."""
+        if self.writes:
+            for path in sorted((self.run / VALIDATION).glob("*.jpg")):
+                self.trackers.write_picture(path.stem, path, step)
+            self.trackers.close()

@@ -105,6 +105,7 @@ class _TagObjective:
             average=cast(Network | None, at.average),
             progress=at.progress,
             with_masks=bool(self.config.masks_for_some),
+            team=at.team,
         )
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:

@@ -16,6 +16,7 @@ from PIL import Image
 from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import RunConfig, TrainConfig
 from tag2mask.data import PictureSet, SplitError, open_data, read_mask, read_picture
+from tag2mask.distributed import ALONE, Team
 from tag2mask.evaluation import score_pictures, score_tags
 from tag2mask.files import write_text
 from tag2mask.method import class_activation_maps
@@ -41,12 +42,13 @@ def validate(
     *,
     masks: bool,
     details: Path | None = None,
+    team: Team = ALONE,
 ) -> dict[str, float]:
     """Scores on the validation split: `miou` where it has masks and `masks` asks for it, else `tag_map`.
 
     Empty without such a split. `config.validate_pictures` limits the work; pictures that cannot be read are named and
     left out. With `details`, a run folder, its `validation/` gets scores.json (the report, and each picture's mIoU) and
-    the best and worst pictures as best.jpg and worst.jpg.
+    the best and worst pictures as best.jpg and worst.jpg. The processes of `team` share the pictures and get the same.
     """
     if pictures is None:
         return {}
@@ -55,13 +57,20 @@ def validate(
     if pictures.has_masks and masks:
         each: dict[str, float] = {}
         report = score_pictures(
-            segmenter, pictures, limit=limit, broken=broken, each=lambda p, own: each.update({p.name: _miou(own)})
+            segmenter,
+            pictures,
+            limit=limit,
+            broken=broken,
+            each=lambda p, own: each.update({p.name: _miou(own)}),
+            team=team,
         )
         name, score = "miou", report.miou
         if details is not None:
-            _write_details(details / FOLDER, segmenter, pictures, report, each)
+            every = {name: value for part in team.gather(each) for name, value in part.items()}
+            if team.is_main:
+                _write_details(details / FOLDER, segmenter, pictures, report, every)
     else:
-        name, score = "tag_map", score_tags(segmenter, pictures, limit=limit, broken=broken).map
+        name, score = "tag_map", score_tags(segmenter, pictures, limit=limit, broken=broken, team=team).map
     for message in broken.values():
         log.warning("left out of the validation: %s", message)
     return {} if math.isnan(score) else {name: score}

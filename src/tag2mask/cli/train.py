@@ -12,6 +12,7 @@ import tyro
 from tag2mask.cli.advice import after_training
 from tag2mask.cli.common import ALL_OPTIONS, Misuse, Result, parsed, suggest
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
+from tag2mask.manifest import Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ def _command(
     elif not config.data:
         raise Misuse(f"{verb} needs --data PATH: a folder of pictures and tags, or a PASCAL VOC tree.")
     folder = run(config, None if resume is None else Path(resume))
+    if Share.of_environment().index > 0:
+        return {}, [], 0  # of the processes that torchrun starts one speaks for all
     return {"run": str(folder)}, [f"run folder: {folder}", after_training(folder, config)], 0
 
 

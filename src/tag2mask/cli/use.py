@@ -11,6 +11,7 @@ import tyro
 
 from tag2mask.cli.advice import after_predicting, after_scoring, after_scoring_masks, beside, next_command
 from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
+from tag2mask.config import MAX_PIXELS
 from tag2mask.console import Bar
 from tag2mask.formats import DataFormat, OutputFormat
 
@@ -32,6 +33,8 @@ def predict_command(
     tags: Path | None = None,
     list: Path | None = None,
     rank: bool = False,
+    tile: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -54,6 +57,9 @@ def predict_command(
         tags: Table like tags.csv: the classes known to be in a picture.
         list: File with a picture name per line; others are left out.
         rank: Also rank.csv, rank.html: what a person should look at first.
+        tile: Side in pixels of overlapping tiles (docs/tiling.md); by itself for large pictures of runs that keep
+            their size.
+        max_pixels: Leave out pictures with more pixels, before they are unpacked.
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
@@ -76,12 +82,15 @@ def predict_command(
             list_file=list,
             rank=rank,
             options=options,
+            tile=tile,
+            max_pixels=max_pixels,
             device=device,
             progress=bar.update,
         )
     for message in result.errors.values():
         print(f"tag2mask: error: {message}", file=sys.stderr)
-    lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed: {result.out}"]
+    large = f" ({result.too_large} of them above --max-pixels {max_pixels})" if result.too_large else ""
+    lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed{large}: {result.out}"]
     if "png" in format:
         lines.append(f"masks: {result.out / 'masks'}, overlays: {result.out / 'overlays'}")
     if not result.complete:
