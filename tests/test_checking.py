@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -351,7 +353,22 @@ def test_a_single_class_without_negatives_ends_with_code_1_and_the_reason(tmp_pa
     told = capsys.readouterr().out
     assert "NOT fit to train on: 1 error" in told
     assert "because: Every one of the 8 pictures of the split 'train' is tagged cat" in told
-    assert "next:" not in told
+    assert "tag2mask train" not in told
+    assert told.splitlines()[-1] == f"next: tag2mask check {data} --out check.html"  # once it is corrected
+
+
+def test_pictures_in_shards_are_looked_at(tmp_path: Path) -> None:
+    data = folder(tmp_path / "plain", TAGS)
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for name, tags in TAGS.items():
+            shard.add(data / "images" / name, name)
+            member = tarfile.TarInfo(f"{Path(name).stem}.txt")
+            member.size = len(tags)
+            shard.addfile(member, io.BytesIO(tags.encode()))
+    report = check(tmp_path / "0.tar")
+    assert (report.data_format, report.fit) == ("webdataset", True)
+    assert sum(split.num_broken for split in report.splits.values()) == 0
+    assert report.splits["train"].heights == (120, 120, 120)
 
 
 def test_classes_that_the_held_out_split_lacks(data: Path) -> None:

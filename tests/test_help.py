@@ -93,7 +93,11 @@ def test_help_all_lists_every_option_and_help_the_main_ones(config, capsys, monk
     verb = config.kind
     every = set(options_of(config.preset("small"))) | {"--resume", "--json"}
     found = [
-        set(re.findall(r"^[│ ] {1,2}(--[a-z0-9.-]+)", help_of(capsys, monkeypatch, verb, "small", flag), re.MULTILINE))
+        set(
+            re.findall(
+                r"^[│ ] {1,2}(--[a-z][a-z0-9.-]*)", help_of(capsys, monkeypatch, verb, "small", flag), re.MULTILINE
+            )
+        )
         for flag in ("--help", "--help-all")
     ]
     assert found[1] == every
@@ -245,7 +249,7 @@ def test_advice_after_the_other_uses_of_a_run(run, photos, capsys):
     person.wrote(Path("tool/coco.json"))
     words = person.follow(words, "predict", progress="predict")
     person.wrote(Path("tool-ranked/rank.html"))
-    assert words == ["tag2mask", "ui", "a run"]
+    assert words[:5] == ["tag2mask", "convert", "tool-ranked", "--to", "coco"]
     words = person.run("predict", run, photos / "images", "--rank", "--out", "ranked")
     assert words == ["tag2mask", "ui", "a run", "--ranked", "ranked", "--pictures", str(photos / "images")]
     words = person.run("convert", photos, "--to", "folder", "--out", "copy of it", progress="convert")

@@ -97,7 +97,7 @@ def ui_command(
     ui(run, port=port, ranked=ranked, pictures=pictures, device=device, ready=ready)
     lines = ["the page is closed; what you did not save from it is gone"]
     if pictures is None:
-        lines.append(next_command("ui", run, port=port))
+        lines.append(next_command("ui", run, port=None if port == 7860 else port))
     else:
         lines.append(next_command("predict", run, pictures, out=beside(pictures, "masks")))
     return {"address": addresses[0]}, lines, 0
