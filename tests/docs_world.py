@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ PLACEHOLDERS = {"RUN": "runs/photos", "PATH": "photos", "DIR": "masks"}
 
 
 def write_world(root: Path) -> None:
-    """photos/, new_pictures/, cat.jpg, VOC trees, masks, and runs trained for two steps."""
+    """photos/, new_pictures/, cat.jpg, VOC trees, masks, a list, and runs trained for two steps."""
     from tag2mask.cli import main
     from tag2mask.data.shapes import write_builtin
 
@@ -50,8 +51,14 @@ def write_world(root: Path) -> None:
     run = root / "runs" / "photos"
     code = main(["train", "small", "--data", str(photos), "--out", str(run), "--json", *SHORTER["train"]])
     assert code == 0
-    for name in ("small", "animals"):
+    for name in ("small", "animals", "demo/run"):
         shutil.copytree(run, root / "runs" / name)
+    held_out = root / "runs" / "demo" / "data" / "images"
+    held_out.mkdir(parents=True)
+    shutil.copy(photos / "images" / "a.jpg", held_out / "val_0000.jpg")
+    (root / "first.txt").write_text("a.jpg\nb.jpg\n")
+    (root / "corrected").mkdir()
+    shutil.copy(photos / "masks" / "a.png", root / "corrected")
     code = main(
         ["pseudo-label", str(run), "--data", str(photos), "--split", "val", "--out", str(root / "masks"), "--json"]
     )
@@ -116,6 +123,12 @@ def _saved_to_disk(root: Path) -> None:
     Dataset.from_dict(rows, features=features).save_to_disk(root)
 
 
+def _cvat_export(root: Path) -> None:
+    """What comes back from CVAT when nothing was corrected: the zip that the page has made, unpacked."""
+    with zipfile.ZipFile(root.with_name("first") / "cvat.zip") as archive:
+        archive.extractall(root)
+
+
 FOLDERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "One folder per class": ("pets", data_formats.imagefolder),
     "Hugging Face imagefolder": ("pets", data_formats.metadata_jsonl),
@@ -126,5 +139,6 @@ FOLDERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "A Hugging Face data set on disk": ("pets", _saved_to_disk),
     "WebDataset shards": ("shards", _shards),
     "To a plain folder": ("coco", data_formats.coco),
+    "Masks from CVAT": ("export", _cvat_export),
 }
-"""The folder that a section of data.md speaks of, written anew before its commands run."""
+"""The folder that a section speaks of, written anew before its blocks run."""

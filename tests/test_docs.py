@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import io
+import itertools
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -49,6 +52,8 @@ OTHER_PROGRAMS = {
 """Programs in command blocks that are not run here, and why."""
 NOT_EXECUTED = {"push_to_hub(": "needs a network and an account"}
 """Python blocks that are compiled only: a word of theirs, and why."""
+SLOW = {"export.md": "tracing networks takes half a minute of a core"}
+"""Pages that only `pytest -m slow` runs, and why; plain pytest parses their commands and compiles their Python."""
 
 
 class Block(NamedTuple):
@@ -151,12 +156,12 @@ def parse_command(words: list[str], monkeypatch) -> None:
         raise AssertionError(f"{' '.join(words)} is not parsed (code {code}):\n{told.getvalue()}")
 
 
-def run_command(words: list[str], monkeypatch) -> None:
+def run_command(words: list[str], monkeypatch, *, only_parsed: bool = False) -> None:
     """Run one tag2mask command in process, or only parse it; AssertionError with what it said."""
     words = [PLACEHOLDERS.get(word, word) for word in words]
     verb = words[1]
     told = io.StringIO()
-    if reason_not_to_run(words):
+    if only_parsed or reason_not_to_run(words):
         parse_command(words, monkeypatch)
         return
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
@@ -173,7 +178,14 @@ def world(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if BLOCKS[p]], ids=lambda p: p.name)
+WITH_BLOCKS = [
+    pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in SLOW else [])
+    for path in PAGES
+    if BLOCKS[path]
+]
+
+
+@pytest.mark.parametrize("path", WITH_BLOCKS)
 def test_blocks_run(path, world, tmp_path, monkeypatch):
     """In the order of the page, in a folder of its own; the Python blocks of a page share their names."""
     home = tmp_path / "home"
@@ -182,7 +194,7 @@ def test_blocks_run(path, world, tmp_path, monkeypatch):
     names: dict[str, object] = {"__name__": "docs"}
     prepared = None
     for block in BLOCKS[path]:
-        if path.name == "data.md" and block.heading in FOLDERS and block.heading != prepared:
+        if block.heading in FOLDERS and block.heading != prepared:
             folder, write = FOLDERS[block.heading]
             shutil.rmtree(folder, ignore_errors=True)
             write(home / folder)
@@ -192,6 +204,27 @@ def test_blocks_run(path, world, tmp_path, monkeypatch):
             if not any(word in block.text for word in NOT_EXECUTED):
                 exec(code, names)
         elif block.kind == "commands":
+            run_commands(block, monkeypatch)
+
+
+@pytest.mark.parametrize("page", SLOW)
+def test_blocks_of_slow_pages_are_read(page, monkeypatch):
+    for block in BLOCKS[ROOT / "docs" / page]:
+        if block.kind == "python":
+            compile(block.text, block.place, "exec")
+        elif block.kind == "commands":
+            run_commands(block, monkeypatch, only_parsed=True)
+
+
+def run_commands(block: Block, monkeypatch, *, only_parsed: bool = False) -> None:
+    for words in commands_of(block):
+        if words[0] in OTHER_PROGRAMS:
+            continue
+        assert words[0] == "tag2mask", f"{block.place}: {words[0]} is no known program"
+        try:
+            run_command(words, monkeypatch, only_parsed=only_parsed)
+        except AssertionError as error:
+            raise AssertionError(f"{block.place}: {error}") from None
             for words in commands_of(block):
                 if started := launched(words):
                     parse_command(started, monkeypatch)
@@ -215,7 +248,8 @@ def test_what_is_not_run_is_listed_with_its_reason_and_counted(capsys):
         kinds = {kind: sum(block.kind == kind for block in blocks) for kind in ("python", "commands", "text")}
         print(
             f"\ndocs: {len(blocks)} blocks {kinds}; {len(ours) - len(parsed)} commands run, {len(parsed)} parsed only, "
-            f"{len(commands) - len(ours)} of other programs; {len(compiled)} Python block compiled only"
+            f"{len(commands) - len(ours)} of other programs; {len(compiled)} Python block compiled only; "
+            f"{', '.join(SLOW)} runs with -m slow"
         )
     used = [
         *(word for word in PARSED if any(word in " ".join(words) for words in ours)),
@@ -235,7 +269,7 @@ def inline_code(path: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def options() -> dict[str, set[str]]:
-    """The options of every verb, as its --help names them."""
+    """The options of every verb, as its --help-all names them."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "300")
@@ -243,7 +277,7 @@ def options() -> dict[str, set[str]]:
             told = io.StringIO()
             presets = {"train": ["small"], "retrain": ["small"]}.get(verb, [])
             with contextlib.redirect_stdout(told):
-                assert cli.main([verb, *presets, "--help"]) == 0
+                assert cli.main([verb, *presets, "--help-all"]) == 0
             found[verb] = set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", told.getvalue()))
     return found
 
@@ -264,6 +298,7 @@ def test_commands_and_options_in_the_text_exist(path, options):
 
 
 ABLATION = {"--rows", "--second-split", "--one-seed"}
+OF_OTHERS = {"--version", "--strict", "--help-all"}
 OF_OTHERS = {"--version", "--strict", "--nnodes"}
 
 
@@ -288,18 +323,70 @@ def test_ablation_command_of_the_page_is_parsed(monkeypatch, tmp_path):
         module.main()
 
 
-def test_extras_that_the_pages_install_exist():
-    import tomllib
+def table_cells(page: str, header: str) -> list[str]:
+    """What stands in code in the first cells of the table with that header."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(header)) + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
 
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+def test_the_tour_names_every_file_of_a_run_folder(world):
+    named = {name.rstrip("/") for name in table_cells("tour.md", "| in `runs/demo/run/` |")}
+    optional = {"samples", "tensorboard"}
+    found = {path.name for path in (world / "runs" / "demo" / "run").iterdir()}
+    assert found <= named
+    assert named - found <= optional, "the runs of these tests write no samples and no tensorboard"
+
+
+def test_masks_come_back_from_cvat(tmp_path, monkeypatch):
+    """The block of review.md makes the labels of cvat.zip again; 255 is black there, as the background."""
+    import zipfile
+
+    import numpy as np
+    from PIL import Image
+
+    from tag2mask import outputs
+
+    classes, labels = ("cat", "dog", "a cow"), np.array([[0, 1, 2], [3, 3, 255]], np.uint8)
+    with outputs.writers(tmp_path, ("cvat",), classes, outputs.OutputOptions()) as add:
+        add(outputs.LabeledPicture("sub/a", "sub/a.jpg", labels, dict.fromkeys(classes, 0.5)))
+    with zipfile.ZipFile(tmp_path / outputs.PLACES["cvat"]) as archive:
+        archive.extractall(tmp_path / "export")
+    (tmp_path / "review").mkdir()
+    (tmp_path / "review" / "classes.txt").write_text("\n".join(classes) + "\n")
+    (block,) = [b for b in BLOCKS[ROOT / "docs" / "review.md"] if b.language == "python"]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block.text, block.place, "exec"), {})
+    with Image.open("corrected/sub/a.png") as mask:
+        assert np.asarray(mask).tolist() == [[0, 1, 2], [3, 3, 0]]
+
+
+def test_install_lists_every_extra():
+    assert sorted(table_cells("install.md", "| extra |")) == sorted(EXTRAS)
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+
+def test_extras_that_the_pages_install_exist():
     for path in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "mkdocs.yml"):
         for names in re.findall(r"(?:tag2mask|\.)\[([a-z,]+)\]", path.read_text(encoding="utf-8")):
-            assert set(names.split(",")) <= set(known), f"{path.name} installs [{names}]"
+            assert set(names.split(",")) <= set(EXTRAS), f"{path.name} installs [{names}]"
+
+
+def test_every_public_name_has_a_place_in_the_api_pages():
+    import tag2mask
+
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("api*.md"))
+    shown = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    assert {f"tag2mask.{module}.{name}" for name, module in tag2mask._PUBLIC.items()} <= shown
 
 
 # Errors that the pages quote
 
 
+@functools.cache
 def source_texts() -> set[str]:
     """Every text of the source that is no docstring, with … for what is filled in."""
     texts = set()
@@ -317,12 +404,12 @@ def source_texts() -> set[str]:
 
 
 def quoted_errors(page: str) -> list[str]:
-    """First cells, all in code, of the tables whose header says `message`."""
+    """First cells, all in code, of the tables of messages and of what `check` says."""
     quoted, inside = [], False
     for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
         if not line.startswith("|"):
             inside = False
-        elif line.startswith("| message |"):
+        elif line.startswith(("| message |", "| `check` says |")):
             inside = True
         elif inside and not line.startswith("|---"):
             quoted += re.findall(r"`([^`]+)`", line.split(" | ")[0])
@@ -335,11 +422,11 @@ def occurs(message: str, texts: set[str]) -> bool:
     return any(pattern.search(text) for text in texts)
 
 
-@pytest.mark.parametrize("page", ["troubleshooting.md", "data.md"])
+@pytest.mark.parametrize("page", ["troubleshooting.md", "data.md", "good-tags.md"])
 def test_quoted_errors_are_in_the_source(page):
-    texts = source_texts()
-    missing = [message for message in quoted_errors(page) if not occurs(message, texts)]
-    assert not missing
+    texts, quoted = source_texts(), quoted_errors(page)
+    assert quoted
+    assert not [message for message in quoted if not occurs(message, texts)]
 
 
 def test_troubleshooting_is_worth_reading():

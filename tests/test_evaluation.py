@@ -153,6 +153,14 @@ def test_tag_map_by_hand():
     assert report.map == pytest.approx((5 / 6 + 1) / 2)
 
 
+def test_tag_map_where_one_class_occurs():
+    """As in a data set of one class, or in a few held-out pictures."""
+    scores, tags = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.3]]), torch.tensor([[1, 0], [0, 0], [1, 0]]).bool()
+    for width in (1, 2):
+        report = ev.tag_report(scores[:, :width], tags[:, :width], ("a", "b")[:width])
+        assert report.map == report.ap["a"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+
+
 def test_score_tags(segmenter, data):
     assert 0 <= ev.score_tags(segmenter, open_data(data, split="val")).map <= 1
 

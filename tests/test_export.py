@@ -324,6 +324,56 @@ def test_unusable_onnx_files(tmp_path, summary, monkeypatch):
         tag2mask.Segmenter.load(summary.out)
 
 
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["evaluate", "MODEL", "--data", "nowhere"], "score them with --masks"),
+        (["pseudo-label", "MODEL", "--data", "nowhere", "--out", "o"], "--tags FILE"),
+        (["explain", "MODEL", "nowhere.jpg", "--out", "o"], "tag2mask predict MODEL PICTURE"),
+        (["export", "MODEL"], "exported already"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_commands_that_need_the_network_refuse_exported_models(words, cure, name, tmp_path, monkeypatch, capsys):
+    """Before anything else is read: neither the data nor the picture is there."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(b"")
+    assert cli.main([name if word == "MODEL" else word for word in words]) == 1
+    told = capsys.readouterr().err
+    assert f"{words[0]} needs the network itself, got {name}, " in told
+    assert "Give the run folder or .safetensors file" in told and cure in told
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_functions_that_need_the_network_refuse_an_onnx_segmenter(onnx, tmp_path):
+    for call in (
+        lambda: tag2mask.evaluate(onnx, data="nowhere"),
+        lambda: tag2mask.pseudo_label(onnx, data="nowhere", out=tmp_path),
+        lambda: tag2mask.explain(onnx, "nowhere.jpg", tmp_path),
+    ):
+        with pytest.raises(ValueError, match="needs the network itself, got a segmenter of an exported model"):
+            call()
+
+
+def test_the_masks_of_an_onnx_file_are_scored_as_those_of_its_run(first, summary, tmp_path):
+    """The way round that the refusal of `evaluate` names."""
+    data = tmp_path / "data"
+    for folder in ("images", "masks", "splits"):
+        (data / folder).mkdir(parents=True)
+    truth = np.random.default_rng(1).integers(0, 4, (3, 40, 56), dtype=np.uint8)
+    for i, labels in enumerate(truth):
+        Image.fromarray(picture((40, 56), seed=i)).save(data / "images" / f"{i}.png")
+        Image.fromarray(labels).save(data / "masks" / f"{i}.png")
+    (data / "classes.txt").write_text("\n".join(CLASSES))
+    (data / "splits" / "val.txt").write_text("0.png\n1.png\n2.png\n")
+    (data / "tags.csv").write_text("file_name,tags\n0.png,cat\n1.png,dog\n2.png,cow\n")
+    tag2mask.predict(summary.out, data / "images", tmp_path / "out")
+    masks = tag2mask.evaluate(masks=tmp_path / "out" / "masks", data=data)
+    expected = tag2mask.evaluate(first, data=data)
+    assert expected.confusion.sum() == truth.size and np.count_nonzero(expected.confusion.sum(0)) > 1
+    assert masks.confusion.tolist() == expected.confusion.tolist()
+
+
 def test_crf_without_the_compiled_core(onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "tag2mask._core", None)
     with pytest.raises(ValueError, match="compiler"):

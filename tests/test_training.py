@@ -286,7 +286,8 @@ def test_nothing_is_learned_from_padding(tiny_config, monkeypatch):
     batch = padded_batch(2)
     seen = {}
     monkeypatch.setattr(
-        "tag2mask.method.balanced_cross_entropy", lambda logits, labels, **_: seen.update(labels=labels) or logits.sum() * 0
+        "tag2mask.method.balanced_cross_entropy",
+        lambda logits, labels, **_: seen.update(labels=labels) or logits.sum() * 0,
     )
 
     def energy(rgb, probs, labels, valid, *args, **_):

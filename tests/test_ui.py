@@ -8,6 +8,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from tag2mask.cli import main
 from tag2mask.runs import save_model
+from tag2mask.web import server
 from tag2mask.web.actions import look, ranked_list, save
 from tag2mask.web.server import POLICY, serving
 
@@ -143,6 +145,88 @@ def test_uploads_are_limited(address):
         pass  # turned away before all of it was sent
     finally:
         connection.close()
+
+
+def send(address, *names, headers=(), data=b"x", chunked=False):
+    """Status and body of an upload of files of these names."""
+    import http.client
+
+    parts = [
+        f'--B\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode() + data + b"\r\n"
+        for name in names
+    ]
+    body = b"".join(parts) + b"--B--\r\n"
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    try:
+        given = {"Content-Type": "multipart/form-data; boundary=B"} | dict(headers)
+        connection.request(
+            "POST", "/gradio_api/upload", iter([body]) if chunked else body, given, encode_chunked=chunked
+        )
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_uploads_stay_in_their_folder_and_come_from_this_page_only(address, monkeypatch, tmp_path):
+    status, body = send(address, "../../evil.png", "/etc/evil.png", "<b>é😀.png")
+    assert status == 200, body
+    places = [Path(place) for place in json.loads(body)]
+    assert len(places) == 3
+    for place in places:
+        assert place.is_file()
+        assert place.parent.parent.name == "uploads" and ".." not in place.parts
+    assert not list(tmp_path.rglob("evil.png"))
+    origin = {"Origin": address}
+    assert send(address, "a.png", headers=origin)[0] == 200, "the page itself may send"
+    for other in ("https://evil.example", "http://127.0.0.1:1", "null"):
+        status, body = send(address, "a.png", headers={"Origin": other})
+        assert status == 403, other
+        assert b"another site" in body
+    assert send(address, "a.png", chunked=True)[0] == 411
+    monkeypatch.setattr(server, "MAX_KEPT_FILES", 2)
+    status, body = send(address, "a.png", data=b"another")
+    assert status == 413
+    assert b"at most 2 files" in body
+    monkeypatch.setattr(server, "MAX_KEPT_FILES", 2000)
+    monkeypatch.setattr(server, "MAX_KEPT_MIB", 0)
+    assert send(address, "a.png")[0] == 413
+
+
+def test_nothing_but_loopback_listens(address):
+    import socket
+
+    port = int(address.rpartition(":")[2])
+    socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    with pytest.raises(OSError, match=r"refused|unreachable|assign"):
+        socket.create_connection(("127.0.0.2", port), timeout=10)
+
+
+def test_the_page_reads_only_what_was_dropped_and_limits_their_number(segmenter, picture, tmp_path):
+    gradio = pytest.importorskip("gradio")
+    from tag2mask.web.page import MAX_FILES, build_page
+
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "saved").mkdir()
+    page = build_page(segmenter, "<script>alert(1)</script>", tmp_path / "saved", uploads=tmp_path / "uploads")
+    handlers = {each.fn.__name__: each.fn for each in page.fns.values()}
+    outside = tmp_path / "uploads" / "link.png"
+    outside.symlink_to(picture)
+    for path in (picture, outside, tmp_path / "uploads" / ".." / "pictures" / picture.name, "/etc/hostname"):
+        with pytest.raises(gradio.Error, match="was not dropped here"):
+            handlers["show"](str(path), False, [])
+    assert not list((tmp_path / "saved").iterdir())
+    dropped = tmp_path / "uploads" / "<b>&.png"
+    dropped.write_bytes(picture.read_bytes())
+    assert handlers["show"](str(dropped), False, [])[3].endswith("<b>&.png")
+    dropped.write_bytes(b"no picture")
+    with pytest.raises(gradio.Error) as refused:
+        handlers["show"](str(dropped), False, [])
+    assert "<b>" not in refused.value.message
+    assert "&lt;b&gt;&amp;.png" in refused.value.message
+    assert str(tmp_path) not in refused.value.message
+    with pytest.raises(gradio.Error, match=f"at most {MAX_FILES}"):
+        handlers["choose"]([f"{i}.png" for i in range(MAX_FILES + 1)])
 
 
 @pytest.fixture

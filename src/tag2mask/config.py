@@ -54,6 +54,8 @@ MAX_STEPS = 10_000_000
 """Most steps of a phase."""
 MAX_WORKERS = 1024
 """Most processes that load pictures."""
+MAX_PIXELS = 200_000_000
+"""Pictures with more pixels are refused unless the caller says otherwise: a small file may unpack into any size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +124,17 @@ class OptimConfig:
         )
 
 
+def _check_batch(option: str, size: int | str) -> None:
+    known = size == "auto" or (isinstance(size, int) and 1 <= size <= MAX_BATCH)
+    require(known, f"{option} must be 1 to {MAX_BATCH}, or auto, got {size}")
+
+
 class Phase(NamedTuple):
     """A stretch of steps with one set of losses and its own decay of the learning rate."""
 
     name: Literal["tags", "joint", "supervised"]
     steps: int
-    batch_size: int
+    batch_size: int | Literal["auto"]
     lr: float
     """Learning rate at its start."""
     multipliers: bool = True
@@ -170,8 +177,9 @@ class RunConfig:
     image_size: int | None = 320
     """Longer side to which pictures are resized before anything else, in training and prediction; None keeps them."""
 
-    batch_size: int = 16
-    """Pictures per step, of all processes together."""
+    batch_size: int | Literal["auto"] = 16
+    """Pictures per step, of all processes together; `auto` finds the most that fit into the memory of one process, at
+    most the training pictures (docs/tiling.md)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -212,9 +220,9 @@ class RunConfig:
         for name in ("seed", "freeze_stride", "sample_every", "validate_every", "validate_pictures"):
             value = getattr(self, name)
             require(value >= 0, f"--{name.replace('_', '-')} must be 0 or more, got {value}")
-        require(self.batch_size <= MAX_BATCH, f"--batch-size must be at most {MAX_BATCH}, got {self.batch_size}")
+        _check_batch("--batch-size", self.batch_size)
         require(self.output_stride in (8, 16, 32), f"--output-stride must be 8, 16 or 32, got {self.output_stride}")
-        for name in ("batch_size", "log_every", "save_every"):
+        for name in ("log_every", "save_every"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
         require(
@@ -226,6 +234,11 @@ class RunConfig:
     def phases(self) -> tuple[Phase, ...]:
         """The stretches of the run, in order; one without steps is left out."""
         raise NotImplementedError
+
+    @property
+    def batch_fields(self) -> tuple[str, ...]:
+        """The field of the batch size of each of `phases`."""
+        return tuple("joint_batch_size" if phase.name == "joint" else "batch_size" for phase in self.phases)
 
     @property
     def average_decay(self) -> float:
@@ -302,8 +315,8 @@ class TrainConfig(RunConfig):
     """Dilation of the segmentation branch in cells; None is 96 pixels wide at every stride, as published [C]."""
     attention: bool = False
     """A global attention head beside the segmentation branch (2022 extension); the scores are the mean of both [C]."""
-    joint_batch_size: int = 8
-    """Pictures per step in the joint phase, of all processes together."""
+    joint_batch_size: int | Literal["auto"] = 8
+    """Pictures per step in the joint phase, of all processes together; `auto` as for --batch-size."""
     tag_steps: int = 600
     """Steps that train on tags only."""
     joint_steps: int = 450
@@ -323,10 +336,7 @@ class TrainConfig(RunConfig):
             self.segment_dilation is None or self.segment_dilation >= 1,
             f"--segment-dilation must be at least 1, got {self.segment_dilation}",
         )
-        require(
-            1 <= self.joint_batch_size <= MAX_BATCH,
-            f"--joint-batch-size must be 1 to {MAX_BATCH}, got {self.joint_batch_size}",
-        )
+        _check_batch("--joint-batch-size", self.joint_batch_size)
         require(0 <= self.dropout < 1, f"--dropout must lie in [0, 1), got {self.dropout}")
         require(
             max(self.tag_steps, self.joint_steps) <= MAX_STEPS,

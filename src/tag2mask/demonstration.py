@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from tag2mask.config import TrainConfig
+from tag2mask.console import Bar
 from tag2mask.data import PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.shapes import write_builtin
 from tag2mask.evaluation import Report, score_pictures
@@ -101,8 +102,12 @@ def demo(out: str | Path | None = None, *, config: TrainConfig | None = None) ->
         settings = config.replace(data=settings.data, out=settings.out)
     run = train(settings)
     segmenter, held_out = Segmenter.load(run), open_data(data, split="val")
-    segmentation, cam = score_pictures(segmenter, held_out), score_cams(segmenter, held_out)
-    reliable = score_reliable_labels(segmenter, open_data(data), limit=40)
+    with Bar("score masks") as bar:
+        segmentation = score_pictures(segmenter, held_out, progress=bar.update)
+    with Bar("score CAMs") as bar:
+        cam = score_cams(segmenter, held_out, progress=bar.update)
+    with Bar("score reliable labels") as bar:
+        reliable = score_reliable_labels(segmenter, open_data(data), limit=40, progress=bar.update)
     seconds = time.perf_counter() - began
     sheet = held_out_sheet(segmenter, held_out, threshold=float(cam.protocol["background_threshold"]))
     report = write_report(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import multilabel_average_precision
+from torchmetrics.functional.classification import binary_average_precision
 
 from tag2mask.boundary import BoundaryCounter
 from tag2mask.charts import Series, save_plot
@@ -22,7 +22,7 @@ from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mas
 from tag2mask.distributed import ALONE, Team
 from tag2mask.files import write_text
 from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
-from tag2mask.score_maps import refine
+from tag2mask.score_maps import refined_parts
 from tag2mask.scores import (
     Progress,
     Report,
@@ -34,7 +34,8 @@ from tag2mask.scores import (
     tracked,
     with_masks,
 )
-from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
+from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
+from tag2mask.tiling import LARGE, TILE, labels_of
 
 __all__ = [
     "Progress",
@@ -51,6 +52,9 @@ __all__ = [
     "tracked",
     "with_masks",
 ]
+
+
+_MASKS_FIRST = "write its masks with tag2mask predict MODEL PICTURES --out DIR, and score them with --masks DIR/masks"
 
 
 def evaluate(
@@ -105,6 +109,7 @@ def evaluate(
     """
     if (run is None) == (masks is None):
         raise ValueError("evaluate needs either a run or --masks DIR, not both.")
+    need_network(run, "evaluate", _MASKS_FIRST)
     need_tags = reliable or (cam and "true" in cam_tags)
     pictures = open_data(data, split=split, data_format=data_format, others=others, need_tags=need_tags)
     if run is None:
@@ -209,7 +214,8 @@ def score_pictures(
         allowed = segmenter.allowed_labels([n for n in names if n in segmenter.classes]) if true_tags else None
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         with segmenter.inference():
-            predicted = maps.labels() if params is None else refine(rgb, maps, params).argmax(0)
+            parts = maps.parts() if params is None else refined_parts(rgb, maps, params)
+            predicted = torch.from_numpy(labels_of(parts, maps.size))
         own = confusion_matrix(predicted, truth, labels)
         confusion += own
         if each is not None:
@@ -224,7 +230,8 @@ def score_pictures(
     protocol = data_protocol(pictures, count, unknown) | {
         "masks_from": "network",
         "image_size": segmenter.config.image_size,
-        "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride",
+        "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride"
+        + (f"; above {LARGE} pixels in tiles of {TILE}" if segmenter.config.image_size is None else ""),
         "scales": list(scales),
         "flip": flip,
         "crf": None if params is None else dataclasses.asdict(params),
@@ -320,10 +327,8 @@ class TagReport:
 def tag_report(scores: Tensor, tags: Tensor, classes: Sequence[str]) -> TagReport:
     """Average precision of tag scores float [N, C] against tags bool [N, C]."""
     ap: dict[str, float | None] = dict.fromkeys(classes)
-    found = tags.bool().any(0).nonzero().flatten().tolist()
-    if found:
-        values = multilabel_average_precision(scores[:, found], tags[:, found].long(), len(found), average=None)
-        ap |= {classes[i]: float(value) for i, value in zip(found, values.reshape(-1), strict=True)}
+    for i in tags.bool().any(0).nonzero().flatten().tolist():
+        ap[classes[i]] = float(binary_average_precision(scores[:, i], tags[:, i].long()))
     scored = [value for value in ap.values() if value is not None]
     return TagReport(map=float(np.mean(scored)) if scored else float("nan"), ap=ap, num_images=len(scores))
 

@@ -18,7 +18,7 @@ from tag2mask.config import IGNORE, CRFParams
 from tag2mask.files import write_text
 from tag2mask.label_quality import picture_cams, tag_vector
 from tag2mask.reliable import crf_votes, labels_from_votes
-from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
+from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 from tag2mask.sources import Source, as_rgb
 
 
@@ -58,6 +58,7 @@ def explain(
     Raises:
         ValueError: an unknown tag or an unusable picture.
     """
+    need_network(run, "explain", "tag2mask predict MODEL PICTURE --out DIR shows the mask alone")
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"
     prediction = segmenter.predict(rgb, tags=tags)

@@ -25,7 +25,7 @@ from tag2mask import __version__
 from tag2mask.deployed import OUTPUTS, Deployed
 from tag2mask.files import write_atomically
 from tag2mask.parity import Parity, Predict, compare, comparison_pictures
-from tag2mask.segmenter import Segmenter
+from tag2mask.segmenter import Segmenter, need_network
 
 ExportFormat = Literal["onnx", "torch", "hub"]
 OPSET = 18
@@ -81,6 +81,7 @@ def export(
     began = time.monotonic()
     if format not in _PLACES:
         raise ValueError(f"--format must be one of {', '.join(_PLACES)}, got {format!r}.")
+    need_network(run, "export", "it is exported already, and its kind cannot be changed")
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device="cpu")
     folder = _folder_of(run)
     path = _new_place(format, out, folder)

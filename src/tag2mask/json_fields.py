@@ -35,7 +35,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _value(next(a for a in args if a is not type(None)), value, where)
+        return _one_of([a for a in args if a is not type(None)], value, where)
     if origin is Literal:
         if value not in args:
             raise ValueError(f"{where} must be one of {', '.join(map(str, args))}, got {value!r}")
@@ -52,3 +52,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _one_of(hints: list[Any], value: Any, where: str) -> Any:
+    """`value` as the first of `hints` that takes it; the error is that of the first."""
+    for hint in hints[1:]:
+        if typing.get_origin(hint) is Literal and value in typing.get_args(hint):
+            return value
+    return _value(hints[0], value, where)

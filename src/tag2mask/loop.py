@@ -24,10 +24,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from tag2mask.batch import Batch, Losses
+from tag2mask.batch_fitting import with_fitting_batches
 from tag2mask.config import RunConfig, load_config
 from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
-from tag2mask.data.loading import TrainingPictures, named_errors
+from tag2mask.data.loading import TrainingPictures, named_deaths, named_errors
 from tag2mask.distributed import Team, leave, timeout, together
 from tag2mask.files import write_text
 from tag2mask.models import build_network
@@ -122,6 +123,21 @@ class _State:
         }
 
     def load_dict(self, saved: dict[str, Any], team: Team) -> None:
+        """Take over what `to_dict` gave.
+
+        Raises:
+            ValueError: it is the state of another network, or damaged.
+        """
+        try:
+            self._load(saved, team)
+        except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise ValueError(
+                "The saved state last/state.pt does not fit the run's config.json, or is damaged "
+                f"({type(error).__name__}: {reason}). Take both from one run, or train the run anew"
+            ) from error
+
+    def _load(self, saved: dict[str, Any], team: Team) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
@@ -131,6 +147,8 @@ class _State:
         self.step, self.skipped = saved["step"], saved["skipped"]
         self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
         self.seconds = saved.get("seconds", 0.0)
+        if not isinstance(self.step, int) or self.step < 0:
+            raise ValueError(f"step is {self.step!r}")
         self.broken = set(saved["broken"])
         _set_random_state([saved, *saved.get("rng_of_others", [])], self.step, team)
 
@@ -213,6 +231,8 @@ def _run_training(
     state = load_state(start) if start is not None else None
     set_seed(config.seed)
     model = build_network(config, pictures.classes, pretrained=resume is None)
+    if resume is None:
+        config = with_fitting_batches(config, model, pictures, objective, accelerator)
     run = team.from_main(lambda: _new_run(config, team) if resume is None else Path(resume))
     if resume is None:
         config = _resolved(config, run)
@@ -236,7 +256,13 @@ def _new_run(config: RunConfig, team: Team) -> Path:
 
 def _check_share(config: RunConfig, team: Team) -> None:
     for phase in config.phases:
-        if phase.batch_size < team.count:
+        if isinstance(phase.batch_size, str):
+            if team.count > 1:
+                raise ValueError(
+                    f"the {phase.name} phase has {phase.batch_size!r} pictures per step, which is for one process; "
+                    f"{team.count} processes share a batch: give it a number"
+                )
+        elif phase.batch_size < team.count:
             raise ValueError(
                 f"the {phase.name} phase has {phase.batch_size} pictures per step, which {team.count} processes cannot "
                 "share; start fewer processes or raise the batch size"
@@ -301,7 +327,7 @@ def _fit(
     network.train()
     batches = _batches(config, pictures, network, state.step, team)
     records = Records(config, run, state.step, writes=team.is_main)
-    with stop_signal() as stop, Bar("step", state.step, shown=team.is_main) as bar:
+    with stop_signal() as stop, Bar("step", state.step, shown=team.is_main) as bar, named_deaths():
         while state.step < config.steps:
             phase = config.phase_at(state.step)[0].name
             row, batch = _step(config, accelerator, team, model, optimizer, state, batches, objective)
@@ -376,7 +402,7 @@ def _step(
         "phase": phase,
         "lr": rates["old_weights"],
         "total_loss": losses.total.item(),
-        "images_per_second": stretch.batch_size * config.optim.accumulate / seconds,
+        "images_per_second": _number(stretch.batch_size) * config.optim.accumulate / seconds,
         "skipped_steps": state.skipped,
     }
     row |= {f"{name}_loss": part.item() for name, part in losses.parts.items()}
@@ -397,7 +423,7 @@ def _batches(
     Together they are the draws that one process would hold in a run that never stopped.
     """
     accumulate = config.optim.accumulate
-    sizes = [phase.batch_size for phase in config.phases for _ in range(phase.steps * accumulate)]
+    sizes = [_number(phase.batch_size) for phase in config.phases for _ in range(phase.steps * accumulate)]
     first = step * accumulate
     starts = [0, *itertools.accumulate(sizes)]
     draws = [list(team.share(range(starts[i], starts[i + 1]))) for i in range(first, len(sizes))]
@@ -419,6 +445,12 @@ def _batches(
         generator=torch.Generator(),  # its own, or starting the loader would move the run's random state
     )
     return (batch.to(team.device) for batch in named_errors(loader))
+
+
+def _number(batch_size: int | str) -> int:
+    if isinstance(batch_size, str):
+        raise ValueError(f"this run has no number of pictures per step yet, only {batch_size!r}")
+    return batch_size
 
 
 def _ignore_interrupt(worker: int) -> None:

@@ -195,14 +195,16 @@ def _line(row: dict[str, Any]) -> Line:
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
-    """The object of a line; None for one that a kill has cut."""
+    """The object of a line; None for one that a kill has cut, or that is damaged."""
     if not text.endswith(b"\n"):
         return None
     try:
         row = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) else None
+    if not isinstance(row, dict) or not isinstance(row.get("name", ""), str):
+        return None
+    return row if "name" not in row or isinstance(row.get("scores"), dict) else None
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -12,16 +12,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from tag2mask import __version__, outputs, ranking, render, voc_archive
+from tag2mask.config import MAX_PIXELS
+from tag2mask.data.pictures import PictureTooLarge, opened
 from tag2mask.data.tables import class_indices, read_tag_table
 from tag2mask.files import whole_file, write_atomically, write_text
 from tag2mask.formats import OUTPUT_FORMATS, OutputFormat
 from tag2mask.manifest import Gathered, Manifest, Share, file_digest, fingerprint
+from tag2mask.memory import ran_out
 from tag2mask.prediction import CRFChoice, Prediction, Segmenter, check_scales, resolve_crf
 from tag2mask.ranking import review
 from tag2mask.sources import NamedPicture, find_pictures, only_listed
+from tag2mask.tiling import check_limits, stored
 
 log = logging.getLogger("tag2mask")
 
@@ -38,6 +42,8 @@ class PredictSummary:
     """Names of the pictures done, by this call or a killed one before it: masks/NAME.png, overlays/NAME.jpg."""
     errors: dict[str, str]
     """Message per picture that could not be done."""
+    too_large: int = 0
+    """How many of them have more than `max_pixels` pixels."""
     archive: Path | None = None
     """results.tgz of the formats comp5 and comp6; None where a picture could not be done."""
     files: dict[str, Path] = field(default_factory=dict)
@@ -60,6 +66,8 @@ def predict(
     list_file: str | Path | None = None,
     rank: bool = False,
     options: outputs.OutputOptions | None = None,
+    tile: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> PredictSummary:
@@ -90,6 +98,8 @@ def predict(
         rank: Also write OUT/rank.csv and OUT/rank.html: which pictures a person should look at first
             (`tag2mask.ranking.Review`).
         options: How the formats of annotation tools write objects.
+        tile: Side of overlapping tiles in pixels (see `Segmenter.predict`).
+        max_pixels: Pictures with more pixels are left out; they are in `errors`.
         device: Where the network runs.
         progress: Called with (done, all).
 
@@ -105,6 +115,7 @@ def predict(
         pictures = only_listed(pictures, Path(list_file))
     known = {} if tags is None else read_tag_table(Path(tags), lambda name: name.replace("\\", "/")).rows
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    check_limits(tile, max_pixels)
     check_scales(scales)  # this and a misspelled class are found before any work
     for line in known.values():
         class_indices(line.tags, segmenter.classes, f"{tags} line {line.line}", "Correct the tag.")
@@ -116,10 +127,10 @@ def predict(
     gathered = rank or bool(outputs.WRITERS.keys() & set(formats))
     masks = out / ("masks" if "png" in formats else _HIDDEN_MASKS)
     options = options or outputs.OutputOptions()
-    settings = _settings(run, formats, crf, scales, flip, tags, options, rank)
+    settings = _settings(run, formats, crf, scales, flip, tags, options, rank, tile, max_pixels)
     share = Share.of_environment()
     own = share.range(len(pictures))
-    written, errors = [], {}
+    written, errors, too_large = [], {}, 0
     with Manifest(out, settings, share) as manifest:
         if manifest.goes_on:
             log.info("%d of %d pictures are done already: going on", len(manifest.done), len(pictures))
@@ -134,7 +145,15 @@ def predict(
                 try:
                     row = known.get(picture.relative, known.get(picture.path.name))
                     present = None if row is None else row.tags
-                    result = segmenter.predict(picture.path, crf=crf, scales=scales, flip=flip, tags=present)
+                    result = segmenter.predict(
+                        picture.path,
+                        crf=crf,
+                        scales=scales,
+                        flip=flip,
+                        tags=present,
+                        tile=tile,
+                        max_pixels=max_pixels,
+                    )
                     _write_prediction(result, picture.name, out, formats)
                     if gathered and "png" not in formats:
                         render.save_mask(masks / f"{picture.name}.png", result.mask)
@@ -143,9 +162,10 @@ def predict(
                         more["review"] = list(review(result, present, segmenter.class_activation_maps))
                     if competition is not None:
                         voc_archive.save_result(out, competition, picture.path.stem, result.mask, ids)
-                except (ValueError, OSError) as error:
-                    errors[str(picture.path)] = str(error)
-                    manifest.add(picture.name, {}, error=str(error))
+                except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                    errors[str(picture.path)] = _reason(error, picture)
+                    too_large += isinstance(error, PictureTooLarge)
+                    manifest.add(picture.name, {}, error=errors[str(picture.path)])
                 else:
                     manifest.add(picture.name, result.tag_scores, **more)
                     written.append(picture.name)
@@ -154,12 +174,26 @@ def predict(
         write_text(out / "classes.txt", "".join(f"{name}\n" for name in segmenter.classes))
         everything = manifest.finished([picture.name for picture in pictures])
         if everything is None:
-            return PredictSummary(out=out, written=tuple(written), errors=errors, complete=False)
+            return PredictSummary(out=out, written=tuple(written), errors=errors, too_large=too_large, complete=False)
         archive = _gather(everything, pictures, out, masks, formats, segmenter.classes, options, competition)
         manifest.close_round()
     shutil.rmtree(out / _HIDDEN_MASKS, ignore_errors=True)
     files = {name: out / place for name, place in outputs.PLACES.items() if name in formats}
-    return PredictSummary(out=out, written=tuple(written), errors=errors, archive=archive, files=files)
+    return PredictSummary(
+        out=out, written=tuple(written), errors=errors, too_large=too_large, archive=archive, files=files
+    )
+
+
+def _reason(error: Exception, picture: NamedPicture) -> str:
+    """Why a picture could not be done; an error that is not about the picture is raised."""
+    if (reason := ran_out(error)) is not None:
+        return (
+            f"{picture.path} does not fit into memory ({reason}). Predict it in smaller tiles (--tile 512), without "
+            "--crf, or at fewer and smaller --scales."
+        )
+    if isinstance(error, RuntimeError):
+        raise error
+    return str(error)
 
 
 def _settings(
@@ -171,6 +205,8 @@ def _settings(
     tags: str | Path | None,
     options: outputs.OutputOptions,
     rank: bool,
+    tile: int | None,
+    max_pixels: int,
 ) -> str:
     """A word for everything that changes what is written for a picture."""
     model: str
@@ -191,6 +227,8 @@ def _settings(
             "tags": None if tags is None else file_digest(Path(tags)),
             "options": asdict(options),
             "rank": rank,
+            "tile": tile,
+            "max_pixels": max_pixels,
         }
     )
 
@@ -235,7 +273,7 @@ def _gather(
                 made = ranking.Review(*line.more["review"])
                 order.append(ranking.Ranked(picture.relative, picture.path, mask_file, made))
             if tools:
-                with Image.open(mask_file) as mask:
+                with opened(mask_file, None) as mask:
                     labels = np.asarray(mask)
                 add(outputs.LabeledPicture(picture.name, _file_name(picture), labels, line.scores))
     if order:
@@ -260,5 +298,13 @@ def _write_prediction(result: Prediction, name: str, out: Path, formats: Sequenc
         render.save_mask(out / "masks" / f"{name}.png", result.mask)
         render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
     if "npz" in formats:
-        probs, labels = result.probs.astype(np.float16), np.array(["background", *result.classes])
+        probs, labels = _half_probs(result), np.array(["background", *result.classes])
         write_atomically(out / "probs" / f"{name}.npz", lambda p: np.savez_compressed(p, probs=probs, labels=labels))
+
+
+def _half_probs(result: Prediction) -> NDArray[np.float16]:
+    """Probabilities float16 [K, H, W], without those of a large picture in float32."""
+    probs = stored((len(result.classes) + 1, *result.mask.shape), np.float16)
+    for rows, columns, part in result.parts():
+        probs[:, rows, columns] = part
+    return probs

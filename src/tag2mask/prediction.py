@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tag2mask import render
-from tag2mask.config import CRFParams
+from tag2mask.config import MAX_PIXELS, CRFParams
 from tag2mask.sources import Source, as_rgb
+from tag2mask.tiling import Part, check_limits
 
 CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
+
+
+BROKEN_SCORES = (
+    "The model's scores of this picture are not finite (NaN or infinite): its weights are damaged. Get the model anew, "
+    "or train again with a lower --optim.lr."
+)
 
 
 def resolve_crf(crf: CRFChoice) -> CRFParams | None:
@@ -58,11 +65,23 @@ class Prediction:
     classes: tuple[str, ...]
     compute_probs: Callable[[], NDArray[np.float32]]
     """Gives `probs`; a big picture's probabilities are computed only when asked for."""
+    compute_parts: Callable[[], Iterator[Part]] | None = None
+    """Gives `parts`; None makes one part of `probs`."""
 
     @cached_property
     def probs(self) -> NDArray[np.float32]:
-        """float32 [K, H, W], background first, sums to 1 over K."""
+        """float32 [K, H, W], background first, sums to 1 over K.
+
+        Computed when first asked for, with a CRF only above `tiling.LARGE` pixels; then kept: 4 K H W bytes.
+        """
         return self.compute_probs()
+
+    def parts(self) -> Iterator[Part]:
+        """`probs` piece by piece as (rows, columns, float32 [K, rows, columns]), for which little memory is enough."""
+        if self.compute_parts is None or "probs" in self.__dict__:
+            height, width = self.mask.shape
+            return iter([(slice(0, height), slice(0, width), self.probs)])
+        return self.compute_parts()
 
     def overlay(self) -> Image.Image:
         """The picture with its objects tinted and a legend below."""
@@ -133,6 +152,8 @@ class Segmenter:
         flip: bool = False,
         tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
         batch_size: int = 1,
+        tile: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Prediction: ...
     @overload
     def predict(
@@ -144,6 +165,8 @@ class Segmenter:
         flip: bool = False,
         tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
         batch_size: int = 1,
+        tile: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> list[Prediction]: ...
     def predict(
         self,
@@ -154,6 +177,8 @@ class Segmenter:
         flip: bool = False,
         tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
         batch_size: int = 1,
+        tile: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Prediction | list[Prediction]:
         """Masks of pictures.
 
@@ -165,12 +190,17 @@ class Segmenter:
             tags: Names of the classes known to be in the picture: all others get probability 0. For a list of
                 pictures either one list of names for all, or one per picture.
             batch_size: Pictures that pass the network together.
+            tile: Side in pixels of overlapping tiles, each of which is seen as a picture of its size would be; their
+                maps are blended. A picture that fits into one is not cut. None takes tiles of `tiling.TILE` for
+                pictures above `tiling.LARGE` pixels, and only where the run keeps their size (`image_size` None).
+            max_pixels: Larger files and PIL images are refused.
 
         Returns:
             One `Prediction`, or a list for a list.
 
         Raises:
-            ValueError: an unusable array, an unknown tag, or a file that is no picture.
+            ValueError: an unusable array, an unknown tag, or a file that is no picture; `data.PictureTooLarge` for one
+                above `max_pixels`.
         """
         many = isinstance(source, (list, tuple))
         sources: Sequence[Source] = source if isinstance(source, (list, tuple)) else [source]
@@ -178,14 +208,15 @@ class Segmenter:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         check_scales(scales)
+        check_limits(tile, max_pixels)
         names = _tags_per_picture(tags, len(sources))
         for each in names:
             check_tags(each or (), self.classes)
         predictions: list[Prediction] = []
         for start in range(0, len(sources), batch_size):
             batch = slice(start, start + batch_size)
-            pictures = [as_rgb(each) for each in sources[batch]]
-            predictions += self._predict_batch(pictures, names[batch], params, scales, flip)
+            pictures = [as_rgb(each, max_pixels) for each in sources[batch]]
+            predictions += self._predict_batch(pictures, names[batch], params, scales, flip, tile)
         return predictions if many else predictions[0]
 
     def _predict_batch(
@@ -195,6 +226,7 @@ class Segmenter:
         crf: CRFParams | None,
         scales: Sequence[float],
         flip: bool,
+        tile: int | None,
     ) -> list[Prediction]:
         """Predictions of pictures uint8 [H, W, 3], with the tags known of each or None."""
         raise NotImplementedError

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 
 from tag2mask import render
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import write_text
-from tag2mask.score_maps import refine
-from tag2mask.segmenter import CRFChoice, Segmenter, resolve_crf
+from tag2mask.score_maps import refined_parts
+from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def pseudo_label(
     """
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"--min-confidence must lie in [0, 1], got {min_confidence}.")
+    need_network(run, "pseudo-label", "tag2mask predict MODEL PICTURES --tags FILE --out DIR knows the tags as well")
     out, params = Path(out), resolve_crf(crf)
     pictures = open_data(data, split=split, data_format=data_format, tags_from=tags_from)
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
@@ -86,9 +88,11 @@ def pseudo_label(
             continue
         allowed = segmenter.allowed_labels([pictures.classes[i] for i in picture.tags])
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
-        best = (maps.probs() if params is None else refine(rgb, maps, params)).max(0)
-        labels = to_data[best.indices.numpy()]
-        labels[best.values.numpy() < min_confidence] = IGNORE
+        labels = np.empty(maps.size, dtype=np.uint8)
+        for rows, columns, probs in maps.parts() if params is None else refined_parts(rgb, maps, params):
+            best = torch.from_numpy(probs).max(0)
+            unsure = best.values.numpy() < min_confidence
+            labels[rows, columns] = np.where(unsure, IGNORE, to_data[best.indices.numpy()])
         render.save_mask(place, labels)
         ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
     summary = PseudoLabelSummary(

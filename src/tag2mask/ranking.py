@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tag2mask import render
-from tag2mask.data.pictures import PictureError, read_picture
+from tag2mask.data.pictures import PictureError, opened, read_picture
 from tag2mask.files import whole_file, write_text
 from tag2mask.html_page import escaped, html_page, html_tiles, image_tag
 from tag2mask.prediction import Prediction
+from tag2mask.tiling import label_counts
 
 SEEN_SHARE = 0.005
 """A class is in a mask when it covers this share of the pixels."""
@@ -66,7 +67,7 @@ def review(prediction: Prediction, given: Sequence[str] | None = None, cam_of: C
         cam_of: Gives class activation maps; None leaves that part out.
     """
     classes, mask = prediction.classes, prediction.mask
-    shares = np.bincount(mask.ravel(), minlength=len(classes) + 1)[: len(classes) + 1] / mask.size
+    shares = label_counts(mask)[: len(classes) + 1] / mask.size
     seen = {name: bool(shares[i] >= SEEN_SHARE) for i, name in enumerate(classes, start=1)}
     expected = {name: float(name in given) for name in classes} if given is not None else prediction.tag_scores
     odd = max(classes, key=lambda name: abs(expected[name] - seen[name]))
@@ -79,9 +80,11 @@ def review(prediction: Prediction, given: Sequence[str] | None = None, cam_of: C
                 other,
                 f"{odd} is {'a' if odd in given else 'no'} given tag, its score is {scores[odd]:.2f}",
             )
-    probs = prediction.probs
-    best = np.partition(probs, -2, axis=0)[-2:]
-    margin = float(np.mean(1 - (best[1] - best[0]), dtype=np.float64))
+    unsure = 0.0
+    for _, _, probs in prediction.parts():
+        best = np.partition(probs, -2, axis=0)[-2:]
+        unsure += float(np.sum(1 - (best[1] - best[0]), dtype=np.float64))
+    margin = unsure / mask.size
     present = [name for name in classes if (name in given if given is not None else expected[name] > TAG_SCORE)]
     cam, worst = None, ""
     cams = None if cam_of is None or not present else cam_of(prediction.rgb, present)
@@ -176,7 +179,7 @@ def _card(number: int, each: Ranked, classes: Sequence[str]) -> str:
 def _thumbnail(each: Ranked, classes: Sequence[str]) -> str:
     try:
         picture = Image.fromarray(read_picture(each.path))
-        with Image.open(each.mask) as file:
+        with opened(each.mask) as file:
             labels = np.asarray(file.resize(_fitted(picture.size), Image.Resampling.NEAREST))
     except (PictureError, OSError):
         return ""

@@ -18,11 +18,16 @@ from PIL import Image, ImageDraw, ImageFont
 from tag2mask.config import IGNORE
 from tag2mask.data.dataset import voc_palette
 from tag2mask.files import write_atomically
+from tag2mask.tiling import label_counts, row_strips
 
 Rgb = NDArray[np.uint8]
 Labels = NDArray[Any]
 
 INK, PAPER, FAINT = (28, 32, 40), (255, 255, 255), (108, 114, 126)
+_STRIP = 1 << 20
+"""Pixels that are blended at a time, so that a huge picture needs little memory."""
+_JPEG_SIDE = 65_500
+"""Longest side that a JPEG file holds."""
 _HEAT = np.array(
     [[24, 12, 60], [86, 15, 109], [150, 38, 103], [207, 68, 70], [242, 120, 28], [251, 180, 26], [252, 244, 150]],
     dtype=np.float32,
@@ -31,38 +36,51 @@ _HEAT = np.array(
 
 def save_mask(path: Path, labels: Labels) -> Path:
     """Write labels [H, W] in 0..255 as an indexed PNG with the VOC palette."""
-    image = Image.fromarray(np.ascontiguousarray(labels).astype(np.uint8), mode="L")
+    image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8), mode="L")
     image.putpalette(voc_palette().tobytes())  # turns mode L into P and keeps the numbers
     return write_atomically(path, lambda p: image.save(p, format="PNG", optimize=True))
 
 
 def save_picture(path: Path, image: Image.Image, quality: int = 90) -> Path:
-    """Write a picture as JPEG or PNG, by the suffix of `path`."""
-    return write_atomically(path, lambda p: image.convert("RGB").save(p, quality=quality))
+    """Write a picture as JPEG or PNG, by the suffix of `path`; one that JPEG cannot hold becomes smaller."""
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    if path.suffix.lower() in (".jpg", ".jpeg") and max(image.size) > _JPEG_SIDE:
+        image = image.reduce(-(-max(image.size) // _JPEG_SIDE))
+    return write_atomically(path, lambda p: image.save(p, quality=quality))
 
 
 def color_labels(labels: Labels) -> Rgb:
     """Labels as VOC colors, uint8 [H, W, 3]; ignored pixels are a light hatch."""
+    return _colors(labels, 0, max(2, max(labels.shape) // 64))
+
+
+def _colors(labels: Labels, top: int, width: int) -> Rgb:
+    """Colors of the rows of a picture from `top` on; the hatch is `width` pixels wide."""
     colors = voc_palette()[labels.astype(np.uint8)]
     h, w = labels.shape
-    hatch = ((np.arange(h)[:, None] + np.arange(w)[None]) // max(2, max(h, w) // 64)) % 2
+    hatch = ((np.arange(top, top + h)[:, None] + np.arange(w)[None]) // width) % 2
     grey = np.where(hatch, 238, 206).astype(np.uint8)[..., None]
     return np.where((labels == IGNORE)[..., None], grey, colors).astype(np.uint8)
 
 
 def blend_labels(rgb: Rgb, labels: Labels, alpha: float = 0.55) -> Rgb:
     """The picture under its labels: objects tinted and outlined, background slightly dimmed, ignored pixels hatched."""
-    base = rgb.astype(np.float32)
-    tinted = (1 - alpha) * base + alpha * color_labels(labels)
-    out = np.where((labels > 0)[..., None], tinted, 0.82 * base)
-    out[_borders(labels)] = 255
-    return out.round().astype(np.uint8)
+    longer = max(labels.shape)
+    outline, hatch = max(1, round(longer / 300)), max(2, longer // 64)
+    out = np.empty(rgb.shape, dtype=np.uint8)
+    for rows in row_strips((labels.shape[0], labels.shape[1]), _STRIP):
+        base = rgb[rows].astype(np.float32)
+        tinted = (1 - alpha) * base + alpha * _colors(labels[rows], rows.start, hatch)
+        strip = np.where((labels[rows] > 0)[..., None], tinted, 0.82 * base)
+        strip[_borders(labels[rows.start : rows.stop + outline], outline)[: len(base)]] = 255
+        out[rows] = strip.round()
+    return out
 
 
-def _borders(labels: Labels) -> NDArray[np.bool_]:
-    """Pixels at which the label changes to the right or below, about 1/300 of the picture wide."""
+def _borders(labels: Labels, width: int) -> NDArray[np.bool_]:
+    """Pixels at which the label changes within `width` pixels to the right or below."""
     edge = np.zeros(labels.shape, dtype=bool)
-    for step in range(1, max(1, round(max(labels.shape) / 300)) + 1):
+    for step in range(1, width + 1):
         edge[:-step] |= labels[:-step] != labels[step:]
         edge[:, :-step] |= labels[:, :-step] != labels[:, step:]
     return edge
@@ -103,7 +121,7 @@ def legend(
 ) -> Image.Image:
     """A strip `width` pixels wide that names the color of each object label with its share of the pixels."""
     size = max(12, min(28, width // 28))
-    shares = np.bincount(labels.astype(np.int64).ravel(), minlength=256) / labels.size
+    shares = label_counts(labels) / labels.size
     entries = [(i, f"{classes[i - 1]} {_percent(shares[i])}") for i in range(1, len(classes) + 1) if shares[i] > 0]
     if tag_scores:
         entries = [(i, f"{text} (tag {tag_scores[classes[i - 1]]:.2f})") for i, text in entries]

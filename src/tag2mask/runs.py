@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from tag2mask import __version__
 from tag2mask.config import RunConfig, load_config, parse_config
-from tag2mask.data.tables import MAX_CLASSES
+from tag2mask.data.tables import MAX_CLASSES, is_class_name
 from tag2mask.files import whole_file, write_atomically
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
@@ -217,8 +217,8 @@ def read_classes(text: str) -> tuple[str, ...]:
         names = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its classes are not JSON ({error})") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"its classes must be a list of names, got {text[:80]}")
+    if not isinstance(names, list) or not names or not all(is_class_name(name) for name in names):
+        raise ValueError(f"its classes must be a list of names without control characters, got {text[:80]!r}")
     if len(set(names)) < len(names) or len(names) > MAX_CLASSES:
         raise ValueError(f"its classes must be at most {MAX_CLASSES} different names, got {len(names)}")
     return tuple(names)
@@ -271,6 +271,18 @@ _STATE = frozenset(
 )
 
 
+def _step_of(row: Mapping[str, Any], path: Path) -> int:
+    """The step of a row of metrics.csv.
+
+    Raises:
+        ValueError: the row is not as `MetricsFile` writes it.
+    """
+    step = row.get("step") or ""
+    if set(row) != set(METRICS) or not step.isdecimal() or len(step) > 12:
+        raise ValueError(f"{path} is damaged: a row has the step {step[:40]!r}. Remove the file to go on without it")
+    return int(step)
+
+
 class MetricsFile:
     """`metrics.csv`: one row per logged step; going on from a step drops the rows behind it."""
 
@@ -279,8 +291,8 @@ class MetricsFile:
         rows = []
         if self.path.is_file():
             # a kill may have cut the last line, which then lies behind the saved step and is dropped with the others
-            whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-            rows = [row for row in csv.DictReader(whole.splitlines()) if int(row["step"]) <= resume_step]
+            whole, _, _ = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+            rows = [row for row in csv.DictReader(whole.splitlines()) if _step_of(row, self.path) <= resume_step]
         with whole_file(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, METRICS)
             writer.writeheader()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tag2mask.config import CRFParams
 from tag2mask.crf import dense_crf
-from tag2mask.tiling import Part, row_strips
+from tag2mask.tiling import Part, Size, crf_parts, is_large, labels_of, row_strips
 
 _STRIP = 1 << 18
 """Pixels whose probabilities are computed at a time, so that a huge picture needs little memory."""
@@ -38,7 +38,7 @@ class ScoreMaps:
         """
         total: Tensor | None = None
         for each in self.logits:
-            part = _upsampled_rows(each, self.size, rows)[:, :, columns]
+            part = _upsampled(each, self.size, rows, columns)
             if self.allowed is not None:
                 part = part.masked_fill(~self.allowed[:, None, None], -torch.inf)
             part = part.softmax(0)
@@ -54,24 +54,29 @@ class ScoreMaps:
 
     def labels(self) -> Tensor:
         """The most probable label of each pixel, uint8 [H, W], computed strip by strip."""
-        labels = torch.empty(self.size, dtype=torch.uint8)
-        for rows in row_strips(self.size, _STRIP):
-            labels[rows] = self.probs(rows).argmax(0)
-        return labels
+        return torch.from_numpy(labels_of(self.parts(), self.size))
 
 
-def _upsampled_rows(logits: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
-    """Rows of F.interpolate(logits, size, mode="bilinear", align_corners=False) without the rest of the map."""
-    h, w = size
-    y = torch.arange(h, dtype=torch.float32)[rows]
-    position = ((y + 0.5) * (logits.shape[1] / h) - 0.5).clamp(min=0)
-    low = position.long().clamp(max=logits.shape[1] - 1)
-    high = (low + 1).clamp(max=logits.shape[1] - 1)
+def _upsampled(logits: Tensor, size: Size, rows: slice, columns: slice) -> Tensor:
+    """A part of F.interpolate(logits, size, mode="bilinear", align_corners=False) without the rest of the map."""
+    low, high, weight = _neighbors(logits.shape[1], size[0], rows)
     first = int(low[0])
     needed = logits[:, first : int(high[-1]) + 1]
-    wide = F.interpolate(needed[None], (needed.shape[1], w), mode="bilinear", align_corners=False)[0]
-    blended: Tensor = torch.lerp(wide[:, low - first], wide[:, high - first], (position - low)[None, :, None])
+    if columns == slice(None):
+        wide = F.interpolate(needed[None], (needed.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
+    else:
+        left, right, share = _neighbors(logits.shape[2], size[1], columns)
+        wide = torch.lerp(needed[:, :, left], needed[:, :, right], share)
+    blended: Tensor = torch.lerp(wide[:, low - first], wide[:, high - first], weight[:, None])
     return blended
+
+
+def _neighbors(cells: int, pixels: int, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """For some of the pixels of a side: the cells at both sides of each, and the weight of the second."""
+    place = torch.arange(pixels, dtype=torch.float32)[part]
+    position = ((place + 0.5) * (cells / pixels) - 0.5).clamp(min=0)
+    low = position.long().clamp(max=cells - 1)
+    return low, (low + 1).clamp(max=cells - 1), position - low
 
 
 def refine(
@@ -85,3 +90,12 @@ def refine(
     picture = torch.from_numpy(np.ascontiguousarray(rgb[rows, columns])).permute(2, 0, 1)[None]
     present = None if maps.allowed is None else maps.allowed[None]
     return dense_crf(picture, maps.probs(rows, columns)[None], params=crf, present=present)[0]
+
+
+def refined_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFParams) -> Iterator[Part]:
+    """Probabilities of the dense CRF: in one piece, or square by square of a large picture (`tiling.crf_parts`)."""
+    if not is_large(maps.size):
+        yield slice(0, maps.size[0]), slice(0, maps.size[1]), refine(rgb, maps, crf).numpy()
+        return
+    reach = max(crf.gaussian_sxy, crf.bilateral_sxy)
+    yield from crf_parts(maps.size, reach, lambda rows, columns: refine(rgb, maps, crf, rows, columns).numpy())

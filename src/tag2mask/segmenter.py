@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from tag2mask import hub, prediction
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.prediction import CRFChoice, Prediction, check_scales, check_tags, resolve_crf
+from tag2mask.prediction import BROKEN_SCORES, CRFChoice, Prediction, check_scales, check_tags, resolve_crf
 from tag2mask.runs import load_model
-from tag2mask.score_maps import ScoreMaps, refine
+from tag2mask.score_maps import ScoreMaps, refine, refined_parts
+from tag2mask.tiling import Grid, blended_map, is_large, labels_of, tile_side, whole
 
 __all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf", "resolve_device"]
 
@@ -71,12 +73,8 @@ class Segmenter(prediction.Segmenter):
             ValueError: what `source` names is not of these kinds, or the device is not there.
             FileNotFoundError: there is nothing of that name, or the run has no model yet.
         """
+        need_network(source, "This", "tag2mask predict and tag2mask.Segmenter.load take ONNX files")
         path = hub.download(str(source)) if str(source).startswith("hf://") else Path(source)
-        if path.suffix.lower() == ".onnx":
-            raise ValueError(
-                f"{path}: an ONNX file can only predict (`tag2mask predict`, `tag2mask.Segmenter.load`); this "
-                "needs the network itself: give the run or its .safetensors."
-            )
         model, config, metadata = load_model(path)
         return cls(model, config, device=device, selection=metadata.get("selection", "last step"))
 
@@ -126,8 +124,12 @@ class Segmenter(prediction.Segmenter):
         return self.model, self.config.method
 
     def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.float32] | None:
-        """As `tag2mask.prediction.Segmenter.class_activation_maps`, at the scales of the run's training."""
-        if not isinstance(self.model, Network):
+        """As `tag2mask.prediction.Segmenter.class_activation_maps`, at the scales of the run's training.
+
+        None too for a picture that only passes the network in tiles, whose maps have no common scale.
+        """
+        enters_whole = tile_side((rgb.shape[0], rgb.shape[1]), None, self.config.image_size) is None
+        if not isinstance(self.model, Network) or not enters_whole:
             return None
         from tag2mask.label_quality import picture_cams, tag_vector
 
@@ -175,6 +177,7 @@ class Segmenter(prediction.Segmenter):
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         allowed: Sequence[Tensor | None] | None = None,
+        tile: int | None = None,
     ) -> list[tuple[ScoreMaps, Tensor]]:
         """Score maps and tag probabilities [C] of pictures; the one way into the network for everything.
 
@@ -183,6 +186,7 @@ class Segmenter(prediction.Segmenter):
             scales: Factors on the network size; their probabilities are averaged, and the tag probabilities too.
             flip: Average with the mirrored picture.
             allowed: Per picture a bool [K] of labels that may occur, or None for all.
+            tile: Side of tiles in pixels; None cuts large pictures that keep their size (`tiling.tile_side`).
 
         Raises:
             ValueError: a scale is not positive.
@@ -190,18 +194,23 @@ class Segmenter(prediction.Segmenter):
         check_scales(scales)
         logits: list[list[Tensor]] = [[] for _ in pictures]
         tags: list[list[Tensor]] = [[] for _ in pictures]
+        sides = [tile_side((rgb.shape[0], rgb.shape[1]), tile, self.config.image_size) for rgb in pictures]
         with self.inference():
             for scale in scales:
-                resized = [self.resized(rgb, scale) for rgb in pictures]
+                resized = {i: self.resized(rgb, scale) for i, rgb in enumerate(pictures) if sides[i] is None}
                 for members in _by_shape(resized):
                     batch = torch.stack([resized[i] for i in members])
                     for mirrored in (False, True) if flip else (False,):
-                        images = self.model.normalize(batch.flip(-1) if mirrored else batch)
-                        outputs = self.model(images)
-                        maps = outputs.seg_logits.flip(-1) if mirrored else outputs.seg_logits
-                        for i, each, tag in zip(members, maps.float().cpu(), outputs.tag_logits, strict=True):
+                        maps, scores = self._run(batch, mirrored=mirrored)
+                        for i, each, score in zip(members, maps, scores, strict=True):
                             logits[i].append(each)
-                            tags[i].append(tag.float().sigmoid().cpu())
+                            tags[i].append(score)
+                for i, side in enumerate(sides):
+                    for mirrored in (False, True) if flip and side is not None else (False,):
+                        if side is not None:
+                            each, score = self._tiled(pictures[i], side, scale, mirrored=mirrored)
+                            logits[i].append(each)
+                            tags[i].append(score)
         return [
             (
                 ScoreMaps(
@@ -213,6 +222,23 @@ class Segmenter(prediction.Segmenter):
             )
             for i, rgb in enumerate(pictures)
         ]
+
+    def _run(self, rgb: Tensor, *, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """Logits float32 [B, K, h', w'] and tag scores [B, C] of pictures uint8 [B, 3, h, w], on the CPU."""
+        outputs = self.model(self.model.normalize(rgb.flip(-1) if mirrored else rgb))
+        maps = outputs.seg_logits.flip(-1) if mirrored else outputs.seg_logits
+        return maps.float().cpu(), outputs.tag_logits.float().sigmoid().cpu()
+
+    def _tiled(self, rgb: NDArray[np.uint8], side: int, scale: float, *, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """Logits [K, h, w] and tag scores [C] of a picture in tiles."""
+        grid = Grid.of((rgb.shape[0], rgb.shape[1]), side, self.config.image_size, self.model.stride, scale)
+        logits, scores = blended_map(rgb, grid, partial(self._run_tile, mirrored=mirrored))
+        return torch.from_numpy(logits), torch.from_numpy(scores)
+
+    def _run_tile(self, tile: NDArray[np.uint8], *, mirrored: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        picture = torch.from_numpy(np.array(tile)).permute(2, 0, 1)[None]
+        logits, scores = self._run(picture.to(self.device), mirrored=mirrored)
+        return logits[0].numpy(), scores[0].numpy()
 
     def allowed_labels(self, tags: Sequence[str]) -> Tensor:
         """Labels that may occur, bool [K]: background and the named classes.
@@ -230,27 +256,63 @@ class Segmenter(prediction.Segmenter):
         crf: CRFParams | None,
         scales: Sequence[float],
         flip: bool,
+        tile: int | None,
     ) -> list[Prediction]:
         allowed = [None if names is None else self.allowed_labels(names) for names in tags]
-        maps = self.score_maps(pictures, scales=scales, flip=flip, allowed=allowed)
+        maps = self.score_maps(pictures, scales=scales, flip=flip, allowed=allowed, tile=tile)
         return [self._prediction(rgb, each, scores, crf) for rgb, (each, scores) in zip(pictures, maps, strict=True)]
 
     def _prediction(self, rgb: NDArray[np.uint8], maps: ScoreMaps, tags: Tensor, crf: CRFParams | None) -> Prediction:
+        if not all(bool(torch.isfinite(each).all()) for each in (*maps.logits, tags)):
+            raise ValueError(BROKEN_SCORES)
         scores = {name: float(score) for name, score in zip(self.classes, tags, strict=True)}
-        if crf is None:
-            mask = maps.labels().numpy()
-            return Prediction(
-                rgb=rgb, mask=mask, tag_scores=scores, classes=self.classes, compute_probs=lambda: maps.probs().numpy()
-            )
-        probs = refine(rgb, maps, crf)
-        mask = probs.argmax(0).to(torch.uint8).numpy()
+        if crf is not None and not is_large(maps.size):
+            probs = refine(rgb, maps, crf).numpy()
+            mask = probs.argmax(0).astype(np.uint8)
+            return Prediction(rgb=rgb, mask=mask, tag_scores=scores, classes=self.classes, compute_probs=lambda: probs)
+        parts = maps.parts if crf is None else partial(refined_parts, rgb, maps, crf)
         return Prediction(
-            rgb=rgb, mask=mask, tag_scores=scores, classes=self.classes, compute_probs=lambda: probs.numpy()
+            rgb=rgb,
+            mask=labels_of(parts(), maps.size),
+            tag_scores=scores,
+            classes=self.classes,
+            compute_probs=lambda: whole(parts(), maps.size),
+            compute_parts=parts,
         )
 
 
-def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
+_PROGRAMS = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}
+
+
+def need_network(run: object, who: str, instead: str) -> None:
+    """Refuse an exported model, which gives masks only, before any work.
+
+    Args:
+        run: What was given for a run: a path or a segmenter.
+        who: Who needs the network, as the message begins.
+        instead: What to do where only the exported model is at hand.
+
+    Raises:
+        ValueError: `run` is an exported model.
+    """
+    if isinstance(run, Segmenter):
+        return
+    if isinstance(run, prediction.Segmenter):
+        what = "a segmenter of an exported model"
+    else:
+        kind = _PROGRAMS.get(Path(str(run)).suffix.lower())
+        if kind is None or str(run).startswith("hf://"):
+            return
+        what = f"{run}, {kind}"
+    raise ValueError(
+        f"{who} needs the network itself, got {what}, which only predicts. Give the run folder or .safetensors file "
+        f"that it was exported from; without one: {instead}."
+    )
+
+
+def _by_shape(tensors: Mapping[int, Tensor]) -> list[list[int]]:
+    """The keys of tensors of one shape, shape by shape."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for i, tensor in enumerate(tensors):
+    for i, tensor in tensors.items():
         groups.setdefault(tuple(tensor.shape), []).append(i)
     return list(groups.values())

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import DataError
-from tag2mask.data.pictures import PICTURE_SUFFIXES, read_picture, to_rgb, upright
+from tag2mask.data.pictures import PICTURE_SUFFIXES, check_pixels, read_picture, to_rgb, upright
 from tag2mask.data.shards import find_shards, names_shards, pictures_in
 from tag2mask.data.voc import listed_ids, picture_id
 
@@ -85,15 +86,21 @@ def _disambiguated(names: Sequence[str], longer: Sequence[str]) -> list[str]:
     return [long if groups[name.casefold()] > 1 else name for name, long in zip(names, longer, strict=True)]
 
 
-def as_rgb(source: Source) -> NDArray[np.uint8]:
+def as_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """A path, PIL image or array as uint8 [H, W, 3]; files and PIL images are turned as their EXIF data say.
 
+    Args:
+        source: The picture.
+        max_pixels: Larger files and PIL images are refused, as far as possible before they are unpacked. Arrays are
+            in memory already.
+
     Raises:
-        ValueError: the file is no picture, or the array has another shape or type.
+        ValueError: the file is no picture or too large, or the array has another shape or type.
     """
     if isinstance(source, (str, Path)):
-        return read_picture(Path(source))
+        return read_picture(Path(source), max_pixels)
     if isinstance(source, Image.Image):
+        check_pixels(source, max_pixels)
         return to_rgb(upright(source))
     if not isinstance(source, np.ndarray):
         raise ValueError(f"A picture is a path, a PIL image or a numpy array, got {type(source).__name__}.")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
+import mmap
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +21,27 @@ from PIL import Image
 
 log = logging.getLogger("tag2mask")
 
-MAX_PIXELS = 200_000_000
-"""Pictures with more pixels are refused unless the caller says otherwise: a small file may unpack into any size."""
 LARGE = 1 << 22
 """Pixels above which a picture is handled in parts: tiles where it enters the network at its own size, and the CRF."""
 TILE = 1024
 """Side in pixels of the tiles of a large picture that enters the network at its own size."""
+MIN_TILE = 64
+"""Smallest such side: a smaller tile shows too little of a thing."""
 OVERLAP = 0.25
 """Share of a tile's side that it has in common with the next."""
 CRF_SIDE = 1024
 """Side of the squares whose CRF result is kept; they are computed with a margin around them."""
 CRF_REACH = 3.0
-"""That margin, in standard deviations of the wider kernel; a Gaussian is below 0.012 of its peak from there on."""
-_IN_MEMORY = 1 << 29
-"""Bytes of a map above which it lives in a temporary file."""
+"""That margin, in standard deviations of the wider kernel; a Gaussian is below 0.012 of its peak from there on.
 
+A wider one changes nothing: what is left comes from the cells of the lattice, which lie elsewhere in each square.
+"""
+_STRIP = 1 << 20
+"""Pixels that are counted at a time."""
+_IN_MEMORY = 1 << 29
+"""Bytes above which an array lives in a temporary file."""
+
+_Number = TypeVar("_Number", bound=np.generic)
 Size: TypeAlias = tuple[int, int]
 Part: TypeAlias = tuple[slice, slice, NDArray[np.float32]]
 """(rows, columns, probabilities float32 [K, rows, columns])."""
@@ -43,11 +50,16 @@ Network: TypeAlias = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ND
 
 
 def check_limits(tile: int | None, max_pixels: int) -> None:
-    """Refuse a tile or a limit that is not positive."""
-    if tile is not None and tile < 1:
-        raise ValueError(f"tile must be a number of pixels, 1 or more, got {tile}; leave it out to use no tiles.")
+    """Refuse a tile that is too small and a limit that lets nothing through."""
+    if tile is not None and tile < MIN_TILE:
+        raise ValueError(f"--tile must be at least {MIN_TILE} pixels, got {tile}; leave it out to use no tiles.")
     if max_pixels < 1:
-        raise ValueError(f"max_pixels must be at least 1, got {max_pixels}.")
+        raise ValueError(f"--max-pixels must be at least 1, got {max_pixels}.")
+
+
+def is_large(size: Size) -> bool:
+    """Whether a picture of `size` is handled in parts."""
+    return size[0] * size[1] > LARGE
 
 
 def tile_side(size: Size, tile: int | None, image_size: int | None) -> int | None:
@@ -59,7 +71,7 @@ def tile_side(size: Size, tile: int | None, image_size: int | None) -> int | Non
         image_size: Longer side at which pictures enter the network; None keeps theirs, and then large ones are cut
             without being asked for.
     """
-    if tile is None and image_size is None and size[0] * size[1] > LARGE:
+    if tile is None and image_size is None and is_large(size):
         tile = TILE
     return tile if tile is not None and max(size) > tile else None
 
@@ -95,6 +107,11 @@ class Grid:
         tops, lefts = (_starts(n, length, length - overlap) for n in (h, w))
         return cls(size=(h, w), tile=(min(length, h), min(length, w)), overlap=overlap, tops=tops, lefts=lefts)
 
+    @classmethod
+    def whole(cls, size: Size) -> Grid:
+        """One tile: a picture that enters the network as a whole at `size`."""
+        return cls(size=size, tile=size, overlap=0, tops=(0,), lefts=(0,))
+
     def __len__(self) -> int:
         """Number of tiles."""
         return len(self.tops) * len(self.lefts)
@@ -121,6 +138,8 @@ def blended_map(
     Raises:
         ValueError: the network's maps do not fit the tiles.
     """
+    if len(grid) == 1:
+        return network(resized(rgb, grid.size, (0, 0), grid.tile))
     log.info("%d x %d pixels (height x width) in %d tiles", *rgb.shape[:2], len(grid))
     total: NDArray[np.float32] | None = None
     best: NDArray[np.float32] | None = None
@@ -129,13 +148,14 @@ def blended_map(
             logits, scores = network(resized(rgb, grid.size, (top, left), grid.tile))
             rows, columns = _cell(grid.tile[0], logits.shape[1]), _cell(grid.tile[1], logits.shape[2])
             if total is None:
-                total = _zeros((logits.shape[0], grid.size[0] // rows, grid.size[1] // columns))
+                total = stored((logits.shape[0], grid.size[0] // rows, grid.size[1] // columns), np.float32)
                 down = _weights(grid.tops, grid.tile[0], grid.overlap, grid.size[0], rows)
                 right = _weights(grid.lefts, grid.tile[1], grid.overlap, grid.size[1], columns)
             weights = down[top][:, None] * right[left]
             y, x = top // rows, left // columns
             total[:, y : y + logits.shape[1], x : x + logits.shape[2]] += logits * weights
             best = scores if best is None else np.maximum(best, scores)
+        _write_back(total)
     assert total is not None and best is not None  # a grid has a tile
     return total, best
 
@@ -159,12 +179,19 @@ def _weights(starts: Sequence[int], tile: int, overlap: int, size: int, cell: in
     return {s: (ramp / total[s // cell : s // cell + len(ramp)]).astype(np.float32) for s in starts}
 
 
-def _zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
+def stored(shape: tuple[int, ...], dtype: type[_Number]) -> NDArray[_Number]:
     """Zeros in memory, or in a temporary file, which the system may write to the disk, where they are many."""
-    if 4 * math.prod(shape) <= _IN_MEMORY:
-        return np.zeros(shape, dtype=np.float32)
+    if np.dtype(dtype).itemsize * math.prod(shape) <= _IN_MEMORY:
+        return np.zeros(shape, dtype=dtype)
     with tempfile.TemporaryFile(prefix="tag2mask-") as file:  # the map keeps it open
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def _write_back(values: NDArray[Any] | None) -> None:
+    """Let the pages of a temporary file go, so that they do not stay in memory; their content stays in the file."""
+    if isinstance(values, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        values.flush()
+        values._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def resized(rgb: NDArray[np.uint8], size: Size, corner: Size, part: Size) -> NDArray[np.uint8]:
@@ -189,7 +216,7 @@ def resized(rgb: NDArray[np.uint8], size: Size, corner: Size, part: Size) -> NDA
         high = min(length, math.ceil((first + count) * factor) + margin)
         cuts.append(slice(low, high))
         starts.append(first * factor - low)
-        stops.append(min((first + count) * factor, length) - low)
+        stops.append((length if first + count == new else (first + count) * factor) - low)
     crop = Image.fromarray(np.ascontiguousarray(rgb[cuts[0], cuts[1]]))
     box = (starts[1], starts[0], stops[1], stops[0])
     return np.asarray(crop.resize((part[1], part[0]), Image.Resampling.BILINEAR, box=box))
@@ -200,6 +227,14 @@ def row_strips(size: Size, pixels: int) -> Iterator[slice]:
     step = max(1, pixels // size[1])
     for top in range(0, size[0], step):
         yield slice(top, min(top + step, size[0]))
+
+
+def label_counts(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Pixels of each label, int64 [256]; numpy's own count makes eight bytes of each pixel first."""
+    counts = np.zeros(256, dtype=np.int64)
+    for rows in row_strips((labels.shape[0], labels.shape[1]), _STRIP):
+        counts += np.bincount(labels[rows].ravel(), minlength=256)
+    return counts
 
 
 def labels_of(parts: Iterator[Part], size: Size) -> NDArray[np.uint8]:

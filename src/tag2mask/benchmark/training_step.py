@@ -67,7 +67,7 @@ def measure_training(
             metrics = [{key: float(row[key]) for key in _STEP} for row in csv.DictReader(file)]
     counted = {name: metrics[i :: len(contenders)][1:] for i, name in enumerate(contenders)}
     shares = {name: median(row["mining_share"] for row in rows) for name, rows in counted.items()}
-    batch, crop = config.joint_batch_size, config.augment.crop_size
+    batch, crop = int(config.joint_batch_size), config.augment.crop_size
     return make_row(
         {name: [batch / row["images_per_second"] for row in rows] for name, rows in counted.items()},
         name="training-step",

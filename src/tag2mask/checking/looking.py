@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tag2mask.checking.fingerprint import fingerprint
 from tag2mask.data.dataset import Picture
-from tag2mask.data.pictures import FORMATS, PictureError, read_mask, to_rgb, upright
+from tag2mask.data.pictures import PictureError, open_picture, opened, read_mask, to_rgb, upright
 
 Progress = Callable[[int, int, str], None]
 GREY, CMYK, ALPHA, ANIMATED, DEEP = "grey", "cmyk", "alpha", "animated", "deep"
@@ -88,11 +88,14 @@ def look_at_pictures(
 def look_at(path: Path, mask: Path | None, codes: NDArray[np.uint8]) -> Look:
     """Read one picture, and its mask where there is one."""
     try:
-        data = path.read_bytes()
+        with open_picture(path) as file:
+            data = file.read()
     except OSError as error:
         return Look(error.strerror or str(error))
+    except ValueError as error:  # a shard that was cut, a damaged table
+        return Look(str(error))
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with opened(io.BytesIO(data)) as image:
             image.load()
             rgb = to_rgb(upright(image))
     except Exception as error:  # the decoders raise nearly anything on damaged files
@@ -116,7 +119,7 @@ def look_at_mask(path: Path, codes: NDArray[np.uint8], size: tuple[int, int]) ->
 
 def picture_kinds(data: bytes) -> tuple[str, ...]:
     """How a picture file differs from plain 8-bit colour, by its headers; `data` is the file, which can be read."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with opened(io.BytesIO(data)) as image:
         found = {
             GREY: image.mode in _GREY_MODES or image.mode.startswith("I;16"),
             DEEP: image.mode in ("I", "F") or image.mode.startswith("I;16"),

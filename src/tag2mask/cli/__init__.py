@@ -23,6 +23,7 @@ from tag2mask.cli.tools import bench_command, demo_command, ui_command
 from tag2mask.cli.train import retrain_command, train_command
 from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
 from tag2mask.manifest import Share
+from tag2mask.memory import ran_out
 
 __all__ = ["main"]
 
@@ -70,13 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _failed(str(error), error)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            reason = str(error).strip().partition("\n")[0] or "an array did not fit"
-            return _failed(
-                f"out of memory ({reason}). Use smaller pictures (--image-size), batches (--batch-size) or crops "
-                "(--augment.crop-size), or a machine with more memory.",
-                error,
-            )
+        if (reason := ran_out(error)) is not None:
+            return _failed(f"out of memory ({reason}). {_LESS_MEMORY.get(name, _ANY_LESS_MEMORY)}", error)
         if not type(error).__module__.startswith("tag2mask"):
             raise
         return _failed(str(error), error)
@@ -85,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+_LESS_MEMORY = {
+    "train": "Lower --batch-size and --joint-batch-size (auto finds the most that fits), --augment.crop-size or "
+    "--workers.",
+    "retrain": "Lower --batch-size (auto finds the most that fits), --augment.crop-size or --workers.",
+}
+_ANY_LESS_MEMORY = "Make the pictures smaller, or use a machine with more memory."
 _CURES = {
     errno.ENOSPC: "The disk is full: free some space and repeat the command",
     errno.EDQUOT: "Your share of the disk is full: free some space and repeat the command",

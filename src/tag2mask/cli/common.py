@@ -11,11 +11,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from tag2mask.cli.examples import EXAMPLES
+
 Result = tuple[dict[str, Any], list[str], int]
 """The object for --json, the lines for people, the exit code."""
 Verb = Callable[[Sequence[str]], Result]
 """A command: its arguments to its result; the first line of its docstring is its help."""
 CRFPreset = Literal["inference", "aaai_inference"]
+ALL_OPTIONS = "--help-all"
+"""The help with every option; only `train` and `retrain` have more than --help shows."""
 Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 _TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
@@ -43,10 +47,22 @@ def verb(name: str, command: Callable[..., Result]) -> Verb:
     """The command `name`: a function whose parameters are the options."""
 
     def run(rest: Sequence[str]) -> Result:
-        return tyro.cli(command, args=list(rest), prog=f"tag2mask {name}", config=_TYRO)
+        result: Result = parsed(name, command, rest, prog=f"tag2mask {name}", config=_TYRO)
+        return result
 
     run.__doc__ = command.__doc__
     return run
+
+
+def parsed(name: str, command: Callable[..., Any], rest: Sequence[str], **options: Any) -> Any:
+    """What `command` gives for the arguments `rest` of the verb `name`; its help ends with examples."""
+    words = ["--help" if word == ALL_OPTIONS else word for word in rest]
+    try:
+        return tyro.cli(command, args=words, **options)
+    except SystemExit as stop:
+        if not stop.code:  # after --help
+            print("\n".join(["examples:", *(f"  {line}" for line in EXAMPLES[name])]))
+        raise
 
 
 def jsonable(value: Any) -> Any:

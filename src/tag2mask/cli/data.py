@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from tag2mask.cli.advice import next_command
 from tag2mask.cli.common import Result
 from tag2mask.config import AugmentConfig
 from tag2mask.console import Bar
@@ -27,8 +28,7 @@ def check_command(
 ) -> Result:
     """Is this data set fit to train on? Broken and copied pictures, leaks, tags, classes, sizes.
 
-    Exit code 1 where training would be pointless, with the reason. For example:
-    tag2mask check photos --out check.html
+    Exit code 1 where training would be pointless, with the reason.
 
     Args:
         data: Folder of the data set. Nothing in it is changed.
@@ -56,7 +56,10 @@ def check_command(
             progress=bar.update,
         )
     lines = report_lines(report)
-    lines.append(f"page: {out}" if out else f"with pictures: tag2mask check {data} --out check.html")
+    lines.append(f"page: {out}" if out else "no file was written; --out check.html writes a page with the pictures")
+    asked = {"data_format": data_format, "train_split": train_split, "tags_from": tags_from}
     if report.fit:
-        lines.append(f"next: tag2mask train small --data {data}")
+        lines.append(next_command("train", "small", data=data, **asked))
+    else:  # once more when the data is corrected
+        lines.append(next_command("check", data, **asked, out=out or "check.html"))
     return report.as_dict(), lines, 0 if report.fit else 1

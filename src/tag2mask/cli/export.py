@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from tag2mask.cli.advice import after_exporting, next_command
 from tag2mask.cli.common import Result, Run, jsonable
 from tag2mask.console import Bar
 
@@ -22,11 +23,7 @@ def export_command(
 ) -> Result:
     """Model for use elsewhere, compared with the network: ONNX, torch.export, or a folder for the hub.
 
-    Exit code 1 where fewer than 99.9 % of the pixels get the network's label. For example:
-
-    tag2mask export runs/photos --data photos
-
-    tag2mask export runs/photos --format hub --out photos-model
+    Exit code 1 where fewer than 99.9 % of the pixels get the network's label.
 
     Args:
         run: Run folder of train or retrain, or .safetensors file.
@@ -61,14 +58,11 @@ def export_command(
     ]
     if not parity.good:
         lines.append(f"this is less than {100 * MIN_EQUAL:g} %: do not use {result.out}; use the run itself")
-    elif format == "onnx":
-        lines.append(f"next: tag2mask predict {result.out} PICTURES --out masks")
-    elif format == "torch":
-        lines.append(f'next: torch.export.load("{result.out}").module()(rgb), rgb uint8 [B, H, W, 3]')
+        lines.append(next_command("ui", run))
     else:
-        lines.append(
-            f'next: tag2mask.Segmenter.load("{result.out}").push_to_hub("OWNER/NAME"), after a look at README.md'
-        )
+        if format == "hub":
+            lines.append(f'to publish: tag2mask.Segmenter.load({str(result.out)!r}).push_to_hub("OWNER/NAME")')
+        lines.append(after_exporting(format, result.out, run, data, split))
     return jsonable(result), lines, 0 if parity.good else 1
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from tag2mask.cli.advice import next_command
 from tag2mask.cli.common import Result, jsonable
 from tag2mask.console import Bar
 from tag2mask.formats import DataFormat, MaskFormat
@@ -33,7 +34,7 @@ def convert_command(
     picture_prefix: str = "/data/local-files/?d=",
     json: bool = False,
 ) -> Result:
-    """Any data set to a plain folder; masks to the formats of annotation tools; published weights to this package.
+    """Data sets to a plain folder, masks to the formats of annotation tools, published weights to ours.
 
     Args:
         source: Folder of a data set; folder of masks NAME.png; or MXNet .params, res38_cls.pth, RRM_final.pth,
@@ -77,13 +78,25 @@ def convert_command(
     return jsonable(result), lines, 0
 
 
+_IMPORTS = {
+    "coco": "give it to pycocotools, FiftyOne or detectron2, or to CVAT as COCO 1.0",
+    "yolo": "put the pictures into images/ beside labels/ and give data.yaml to Ultralytics",
+    "label-studio": "set Settings, Labeling Interface to the .xml beside it, then import the .json",
+    "cvat": "Actions, Upload annotations, Segmentation mask 1.1 in a task with the same pictures",
+    "geojson": "drop a file on its open picture in QuPath",
+    "voc": "add the pictures as JPEGImages/",
+}
+"""What to do with the files, in the words of docs/formats.md."""
+
+
 def _mask_lines(result: ConvertedMasks) -> list[str]:
     lines = [f"{result.num_images} masks, classes: {', '.join(result.classes)}"]
     if result.ignored_share:
         lines.append(f"left out: {result.ignored_share:.1%} of the pixels, which are 255")
     if not result.known_pictures:
         lines.append("the pictures are taken to be called NAME.jpg; --images DIR looks")
-    return [*lines, f"{result.data_format}: {result.out}", "how to import it: docs/formats.md"]
+    lines.append(f"{result.data_format}: {result.out}")
+    return [*lines, f"next: {_IMPORTS[result.data_format]} (docs/formats.md)"]
 
 
 def _data_lines(result: ConvertedData) -> list[str]:
@@ -94,7 +107,7 @@ def _data_lines(result: ConvertedData) -> list[str]:
         f"classes: {', '.join(result.classes)}",
         f"splits: {splits}",
         f"folder: {result.out}",
-        f"next: tag2mask train small --data {result.out}",
+        next_command("train", "small", data=result.out),
     ]
 
 
@@ -103,10 +116,10 @@ def _weights_lines(source: Path, result: ConvertedWeights) -> list[str]:
     if result.left_out:
         lines.append(f"left out: {', '.join(result.left_out)}")
     if result.complete:
-        return [*lines, f"model: {result.out}", f"next: tag2mask evaluate {result.out} --data VOC2012"]
+        return [*lines, f"model: {result.out}", next_command("evaluate", result.out, data="VOC2012")]
     preset = "voc-rrm" if "classifier" in result.parts else "voc-rrm-init"
     return [
         *lines,
         f"weights: {result.out}",
-        f"next: tag2mask train {preset} --weights {result.out} --data VOC2012",
+        next_command("train", preset, weights=result.out, data="VOC2012"),
     ]

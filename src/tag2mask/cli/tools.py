@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tag2mask.cli.advice import beside, next_command, pictures_of
 from tag2mask.cli.common import Misuse, Result, Run, jsonable
 from tag2mask.console import score_lines
 
@@ -21,6 +22,10 @@ def demo_command(out: str | None = None, json: bool = False) -> Result:
     result = demo(out)
     table = score_lines({"segmentation": result.segmentation, "CAM with true tags": result.cam})
     lines = [*table, f"{result.seconds:.0f} s in all", f"report: {result.report}", f"run folder: {result.run}"]
+    held_out = pictures_of(result.report.parent / "data", split="val")
+    if held_out is not None:
+        place = result.report.parent / "explained"
+        lines.append(next_command("explain", result.run, held_out.pictures[0].path, out=place))
     return jsonable(result), lines, 0
 
 
@@ -54,7 +59,12 @@ def bench_command(
         print(f"bench {done}/{total}  {name}", file=sys.stderr, flush=True)
 
     report = bench(only, rounds=rounds, quick=quick, plots=plots, progress=tell)
-    return jsonable(report), table_lines(report), 0
+    lines = [*table_lines(report), f"plots: {plots}" if plots else "no file was written; --plots DIR draws the curves"]
+    if quick:
+        lines.append(next_command("bench"))
+    else:
+        lines.append(next_command("demo") if plots else next_command("bench", plots="bench_plots"))
+    return jsonable(report), lines, 0
 
 
 def ui_command(
@@ -85,4 +95,9 @@ def ui_command(
         print(f"the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
     ui(run, port=port, ranked=ranked, pictures=pictures, device=device, ready=ready)
-    return {"address": addresses[0]}, ["the page is closed"], 0
+    lines = ["the page is closed; what you did not save from it is gone"]
+    if pictures is None:
+        lines.append(next_command("ui", run, port=port))
+    else:
+        lines.append(next_command("predict", run, pictures, out=beside(pictures, "masks")))
+    return {"address": addresses[0]}, lines, 0

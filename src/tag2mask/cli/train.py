@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from tag2mask.cli.common import Misuse, Result, suggest
+from tag2mask.cli.advice import after_training
+from tag2mask.cli.common import ALL_OPTIONS, Misuse, Result, parsed, suggest
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
 from tag2mask.manifest import Share
 
@@ -58,13 +59,27 @@ def retrain_command(rest: Sequence[str]) -> Result:
     return _command(rest, RetrainConfig, _RetrainCommand, _RETRAIN_HELP, "--data PATH --masks DIR", run)
 
 
-_TRAIN_HELP = """Tags to a segmentation model. Presets: {presets}.
+_TRAIN_HELP = "Tags to a segmentation model. Presets: {presets}."
+_RETRAIN_HELP = "Masks to a supervised model. Presets: {presets}."
+_MAIN = frozenset(
+    (
+        *("data", "data_format", "train_split", "masks", "own_masks", "masks_for_some", "out", "profile"),
+        *("architecture", "backbone", "weights", "image_size", "batch_size", "joint_batch_size"),
+        *("tag_steps", "joint_steps", "supervised_steps", "device", "workers", "seed", "resume", "json"),
+    )
+)
+"""Fields that --help shows."""
 
-tag2mask train PRESET --data PATH [--field value ...] starts a run; tag2mask train --resume RUN goes on with one."""
-_RETRAIN_HELP = """Masks to a supervised model, the second step. Presets: {presets}.
 
-tag2mask pseudo-label RUN --data PATH --out DIR writes the masks; tag2mask retrain PRESET --data PATH --masks DIR
-[--field value ...] learns from them; tag2mask retrain --resume RUN goes on with a run."""
+def _with_main_options(command: type[Any]) -> type[Any]:
+    """`command` with all but the main options hidden; their defaults stay."""
+    kinds = get_type_hints(command, include_extras=True)
+    hidden = [
+        (each.name, Annotated[kinds[each.name], tyro.conf.Suppress], dataclasses.field(default=None))
+        for each in dataclasses.fields(command)
+        if each.name not in _MAIN
+    ]
+    return dataclasses.make_dataclass(command.__name__, hidden, bases=(command,), frozen=True, kw_only=True)
 
 
 def _command(
@@ -81,7 +96,8 @@ def _command(
     resume = _option(options, "--resume")
     if preset is not None and preset not in presets:
         raise Misuse(f"there is no preset {preset!r}; presets: {', '.join(presets)}.{suggest(preset, presets)}")
-    if preset is None and resume is None and not {"--help", "-h"} & set(options):
+    help_asked = {"--help", "-h"} & set(options)
+    if preset is None and resume is None and not help_asked | ({ALL_OPTIONS} & set(options)):
         raise Misuse(f"{verb} needs a preset ({', '.join(presets)}) as in: tag2mask {verb} {presets[0]} {usage}")
     if resume is not None:
         start = load_config(Path(resume))
@@ -92,15 +108,20 @@ def _command(
         known = profile in ("official", "paper", "clean")
         start = kind.preset(preset or presets[0], profile=profile if known else None)
     defaults = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
-    parsed = tyro.cli(
-        command,
-        args=list(options),
-        default=command(**defaults),
+    shown, about = command, description.format(presets=", ".join(presets))
+    if help_asked:
+        shown = _with_main_options(command)
+        about += f"\n\nThese are the main options; tag2mask {verb} PRESET --help-all lists every one."
+    values = parsed(
+        verb,
+        shown,
+        options,
+        default=shown(**defaults),
         prog=f"tag2mask {verb} " + (preset or "PRESET"),
-        description=description.format(presets=", ".join(presets)),
+        description=about,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    config: RunConfig = kind(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)})
+    config: RunConfig = kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind)})
     if resume is not None:
         _refuse_conflicts(start, config, preset)
     elif not config.data:
@@ -108,8 +129,7 @@ def _command(
     folder = run(config, None if resume is None else Path(resume))
     if Share.of_environment().index > 0:
         return {}, [], 0  # of the processes that torchrun starts one speaks for all
-    lines = [f"run folder: {folder}", f"next: tag2mask evaluate {folder} --data {config.data}"]
-    return {"run": str(folder)}, lines, 0
+    return {"run": str(folder)}, [f"run folder: {folder}", after_training(folder, config)], 0
 
 
 def _option(options: Sequence[str], name: str) -> str | None:

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from tag2mask.cli.advice import after_predicting, after_scoring, after_scoring_masks, beside, next_command
 from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
+from tag2mask.config import MAX_PIXELS
 from tag2mask.console import Bar
 from tag2mask.formats import DataFormat, OutputFormat
 
@@ -19,7 +21,7 @@ def predict_command(
     sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE...")],
     *,
     out: Path,
-    format: tuple[OutputFormat, ...] = ("png",),
+    format: Annotated[tuple[OutputFormat, ...], tyro.conf.arg(metavar="F...")] = ("png",),
     shapes: Literal["rle", "polygons"] = "rle",
     instances: bool = False,
     tolerance: float = 0.0,
@@ -31,6 +33,8 @@ def predict_command(
     tags: Path | None = None,
     list: Path | None = None,
     rank: bool = False,
+    tile: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -40,19 +44,22 @@ def predict_command(
         run: Run folder, .safetensors or .onnx file.
         sources: Pictures, folders (with their sub-folders), globs.
         out: Folder for the results.
-        format: png: palette masks and overlays; npz: probabilities; comp6 or comp5: results.tgz for the PASCAL VOC
-            test server; coco, yolo, label-studio, cvat, geojson, voc: for annotation tools (docs/formats.md).
-        shapes: Objects of coco and label-studio as run lengths, which are exact, or as polygons.
+        format: One or more of png (masks, overlays), npz (probabilities), comp5 and comp6 (VOC test server), coco,
+            yolo, label-studio, cvat, geojson, voc (docs/formats.md).
+        shapes: Objects of coco and label-studio: run lengths, exact, or polygons.
         instances: One object per connected region instead of one per class.
-        tolerance: Pixels by which polygons may miss the outline; 0 is exact, 1 is good for editing by hand.
-        picture_prefix: What label-studio puts before the path of a picture.
+        tolerance: Pixels by which polygons may miss the outline; 0 is exact.
+        picture_prefix: Before a picture's path in label-studio.
         crf: Refine with the dense CRF at the picture's size.
-        crf_preset: Parameters of that CRF (implies --crf): today's published code, or that of the AAAI paper.
+        crf_preset: Parameters of that CRF (implies --crf).
         scales: Factors on the network's picture size, averaged.
         flip: Average with the mirrored picture.
-        tags: Table like a data set's tags.csv of the classes known to be in the pictures.
-        list: File with one picture name per line; the other pictures of the sources are left out.
-        rank: Also write rank.csv and rank.html: which pictures a person should look at first.
+        tags: Table like tags.csv: the classes known to be in a picture.
+        list: File with a picture name per line; others are left out.
+        rank: Also rank.csv, rank.html: what a person should look at first.
+        tile: Side in pixels of overlapping tiles (docs/tiling.md); by itself for large pictures of runs that keep
+            their size.
+        max_pixels: Leave out pictures with more pixels, before they are unpacked.
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
@@ -75,12 +82,17 @@ def predict_command(
             list_file=list,
             rank=rank,
             options=options,
+            tile=tile,
+            max_pixels=max_pixels,
             device=device,
             progress=bar.update,
         )
     for message in result.errors.values():
         print(f"tag2mask: error: {message}", file=sys.stderr)
-    lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed: {result.out}"]
+    large = f" ({result.too_large} of them above --max-pixels {max_pixels})" if result.too_large else ""
+    lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed{large}: {result.out}"]
+    if "png" in format:
+        lines.append(f"masks: {result.out / 'masks'}, overlays: {result.out / 'overlays'}")
     if not result.complete:
         lines.append("other processes have pictures left; the last one writes what holds all of them, as scores.csv")
     lines += [f"{name}: {path}" for name, path in result.files.items()]
@@ -90,6 +102,7 @@ def predict_command(
         lines.append(f"archive: {result.archive}")
     elif result.complete and {"comp5", "comp6"} & set(format):
         lines.append("no results.tgz was written, because it would not be complete")
+    lines.append(after_predicting(run, sources, result.out, format, tools=bool(result.files), ranked=rank))
     return jsonable(result), lines, 1 if result.errors else 0
 
 
@@ -121,7 +134,7 @@ def evaluate_command(
     Args:
         run: Run folder or .safetensors file; left out with --masks.
         data: Data set with masks.
-        masks: Folder of indexed PNG files NAME.png with labels of the data's class list.
+        masks: Folder of masks NAME.png, labels of the data's class list.
         split: Name of a split, or a file with one picture per line.
         crf: Refine with the dense CRF at the picture's size.
         crf_preset: Parameters of that CRF (implies --crf).
@@ -129,15 +142,14 @@ def evaluate_command(
         flip: Average with the mirrored picture.
         data_format: Format of --data when looking is not enough.
         others: Mask ids outside the class list become 255, or 0.
-        boundary: Also the boundary F-score per class (distance 0.75 % of the picture's diagonal).
+        boundary: Also the boundary F-score per class.
         cam: Also the mIoU of the CAM against its background threshold.
-        cam_scales: One word per curve, with commas between scales that are averaged, as in: 1 1,0.5,1.5,2; default the
-            scales of the run's training (implies --cam).
-        cam_thresholds: Background thresholds in [0, 1]; default 0.02 to 0.8 (implies --cam).
-        cam_tags: Classes of the CAM: the data's tags, those that the network predicts, or a curve of each.
-        reliable: Also coverage, precision and recall of the reliable labels.
+        cam_scales: A curve per word, commas between averaged scales: 1 1,0.5,1.5,2; implies --cam.
+        cam_thresholds: Background thresholds in [0, 1]; implies --cam.
+        cam_tags: Classes of the CAM: from the data's tags, or predicted.
+        reliable: Also coverage, precision, recall of the reliable labels.
         limit: Score only the first so many pictures; 0 for all.
-        out: Folder for evaluation.json and the curves of --cam (cam.svg, cam.png).
+        out: Folder for evaluation.json, and cam.svg, cam.png with --cam.
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
@@ -170,8 +182,14 @@ def evaluate_command(
             device=device,
             progress=bar.update,
         )
-    files = [] if out is None else [f"written to {out}"]
-    return report.as_dict(), [*report_lines(report), *files], 0
+    lines = report_lines(report)
+    written = f"scores: {out / 'evaluation.json'}" if out else "no file was written; --out DIR writes evaluation.json"
+    lines.append(written)
+    if masks is not None:
+        lines.append(after_scoring_masks(masks, data, data_format, split))
+    else:
+        lines.append(after_scoring(str(run), data, data_format))
+    return report.as_dict(), lines, 0
 
 
 def _scale_sets(words: Sequence[str] | None) -> list[list[float]] | None:
@@ -237,6 +255,8 @@ def pseudo_label_command(
     for message in result.errors.values():
         print(f"tag2mask: error: {message}", file=sys.stderr)
     lines = [f"{result.num_images} masks, {result.ignored_share:.1%} of their pixels ignored: {result.out}"]
+    used = {"data": data, "data_format": data_format, "train_split": split}
+    lines.append(next_command("retrain", "small", **used, masks=result.out))
     return jsonable(result), lines, 1 if result.errors else 0
 
 
@@ -264,4 +284,6 @@ def explain_command(
     from tag2mask.explanation import explain
 
     result = explain(run, image, out, tags=tags, crf=crf_preset, device=device)
-    return jsonable(result), [f"{key}: {value}" for key, value in (("sheet", result.sheet), ("json", result.json))], 0
+    lines = [f"sheet: {result.sheet}", f"numbers: {result.json}"]
+    lines.append(next_command("predict", run, image.parent, out=beside(run, "predicted")))
+    return jsonable(result), lines, 0

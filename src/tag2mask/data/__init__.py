@@ -23,7 +23,7 @@ from tag2mask.data.label_studio import list_label_studio
 from tag2mask.data.listing import Listing, picture_set
 from tag2mask.data.metadata import list_metadata
 from tag2mask.data.naming import NO_SPLIT
-from tag2mask.data.pictures import PictureError, open_picture, read_mask, read_picture
+from tag2mask.data.pictures import PictureError, PictureTooLarge, open_picture, read_mask, read_picture
 from tag2mask.data.voc import VOC_CLASSES, open_voc
 from tag2mask.data.webdataset import list_webdataset
 from tag2mask.data.yolo import list_yolo
@@ -37,6 +37,7 @@ __all__ = [
     "Picture",
     "PictureError",
     "PictureSet",
+    "PictureTooLarge",
     "SplitError",
     "detect_format",
     "list_splits",

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError, label_codes
+from tag2mask.data.links import refuse_links_out
 from tag2mask.data.pictures import PICTURE_SUFFIXES, read_mask
 from tag2mask.data.tables import (
     TagTable,
@@ -34,6 +35,7 @@ def open_folder(root: Path, *, split: str | None, tags_from: str, others: str, n
     table = _table(root, needed=need_tags and tags_from == "tags")
     classes = _classes(root, table)
     names = _all_names(root, table)
+    refuse_links_out(root, ("images", "masks"))
     chosen = split_names(root, split, names)
     codes = label_codes(len(classes), others=others)
     pictures = []

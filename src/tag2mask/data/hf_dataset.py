@@ -103,6 +103,11 @@ def _stamp(folder: Path) -> int:
 @lru_cache(maxsize=8)
 def _loaded(folder: Path, stamp: int) -> Any:
     library = _library()
+    state = read_json(folder / "state.json")
+    files = state.get("_data_files") if isinstance(state, dict) else None
+    for each in files if isinstance(files, list) else ():
+        if isinstance(each, dict):
+            safe_name(each.get("filename"), str(folder / "state.json"))
     try:
         return library.load_from_disk(str(folder))
     except Exception as error:  # the library raises nearly anything on damaged files

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from tag2mask.data.coco import head_of, json_files
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing, choices_or_shapes
+from tag2mask.data.locating import address_path
 from tag2mask.data.naming import file_splits
 from tag2mask.data.pictures import PICTURE_SUFFIXES
-from tag2mask.data.tables import read_json, read_text, split_tags
+from tag2mask.data.tables import read_json, read_text, shown, split_tags
 
 _PICTURE_KEYS = ("image", "img", "picture", "photo", "url")
 _CHOICE_KEYS = frozenset(("choice", "choices", "tag", "tags", "label", "labels", "class", "classes"))
@@ -150,7 +150,7 @@ def _cell(text: str | None) -> Any:
     if text and text.lstrip()[:1] in ("{", "["):
         try:
             return json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return text
     return text or None
 
@@ -201,7 +201,7 @@ def _joined(labels: list[tuple[tuple[str, ...], tuple[str, ...]]]) -> tuple[tupl
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-        raise DataError(f"{where}: choices must be a list of class names, got {value!r}.")
+        raise DataError(f"{where}: choices must be a list of class names, got {shown(value)}.")
     return tuple(each.strip() for each in values if each.strip())
 
 
@@ -209,7 +209,7 @@ def _picture_key(data: Mapping[str, Any], where: str) -> str:
     """The field that holds the picture: called image or so, or the first that looks like one."""
     texts = [key for key, value in data.items() if isinstance(value, str) and value and key not in _OWN_KEYS]
     usual = [key for key in _PICTURE_KEYS if key in texts]
-    looking = [key for key in texts if PurePosixPath(urlsplit(data[key]).path).suffix.lower() in PICTURE_SUFFIXES]
+    looking = [key for key in texts if PurePosixPath(address_path(data[key])).suffix.lower() in PICTURE_SUFFIXES]
     for key in (*usual, *looking):
         return key
     raise DataError(f"{where}: no field holds a picture; fields: {', '.join(data)}. Export with its picture.")

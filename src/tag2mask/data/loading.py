@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +25,10 @@ from tag2mask.data.transforms import Draw, draw, joint_transform
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
+_DEAD_WORKER = (
+    "A process that loads pictures died: {} Memory may have run out: lower --workers (0 loads in the main process) or "
+    "--image-size, then go on with --resume."
+)
 SHARDS_MIXED = 8
 """Shards whose pictures are drawn in one mixed order; so many files are read at a time."""
 
@@ -146,17 +151,28 @@ def named_errors(batches: Iterable[_T]) -> Iterator[_T]:
         DataError: a worker found no usable picture, or died (it was killed, or the machine has no memory left).
     """
     try:
-        yield from batches
+        with named_deaths():
+            yield from batches
     except DataError as error:
         lines = str(error).strip().splitlines()  # a worker's error arrives as the text of its traceback
         raise DataError(lines[-1].partition("DataError: ")[2] or lines[-1]) from error
+    except (ConnectionError, EOFError) as error:  # it died while it handed a batch over
+        raise DataError(_DEAD_WORKER.format("it broke off in the middle of a batch.")) from error
+
+
+@contextmanager
+def named_deaths() -> Iterator[None]:
+    """A block in which workers load pictures. torch reports a dead one at once, in the middle of whatever runs.
+
+    Raises:
+        DataError: a worker died.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise DataError(
-            f"A process that loads pictures died: {str(error).splitlines()[0]} Memory may have run out: lower "
-            "--workers (0 loads in the main process) or --image-size, then go on with --resume."
-        ) from error
+        raise DataError(_DEAD_WORKER.format(str(error).splitlines()[0].strip())) from error
 
 
 def shard_order(shards: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> NDArray[np.int64]:

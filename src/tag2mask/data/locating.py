@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tag2mask.data.dataset import DataError, MissingDataError
+from tag2mask.data.links import leaves, walk
 from tag2mask.data.pictures import PICTURE_SUFFIXES
-from tag2mask.data.tables import safe_name
+from tag2mask.data.tables import is_path, safe_name, shown
 
 _ADDRESS = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/data/(?:upload|local-files)/)", re.IGNORECASE)
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
@@ -42,7 +42,7 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
     names: list[str] = []
     links_out: list[str] = []
     inside = root.resolve()
-    for name, is_link in _walk(root, "", frozenset(skip)):
+    for name, is_link in walk(root, "", frozenset(skip)):
         if is_link and not (root / name).resolve().is_relative_to(inside):
             links_out.append(name)
         elif name[name.rfind(".") :].lower() in PICTURE_SUFFIXES and not (is_link and (root / name).is_dir()):
@@ -54,19 +54,6 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
     return PictureFiles(root, tuple(names), frozenset(names), dict(by_base), tuple(sorted(links_out)))
 
 
-def _walk(root: Path, folder: str, skip: Collection[str]) -> Iterator[tuple[str, bool]]:
-    """(relative path, whether it is a link) of all files and links below a folder."""
-    with os.scandir(root / folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or (not folder and entry.name in skip):
-                continue
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(root, name, skip)
-            else:
-                yield name, entry.is_symlink()
-
-
 def pictures_below(files: PictureFiles, folder: str) -> list[str]:
     """Names of the pictures below a folder of the data set ("" is all).
 
@@ -76,7 +63,7 @@ def pictures_below(files: PictureFiles, folder: str) -> list[str]:
     start = f"{folder}/" if folder else ""
     for link in files.links_out:
         if link.startswith(start) or link == folder:
-            raise _leaves(files.root, link, str(files.root / link))
+            raise leaves(files.root, link, str(files.root / link))
     return [name for name in files.names if name.startswith(start)]
 
 
@@ -109,11 +96,11 @@ def locate(files: PictureFiles, reference: object, where: str, near: Sequence[st
             if path.is_file():
                 if path.resolve().is_relative_to(files.root.resolve()):
                     return path.relative_to(files.root).as_posix()
-                raise _leaves(files.root, where, str(path))
+                raise leaves(files.root, where, str(path))
     kind = "is an address, and nothing is downloaded" if remote else "is not there"
     base = PurePosixPath(wanted[-1]).name if wanted else "the file"
     raise MissingDataError(
-        f"{where}: the picture {reference!r} {kind}. Put {base} into {files.root} (any sub-folder will do), "
+        f"{where}: the picture {shown(reference)} {kind}. Put {base} into {files.root} (any sub-folder will do), "
         "or remove its entry."
     )
 
@@ -137,8 +124,9 @@ def _local(reference: object, where: str) -> list[str]:
 
 def _ends_of(address: str) -> list[str]:
     """Ends of an address's path, longest first, then its file name without the prefix of an upload."""
-    url = urlsplit(address)
-    path = parse_qs(url.query).get("d", [""])[0] if url.path.startswith("/data/local-files") else unquote(url.path)
+    path = address_path(address)
+    if not is_path(path):
+        return []
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..")]
     ends = ["/".join(parts[i:]) for i in range(len(parts))]
     if parts and _UPLOAD_PREFIX.match(parts[-1]):
@@ -146,8 +134,12 @@ def _ends_of(address: str) -> list[str]:
     return ends
 
 
-def _leaves(root: Path, where: str, path: str) -> DataError:
-    return DataError(
-        f"{where}: {path} is a link that leaves the data folder {root}. Copy the pictures into it, or give --data the "
-        "folder that holds both."
-    )
+def address_path(address: str) -> str:
+    """The path of an address, of one of Label Studio's local files the path of that file; "" where it is none."""
+    try:
+        url = urlsplit(address)
+        if url.path.startswith("/data/local-files"):
+            return parse_qs(url.query).get("d", [""])[0]
+    except ValueError:  # brackets that hold no host, too many fields
+        return ""
+    return unquote(url.path)

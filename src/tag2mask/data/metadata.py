@@ -9,7 +9,7 @@ from typing import Any
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.naming import by_folder
-from tag2mask.data.tables import TagRow, TagTable, numbered_lines, read_tag_table, safe_name, split_tags
+from tag2mask.data.tables import TagRow, TagTable, numbered_lines, read_tag_table, safe_name, shown, split_tags
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 
@@ -57,7 +57,7 @@ def read_jsonl(path: Path) -> TagTable:
         where = f"{path} line {line}"
         try:
             row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid JSON ({error}). Write one object per line.") from error
         if not isinstance(row, dict) or "file_name" not in row or "tags" not in row:
             found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
@@ -77,4 +77,4 @@ def as_tags(value: Any, where: str) -> tuple[str, ...]:
         return split_tags(value)
     if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
         return tuple(dict.fromkeys(tag.strip() for tag in value if tag.strip()))
-    raise DataError(f"{where}: tags must be a list of class names, or text with ';' between them, got {value!r}.")
+    raise DataError(f"{where}: tags must be a list of class names, or text with ';' between them, got {shown(value)}.")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import io
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
+from tag2mask.config import MAX_PIXELS
 from tag2mask.data.shards import PICTURE_SUFFIXES, is_in_shard, shard_bytes
 
+_ORIENTATION = 0x0112
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file's suffix says; Pillow's other readers are not for strangers' files (EPS runs a
 program). Phones' MPO counts as JPEG."""
 
 __all__ = [
-    "FORMATS", "PICTURE_SUFFIXES", "PictureError",
-    "is_stored", "open_picture", "read_mask", "read_picture", "to_rgb", "upright",
+    "FORMATS", "PICTURE_SUFFIXES", "PictureError", "PictureTooLarge",
+    "check_pixels", "is_stored", "open_picture", "opened", "read_mask", "read_picture", "to_rgb", "upright",
 ]  # fmt: skip
 
 
@@ -27,11 +33,50 @@ class PictureError(ValueError):
     """A picture or mask file that cannot be used; the message names it."""
 
 
+class PictureTooLarge(PictureError):
+    """A picture with more pixels than the limit. It was not unpacked."""
+
+
+_OPENING = threading.Lock()
+
+
+@contextmanager
+def opened(file: BinaryIO | Path, max_pixels: int | None = MAX_PIXELS) -> Iterator[ImageFile.ImageFile]:
+    """A picture whose pixels are not unpacked yet, with one limit of its size.
+
+    Pillow has two of its own, a warning above 89 million pixels and an error above 179 million; they are set aside
+    while the file's head is read, for all threads.
+
+    Raises:
+        PictureTooLarge: more than `max_pixels`; None is no limit.
+    """
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        check_pixels(image, max_pixels)
+        yield image
+
+
+def check_pixels(image: Image.Image, max_pixels: int | None) -> None:
+    """Refuse a PIL image with more than `max_pixels`, by its head; None is no limit."""
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        raise PictureTooLarge(
+            f"{height} x {width} (height x width) are {width * height} pixels, more than the limit of {max_pixels}. "
+            "If the file is what it should be, make it smaller, or predict with a higher --max-pixels."
+        )
+
+
 def open_picture(path: str | Path) -> BinaryIO:
     """The bytes of a picture of a `PictureSet`: of its file, its row in a Hugging Face data set, or its shard.
 
     Raises:
         FileNotFoundError: there is no such file.
+        PictureError: it is a pipe or device.
     """
     path = Path(path)
     if is_in_shard(path):
@@ -40,6 +85,8 @@ def open_picture(path: str | Path) -> BinaryIO:
         from tag2mask.data.hf_dataset import stored_bytes
 
         return io.BytesIO(stored_bytes(path))
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+        raise PictureError(f"{path} is a folder, pipe or device, no file. Replace or remove it.")
     return path.open("rb")
 
 
@@ -48,21 +95,28 @@ def is_stored(path: Path) -> bool:
     return (len(path.parts) > 4 and path.parts[-4] == "state.json") or is_in_shard(path)
 
 
-def read_picture(path: str | Path) -> NDArray[np.uint8]:
+def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The picture as people see it: rotated by its EXIF data, first frame, any mode (see `to_rgb`).
+
+    Args:
+        path: The file.
+        max_pixels: Larger pictures are refused before they are unpacked.
 
     Returns:
         uint8 [H, W, 3], contiguous and writable.
 
     Raises:
-        PictureError: not a picture, empty, truncated or broken.
+        PictureError: not a picture, empty, truncated, broken, or too large (`PictureTooLarge`).
+        MemoryError: the machine has not the memory to unpack it.
         FileNotFoundError: there is no such file.
     """
     try:
-        with open_picture(path) as file, Image.open(file, formats=FORMATS) as image:
+        with open_picture(path) as file, opened(file, max_pixels) as image:
             image.load()
             return to_rgb(upright(image))
-    except FileNotFoundError:
+    except PictureTooLarge as error:
+        raise PictureTooLarge(f"{path} is left out: {error}") from error
+    except (FileNotFoundError, MemoryError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
         raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
@@ -81,13 +135,14 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
 
 
 def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF data say."""
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        return ImageOps.exif_transpose(image) if turned else image  # it copies what it does not turn
     except Exception:  # damaged EXIF data must not lose a picture whose pixels are whole
         return image
 
@@ -128,12 +183,14 @@ def read_mask(path: str | Path, codes: NDArray[np.uint8], size: tuple[int, int] 
 
 def _mask_ids(path: Path) -> NDArray[np.uint8]:
     try:
-        with open_picture(path) as file, Image.open(file, formats=FORMATS) as image:
+        with open_picture(path) as file, opened(file) as image:
             # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
             stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
             kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
             ids = np.asarray(image)
-    except FileNotFoundError:
+    except PictureTooLarge as error:
+        raise PictureTooLarge(f"Mask {path} is left out: {error}") from error
+    except (FileNotFoundError, MemoryError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
         raise PictureError(f"{path} cannot be read as a mask: {error}. Replace or remove it.") from error

@@ -130,10 +130,14 @@ def members(shard: Path) -> Iterator[Member]:
                 where = f"{shard} member {info.name!r}"
                 if not info.isreg() or info.issparse():
                     raise DataError(f"{where} is no plain file (a link, device or sparse file). Pack the file itself.")
+                if info.size < 0:
+                    raise DataError(f"{where} claims {info.size} bytes: the header is damaged. Pack the shard anew.")
                 if info.offset_data + info.size > end:
                     raise DataError(f"{shard} ends in the middle of {info.name!r}: copy it again.")
                 yield Member(safe_name(info.name.removeprefix("./"), where), info.offset_data, info.size)
-    except tarfile.TarError as error:
+    except DataError:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, LookupError) as error:  # damaged extended headers
         raise DataError(
             f"{shard} cannot be read as an uncompressed tar file: {error}. Copy it again, or unpack a compressed one "
             "(gunzip), as pictures are read in place."

@@ -6,6 +6,7 @@ import csv
 import difflib
 import json
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,6 +16,10 @@ from tag2mask.data.dataset import DataError, MissingDataError
 
 MAX_CLASSES = 254
 """Labels 1..254; 0 is the background and 255 is ignored."""
+MAX_NAME, MAX_PATH = 255, 4000
+"""Most characters of a file's name and of its path: what file systems take."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line breaks and halves of characters: no text file and no page can hold them."""
 _PLAIN_NAME = re.compile(r"\w[\w .()+-]*(?:/\w[\w .()+-]*)*")
 """A relative path without anything that needs a closer look; pathlib is slow for a hundred thousand of them."""
 _ON_OFF = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
@@ -67,7 +72,20 @@ def read_json(path: Path) -> Any:
             f"{path} line {error.lineno}: not valid JSON ({error.msg}). Export or download it again."
         ) from error
     except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply to be an annotation file.") from error
+        raise DataError(f"{path} is nested too deeply for annotations. Export or download it again.") from error
+    except DataError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path}: not valid JSON ({error}). Export or download it again.") from error
+
+
+def shown(value: object) -> str:
+    """A value as messages show it, however long or deeply nested it is."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 4, 4, 200, 80
 
 
 def split_tags(text: str) -> tuple[str, ...]:
@@ -79,10 +97,15 @@ def safe_name(value: object, where: str) -> str:
     """A picture's name with forward slashes, certain to stay inside the picture folder.
 
     Raises:
-        DataError: not a string, empty, absolute, or with `..` in it.
+        DataError: not a string, empty, absolute, with `..` in it, or nothing that a file can be called.
     """
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: file_name must be the name of a picture, got {value!r}")
+        raise DataError(f"{where}: file_name must be the name of a picture, got {shown(value)}")
+    if not is_path(value.strip()):
+        raise DataError(
+            f"{where}: file_name {shown(value)} is no name of a file: at most {MAX_NAME} characters between "
+            "slashes, and no control character. Correct it or remove the row."
+        )
     if _PLAIN_NAME.fullmatch(value.strip()):
         return value.strip()
     name = PurePosixPath(value.strip())
@@ -92,6 +115,11 @@ def safe_name(value: object, where: str) -> str:
             f"{where}: file_name {value!r} leaves the picture folder. Give the path relative to it, without '..'."
         )
     return name.as_posix()
+
+
+def is_path(text: str) -> bool:
+    """Whether a file system can hold a file of this path; to ask for another one is an error of its own kind."""
+    return len(text) <= MAX_PATH and max(map(len, text.split("/"))) <= MAX_NAME and not _UNPRINTABLE.search(text)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -113,10 +141,21 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def checked_classes(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
-    """`classes`, if a uint8 mask can hold them."""
+    """`classes`, if a uint8 mask can hold them, and a text file their names."""
+    for name in classes:
+        if not is_class_name(name):
+            raise DataError(
+                f"{path}: the class {shown(name)} has a line break or another control character, or more than "
+                f"{MAX_NAME} characters. Rename it."
+            )
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{path} names {len(classes)} classes; a mask holds at most {MAX_CLASSES}.")
     return classes
+
+
+def is_class_name(name: object) -> bool:
+    """Whether `name` is text that lists, pages and the metadata of a model can hold."""
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and not _UNPRINTABLE.search(name)
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:

@@ -22,6 +22,7 @@ from tag2mask.data.dataset import (
     other_code,
 )
 from tag2mask.data.folder import mask_path, mask_tags
+from tag2mask.data.links import refuse_links_out
 from tag2mask.data.tables import class_indices, numbered_lines, read_classes, read_tag_table, safe_name
 
 VOC_CLASSES = (
@@ -46,6 +47,7 @@ def open_voc(root: Path, *, split: str | None, tags_from: str, others: str, need
     lines = listed_ids(list_file)
     paths = {name: _picture_path(root, name, f"{list_file} line {line}") for name, line in lines.items()}
     masks = {name: _mask(root, name) for name in lines}
+    refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
     if tags_from == "masks":
         tags = {name: mask_tags(mask, codes, name) for name, mask in masks.items()}
     else:

@@ -113,7 +113,7 @@ def _tags(shard: Path, members: dict[str, Member]) -> tuple[tuple[str, ...] | No
             if not isinstance(value, dict) or "tags" not in value:
                 continue  # metadata of another kind
             return as_tags(value["tags"], where), None
-        if suffix == "cls" and text.isdecimal():
+        if suffix == "cls" and text.isdecimal() and len(text) < 10:
             return None, int(text)
         return split_tags(text), None
     return None, None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +11,7 @@ from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate, pictures_below
 from tag2mask.data.naming import NO_SPLIT, by_folder
-from tag2mask.data.tables import numbered_lines, read_classes, read_text
+from tag2mask.data.tables import is_path, numbered_lines, read_classes, read_text, shown
 
 
 def list_yolo(root: Path) -> Listing:
@@ -100,9 +99,7 @@ def _names(path: Path, settings: dict[str, Any]) -> dict[int, str]:
         if isinstance(key, int) and isinstance(name, (str, int, float)) and str(name).strip()
     }
     if not by_id or len(by_id) != len(names or ()):
-        raise DataError(
-            f"{path}: names must be a list of class names, or 'number: name' lines, got {reprlib.repr(names)}."
-        )
+        raise DataError(f"{path}: names must be a list of class names, or 'number: name' lines, got {shown(names)}.")
     return dict(sorted(by_id.items()))
 
 
@@ -112,7 +109,8 @@ def _pictures(files: PictureFiles, settings: dict[str, Any], source: Path) -> di
     for key in ("train", "val", "test"):
         value = settings.get(key)
         where = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        members = [name for each in where if str(each).strip() for name in _members(files, str(each), key, source)]
+        texts = [each for each in where if isinstance(each, str) and each.strip()]
+        members = [name for each in texts for name in _members(files, each, key, source)]
         if members:
             splits[key] = list(dict.fromkeys(members))
     if splits:
@@ -128,6 +126,8 @@ def _pictures(files: PictureFiles, settings: dict[str, Any], source: Path) -> di
 
 def _members(files: PictureFiles, value: str, key: str, source: Path) -> list[str]:
     """Pictures of a folder or list; one that is not there may be left out unless it is the training split's."""
+    if not is_path(value):
+        raise DataError(f"{source}: {key} names {shown(value)}, which can be no folder or list. Correct it.")
     parts = [part for part in PurePosixPath(value.replace("\\", "/")).parts if part not in ("/", ".", "..")]
     for start in range(len(parts)):
         relative = "/".join(parts[start:])
@@ -153,7 +153,7 @@ def _tags(path: Path, names: dict[int, str], source: Path) -> tuple[str, ...]:
     tags: dict[str, None] = {}
     for line, text in numbered_lines(path):
         number = text.split()[0]
-        if not number.isdecimal():
+        if not (number.isdecimal() and len(number) < 10):
             raise DataError(f"{path} line {line}: must start with the number of a class, got {number[:40]!r}.")
         if int(number) not in names:
             raise DataError(

@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tag2mask.config import IGNORE
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.pictures import FORMATS, PICTURE_SUFFIXES, PictureError, read_mask
+from tag2mask.data.pictures import PICTURE_SUFFIXES, PictureError, opened, read_mask
 from tag2mask.data.tables import read_classes
 from tag2mask.data.voc import VOC_CLASSES, voc_codes
 from tag2mask.files import make_folder_atomically
@@ -182,7 +181,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
 def _picture_size(path: Path) -> tuple[int, int]:
     """(height, width) after EXIF rotation, from the head of the file where it can be."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with opened(path) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             width, height = image.size
     except Exception as error:  # the decoders raise nearly anything on damaged files

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.outputs.outlines import Region, trace
+from tag2mask.tiling import label_counts
 
 Shapes: TypeAlias = Literal["rle", "polygons"]
 
@@ -113,7 +114,7 @@ def object_labels(picture: LabeledPicture, classes: Sequence[str]) -> list[int]:
     Raises:
         ValueError: a label that no class has.
     """
-    found = [int(label) for label in np.unique(picture.labels) if label not in (BACKGROUND, IGNORE)]
+    found = [int(label) for label in np.flatnonzero(label_counts(picture.labels)) if label not in (BACKGROUND, IGNORE)]
     if found and found[-1] > len(classes):
         raise ValueError(
             f"The mask of {picture.name} holds label {found[-1]}, but there are {len(classes)} classes "

@@ -72,7 +72,7 @@ def trace(mask: NDArray[np.bool_]) -> tuple[list[Region], NDArray[np.int32]]:
     owner = _owners(rings, areas, left, right)
     starts = np.flatnonzero(mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1])
     lengths = np.flatnonzero(mask & ~np.pad(mask, ((0, 0), (0, 1)))[:, 1:]) - starts + 1
-    labels[mask] = np.repeat(owner[left] + 1, lengths)
+    labels[mask] = np.repeat((owner[left] + 1).astype(np.int32), lengths)
     rows, columns = np.divmod(starts, mask.shape[1])
     cut = _first_cuts(right, areas)
     members: list[list[int]] = [[] for _ in range(int(owner.max()) + 1)]

@@ -35,7 +35,9 @@ THEME = gr.themes.Soft(
 _NOTHING: tuple[Any, ...] = (None, [], None, None, None, None)
 
 
-def build_page(segmenter: Segmenter, title: str, folder: Path, ranked: Sequence[RankedPicture] = ()) -> gr.Blocks:
+def build_page(
+    segmenter: Segmenter, title: str, folder: Path, ranked: Sequence[RankedPicture] = (), *, uploads: Path
+) -> gr.Blocks:
     """The page of one model.
 
     Args:
@@ -43,12 +45,16 @@ def build_page(segmenter: Segmenter, title: str, folder: Path, ranked: Sequence[
         title: Name of the model.
         folder: For the files that are saved; below it, nothing else, is what the page may hand out.
         ranked: Pictures to look at first.
+        uploads: Folder of the pictures that were dropped; only these and `ranked` are ever read.
     """
     classes, places = list(segmenter.classes), {each.title: each.path for each in ranked}
 
     def show(path: str | None, crf: bool, tags: list[str]) -> tuple[Any, ...]:
         if not path:
             return _NOTHING
+        place = Path(path).resolve()
+        if not place.is_relative_to(uploads.resolve()) and place not in places.values():
+            raise gr.Error("This picture was not dropped here. Drop it onto the page.")
         try:
             seen = look(segmenter, path, crf=crf, tags=tags)
             files = save(folder, Path(path).name, seen.prediction)

@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ log = logging.getLogger("tag2mask")
 HOST = "127.0.0.1"
 MAX_FILE_MIB = 64
 """Largest file that the page takes."""
+MAX_KEPT_FILES, MAX_KEPT_MIB = 2000, 2048
+"""Most files, and most of all their sizes, that lie here, uploads and what is shown; they go after an hour."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
@@ -107,6 +109,8 @@ def serving(
 
 
 def _listener(port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be 0 to 65535, got {port}; 0 takes a free one")
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -119,26 +123,52 @@ def _listener(port: int) -> socket.socket:
     return listener
 
 
+def refusal(method: str, path: str, headers: Mapping[str, str], uploads: Path) -> tuple[int, str] | None:
+    """Status and reason for a request that is turned away: from a page of another site, or more than may lie here.
+
+    Args:
+        method: Of the request.
+        path: Of its address.
+        headers: By lower-case name.
+        uploads: Folder of what was sent.
+    """
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != headers.get("host"):
+        return 403, "A page of another site cannot use this one. Open its own address."
+    if method != "POST" or not path.rstrip("/").endswith("/upload"):
+        return None
+    length = headers.get("content-length", "")
+    if not length.isdecimal() or len(length) > 15:
+        return 411, "An upload must say how many bytes it has."
+    kept = [path.lstat().st_size for path in uploads.rglob("*") if path.is_file()]
+    if len(kept) >= MAX_KEPT_FILES or int(length) + sum(kept) > MAX_KEPT_MIB << 20:
+        return 413, f"The page holds at most {MAX_KEPT_FILES} files and {MAX_KEPT_MIB} MiB. Start it again to empty it."
+    return None
+
+
 def _app(segmenter: Segmenter, title: str, folder: Path, order: list[Any]) -> Any:
     import gradio as gr
     from fastapi import FastAPI, Request, Response
+    from fastapi.responses import PlainTextResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from tag2mask.web.page import CSS, THEME, build_page
 
-    saved = folder / "saved"
+    saved, uploads = folder / "saved", folder / "uploads"
     saved.mkdir()
+    uploads.mkdir()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
+        refused = refusal(request.method, request.url.path, request.headers, uploads)
+        response = await call_next(request) if refused is None else PlainTextResponse(refused[1], refused[0])
         response.headers.update(_HEADERS)
         return response
 
     # another site that points its name to this machine is turned away
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    page = build_page(segmenter, title, saved, order)
+    page = build_page(segmenter, title, saved, order, uploads=uploads)
     return gr.mount_gradio_app(
         app,
         page,

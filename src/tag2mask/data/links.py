@@ -1,0 +1,51 @@
+"""Links in a data folder: those that lead out of it are never followed. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from tag2mask.data.dataset import DataError
+
+
+def walk(root: Path, folder: str, skip: Collection[str] = ()) -> Iterator[tuple[str, bool]]:
+    """(relative path, whether it is a link) of all files and links below a folder, without hidden ones.
+
+    Args:
+        root: Data folder.
+        folder: Folder below it; "" is all.
+        skip: Folders directly below `root` that are left out.
+    """
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or (not folder and entry.name in skip):
+                continue
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from walk(root, name, skip)
+            else:
+                yield name, entry.is_symlink()
+
+
+def refuse_links_out(root: Path, folders: Sequence[str]) -> None:
+    """Refuse links out of `root` among, and in, these folders; no file is opened, and only links are looked up.
+
+    Raises:
+        DataError: there is one.
+    """
+    inside = root.resolve()
+    for folder in folders:
+        if (root / folder).is_symlink() and not (root / folder).resolve().is_relative_to(inside):
+            raise leaves(root, folder, str(root / folder))
+        for name, is_link in walk(root, folder) if (root / folder).is_dir() else ():
+            if is_link and not (root / name).resolve().is_relative_to(inside):
+                raise leaves(root, name, str(root / name))
+
+
+def leaves(root: Path, where: str, path: str) -> DataError:
+    """The error about a link out of the data folder."""
+    return DataError(
+        f"{where}: {path} is a link that leaves the data folder {root}. Copy the pictures into it, or give --data the "
+        "folder that holds both."
+    )
