@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tag2mask import cli, loop
 
@@ -25,7 +26,7 @@ def main(options: list[str]) -> int:
     """Train a few steps and print their cost."""
     load, costs, step = os.getloadavg()[0], {}, loop._step
 
-    def timed(config, accelerator, team, *rest):  # noqa: ANN001, ANN202 (that of the loop)
+    def timed(config: Any, accelerator: Any, team: Any, *rest: Any) -> tuple[dict[str, Any], Any]:
         wall, cpu = time.perf_counter(), time.process_time()
         row, batch = step(config, accelerator, team, *rest)
         spent = (time.perf_counter() - wall, time.process_time() - cpu, len(batch.names))
