@@ -200,7 +200,8 @@ def test_a_bad_picture_is_named_counted_and_left_out(kind, quick, model, tmp_pat
     (pictures / "good.png").write_bytes(encoded(noise(), format="PNG"))
     assert call("predict", model, pictures, "--out", out, "--rank") == 1
     said = capsys.readouterr()
-    assert re.search(rf"error: .*{re.escape(name)} cannot be read as a picture: .+\. Replace or remove it\.", said.err)
+    cures = (r"cannot be read as a picture: .+\. Replace or remove it\.", r"is left out: .+ a higher --max-pixels\.")
+    assert re.search(rf"error: .*{re.escape(name)} ({'|'.join(cures)})", said.err)
     assert "1 pictures done, 1 failed" in said.out
     assert "Traceback" not in said.err + said.out
     assert [path.name for path in (out / "masks").iterdir()] == ["good.png"]
@@ -717,7 +718,7 @@ masks(
     png(4, 4, depth=4, color=0, rows=b"\0\x10\x10" * 4),
 )
 masks(r"a\.png cannot be read as a mask: .*Replace or remove", "mask: cut", mask_of(1)[:40])
-masks(r"a\.png cannot be read as a mask", "mask: bomb", png(60000, 60000, depth=8, color=0))
+masks(r"a\.png is left out: .*more than the limit of", "mask: bomb", png(60000, 60000, depth=8, color=0))
 masks(r"holds label 7, but there are 1 classes", "mask: label without class", mask_of(7))
 masks(r"have no names: there is no classes\.txt.*--classes FILE", "mask: no classes", mask_of(1), classes=None)
 masks(
@@ -775,7 +776,7 @@ config(
 config(r"config\.batch_size must be int, got '3'", "config: text for a number", lambda c: c.update(batch_size="3"))
 config(r"config\.batch_size must be int, got True", "config: true for a number", lambda c: c.update(batch_size=True))
 config(
-    r"--batch-size must be at most 65536, got 1000000000",
+    r"--batch-size must be 1 to 65536, or auto, got 1000000000",
     "config: batches without end",
     lambda c: c.update(batch_size=10**9),
 )
@@ -973,7 +974,7 @@ arguments(r"--optim\.lr must be (?:a finite number|greater than 0)", 2, *TRAIN, 
 arguments(r"--augment\.crop-size must be 2 to 65536, got 0", 2, *TRAIN, "--augment.crop-size", "0")
 arguments(r"--image-size must be 1 to 65536, got -5", 2, *TRAIN, "--image-size", "-5")
 arguments(r"--workers must be 0 to 1024, got 99999", 2, *TRAIN, "--workers", "99999")
-arguments(r"--batch-size must be at least 1, got 0", 2, *TRAIN, "--batch-size", "0")
+arguments(r"--batch-size must be 1 to 65536, or auto, got 0", 2, *TRAIN, "--batch-size", "0")
 arguments(
     r"There is no weights file .*none\.pt; give a file",
     1,

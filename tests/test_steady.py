@@ -19,6 +19,7 @@ from tag2mask import loop
 from tag2mask.config import AugmentConfig
 from tag2mask.data import DataError
 from tag2mask.predicting import predict
+from tag2mask.runs import MetricsFile
 from tag2mask.training import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -79,13 +80,13 @@ def smallest(tiny_config, tags: int, joint: int):
 
 def samples_of_steps(config, monkeypatch) -> list[Held]:
     samples: list[Held] = []
-    write = loop.MetricsFile.write
+    write = MetricsFile.write
 
     def noting(self, row):
         write(self, row)
         samples.append(held())
 
-    monkeypatch.setattr(loop.MetricsFile, "write", noting)
+    monkeypatch.setattr(MetricsFile, "write", noting)
     train(config)
     return samples
 
@@ -148,8 +149,8 @@ def test_a_dead_worker_ends_the_run_at_once(tiny_config, monkeypatch, waits):
     killed: list[float] = []
     note = loop._note_broken
 
-    def killing(state, batch):
-        note(state, batch)
+    def killing(state, batch, team):
+        note(state, batch, team)
         if state.step == 1 and not killed:
             for pid in set(children()) - before:
                 os.kill(pid, signal.SIGKILL)
