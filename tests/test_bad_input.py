@@ -139,6 +139,7 @@ REFUSED_PICTURES: dict[str, tuple[str, bytes]] = {
     "PNG that claims 60000 x 60000": ("a.png", png(60000, 60000)),
     "PNG that claims 2^31 x 1": ("a.png", png(2**31 - 1, 1)),
     "PNG that unpacks to 400 million pixels": ("a.png", png(20000, 20000, depth=1, color=0, rows=b"\0" * 2501 * 20000)),
+    "PNG whose comment unpacks to 5 MB": ("a.png", png(4, 4, extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(5 << 20))))),
     "JPEG that claims 65500 x 65500": ("a.jpg", FORGED_JPEG),
     "GIF header alone": ("a.gif", GIF[:13]),
     "truncated WebP": ("a.webp", encoded(noise((64, 48)), format="WEBP")[:60]),
@@ -308,11 +309,11 @@ tags(
     r"names 300 classes; a mask holds at most 254", "tags: 300 classes", f"{H}a.jpg,{';'.join(map(str, range(300)))}\n"
 )
 tags(
-    r"has a control character or more than 255 characters\. Rename it",
+    r"has a line break or another control character, or more than 255 characters\. Rename it",
     "tags: class without end",
     f"{H}a.jpg,{'x' * 999}\n",
 )
-tags(r"has a control character .*Rename it", "tags: bell in a class", f"{H}a.jpg,ca\x07t\n")
+tags(r"has a line break or another control character.*Rename it", "tags: bell in a class", f"{H}a.jpg,ca\x07t\n")
 tags(r"No usable picture: .* has no tag at all\. Tag", "tags: all empty", f"{H}a.jpg,\nb.jpg,\n")
 tags(r"has images/ but no tags\.csv\. Write one", "tags: none", None)
 tags(
@@ -370,12 +371,12 @@ data(
 )
 data(r"no image with the id \[1\]", "COCO: list for an id", coco(annotations=[{"image_id": [1], "category_id": 1}]))
 data(
-    r"the class 'c\\nat' has a control character .*Rename",
+    r"the class 'c\\nat' has a line break or another control character.*Rename",
     "COCO: line break in a class",
     coco(categories=[{"id": 1, "name": "c\nat"}]),
 )
 data(
-    r"the class .*has a control character .*Rename",
+    r"the class .*has a line break or another control character.*Rename",
     "COCO: half a character in a class",
     coco(categories=[{"id": 1, "name": "\ud800"}]),
 )
@@ -475,6 +476,16 @@ data(
     r"there is no folder or list '\.\./\.\./etc' below",
     "YOLO: pictures elsewhere",
     YOLO | {"data.yaml": "names: [cat]\ntrain: ../../etc\n"},
+)
+data(
+    r"train names 'a{50}.*which can be no folder or list\. Correct it",
+    "YOLO: folder without end",
+    YOLO | {"data.yaml": f"names: [cat]\ntrain: {'a' * 5000}\n"},
+)
+data(
+    r"is an address, and nothing is downloaded",
+    "Label Studio: address without end",
+    label_studio(f"/data/upload/{'a' * 5000}.jpg"),
 )
 VOC = {
     "JPEGImages/a.jpg": JPEG,
@@ -1142,7 +1153,16 @@ def test_a_bad_onnx_model_is_named(notes, says, tmp_path, capsys):
     said = capsys.readouterr()
     assert re.search(says, " ".join(said.err.split())), said.err
     assert "Traceback" not in said.err
+    assert "Fallback" not in said.out and "Falling back" not in said.out
     assert not list((tmp_path / "out").glob("masks/*"))
+
+
+def test_onnx_metadata_that_is_no_text_is_named(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    data = onnx_bytes(selection="LAST-STEP").replace(b"LAST-STEP", b"LAST-STE\xe5")
+    tree(tmp_path, {"m.onnx": data, "a.jpg": JPEG})
+    assert call("predict", tmp_path / "m.onnx", tmp_path / "a.jpg", "--out", tmp_path / "out") == 1
+    assert re.search(r"m\.onnx: its metadata is damaged \(.*utf-8.*\)\. Export it anew", capsys.readouterr().err)
 
 
 # -- the disk ----------------------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ OTHER_PROGRAMS = {
     "xcode-select": "changes the machine",
     "auditwheel": "needs a wheel; pytest -m packaging builds one",
     "python": "modules of the package with a parser of their own: tests/test_benchmark.py, tests/test_ablation.py",
+    "torchrun": "starts several processes: tests/test_distributed.py; what it starts is parsed",
+    "accelerate": "starts several processes: tests/test_distributed.py; what it starts is parsed",
     "mkdocs": "test_the_site_loads_nothing_from_elsewhere runs it",
 }
 """Programs in command blocks that are not run here, and why."""
@@ -110,6 +112,14 @@ def commands_of(block: Block) -> list[list[str]]:
     return [words for words in commands if words]
 
 
+def launched(words: list[str]) -> list[str] | None:
+    """The command that torchrun or accelerate start in every process."""
+    if words[0] not in ("torchrun", "accelerate"):
+        return None
+    assert words[words.index("-m") + 1] == "tag2mask", f"{' '.join(words)} does not start tag2mask"
+    return ["tag2mask", *words[words.index("-m") + 2 :]]
+
+
 def reason_not_to_run(words: list[str]) -> str | None:
     return next((why for word, why in PARSED.items() if word in " ".join(words)), None)
 
@@ -133,17 +143,28 @@ def nothing_runs(monkeypatch):
         yield
 
 
+def parse_command(words: list[str], monkeypatch) -> None:
+    """Parse one tag2mask command; AssertionError with what it said."""
+    told = io.StringIO()
+    with (
+        contextlib.redirect_stdout(told),
+        contextlib.redirect_stderr(told),
+        nothing_runs(monkeypatch),
+        contextlib.suppress(Parsed),
+    ):
+        code = cli.main(words[1:])
+        raise AssertionError(f"{' '.join(words)} is not parsed (code {code}):\n{told.getvalue()}")
+
+
 def run_command(words: list[str], monkeypatch, *, only_parsed: bool = False) -> None:
     """Run one tag2mask command in process, or only parse it; AssertionError with what it said."""
     words = [PLACEHOLDERS.get(word, word) for word in words]
     verb = words[1]
     told = io.StringIO()
+    if only_parsed or reason_not_to_run(words):
+        parse_command(words, monkeypatch)
+        return
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-        if only_parsed or reason_not_to_run(words):
-            with nothing_runs(monkeypatch), contextlib.suppress(Parsed):
-                code = cli.main(words[1:])
-                raise AssertionError(f"{' '.join(words)} is not parsed (code {code}):\n{told.getvalue()}")
-            return
         if verb in MADE_ANEW and "--out" in words:
             shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
         code = cli.main([*words[1:], *SHORTER.get(verb, ())])
@@ -204,6 +225,16 @@ def run_commands(block: Block, monkeypatch, *, only_parsed: bool = False) -> Non
             run_command(words, monkeypatch, only_parsed=only_parsed)
         except AssertionError as error:
             raise AssertionError(f"{block.place}: {error}") from None
+            for words in commands_of(block):
+                if started := launched(words):
+                    parse_command(started, monkeypatch)
+                if words[0] in OTHER_PROGRAMS:
+                    continue
+                assert words[0] == "tag2mask", f"{block.place}: {words[0]} is no known program"
+                try:
+                    run_command(words, monkeypatch)
+                except AssertionError as error:
+                    raise AssertionError(f"{block.place}: {error}") from None
 
 
 def test_what_is_not_run_is_listed_with_its_reason_and_counted(capsys):
@@ -267,7 +298,7 @@ def test_commands_and_options_in_the_text_exist(path, options):
 
 
 ABLATION = {"--rows", "--second-split", "--one-seed"}
-OF_OTHERS = {"--version", "--strict", "--help-all", "--field"}
+OF_OTHERS = {"--version", "--strict", "--help-all", "--field", "--nnodes"}
 
 
 def test_ablation_command_of_the_page_is_parsed(monkeypatch, tmp_path):

@@ -188,7 +188,7 @@ def test_uploads_stay_in_their_folder_and_come_from_this_page_only(address, monk
     status, body = send(address, "a.png", data=b"another")
     assert status == 413
     assert b"at most 2 files" in body
-    monkeypatch.setattr(server, "MAX_KEPT_FILES", 200)
+    monkeypatch.setattr(server, "MAX_KEPT_FILES", 2000)
     monkeypatch.setattr(server, "MAX_KEPT_MIB", 0)
     assert send(address, "a.png")[0] == 413
 

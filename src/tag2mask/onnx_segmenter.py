@@ -61,11 +61,17 @@ class OnnxSegmenter(Segmenter):
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # it warns of inputs with defaults
         try:
-            self._session = runtime.InferenceSession(path, options, providers=_providers(runtime, device))
+            providers = _providers(runtime, device)
+            # a second attempt makes sense on another device only, and prints
+            again = int(len(providers) > 1)
+            self._session = runtime.InferenceSession(path, options, providers=providers, enable_fallback=again)
         except Exception as error:  # onnxruntime has a dozen kinds of its own
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} is no ONNX model that onnxruntime can run: {reason}. Export it anew.") from error
-        metadata = self._session.get_modelmeta().custom_metadata_map
+        try:
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: its metadata is damaged ({error}). Export it anew.") from error
         if metadata.get("format") != "tag2mask":
             raise ValueError(
                 f"{path} is an ONNX model of something else; `tag2mask export RUN --format onnx` writes one for here."

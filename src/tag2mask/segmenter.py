@@ -30,8 +30,7 @@ __all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf"
 def resolve_device(device: str) -> torch.device:
     """The device that `device` stands for: `auto` takes cuda, else mps, else cpu.
 
-    Of several processes on a machine (LOCAL_RANK, as torchrun sets it) each takes a GPU of its own for `auto` and
-    `cuda`.
+    Of several processes on a machine (LOCAL_RANK, as torchrun sets it) each takes a GPU of its own.
 
     Raises:
         ValueError: the device is not there.

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.links import leaves, walk
 from tag2mask.data.pictures import PICTURE_SUFFIXES
-from tag2mask.data.tables import safe_name
+from tag2mask.data.tables import is_path, safe_name, shown
 
 _ADDRESS = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/data/(?:upload|local-files)/)", re.IGNORECASE)
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
@@ -100,7 +100,7 @@ def locate(files: PictureFiles, reference: object, where: str, near: Sequence[st
     kind = "is an address, and nothing is downloaded" if remote else "is not there"
     base = PurePosixPath(wanted[-1]).name if wanted else "the file"
     raise MissingDataError(
-        f"{where}: the picture {reference!r} {kind}. Put {base} into {files.root} (any sub-folder will do), "
+        f"{where}: the picture {shown(reference)} {kind}. Put {base} into {files.root} (any sub-folder will do), "
         "or remove its entry."
     )
 
@@ -125,6 +125,8 @@ def _local(reference: object, where: str) -> list[str]:
 def _ends_of(address: str) -> list[str]:
     """Ends of an address's path, longest first, then its file name without the prefix of an upload."""
     path = address_path(address)
+    if not is_path(path):
+        return []
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..")]
     ends = ["/".join(parts[i:]) for i in range(len(parts))]
     if parts and _UPLOAD_PREFIX.match(parts[-1]):

@@ -85,7 +85,7 @@ def shown(value: object) -> str:
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 4, 4, 80, 80
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 4, 4, 200, 80
 
 
 def split_tags(text: str) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ def safe_name(value: object, where: str) -> str:
     """
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: file_name must be the name of a picture, got {shown(value)}")
-    if max(map(len, value.split("/"))) > MAX_NAME or len(value) > MAX_PATH or _UNPRINTABLE.search(value.strip()):
+    if not is_path(value.strip()):
         raise DataError(
             f"{where}: file_name {shown(value)} is no name of a file: at most {MAX_NAME} characters between "
             "slashes, and no control character. Correct it or remove the row."
@@ -115,6 +115,11 @@ def safe_name(value: object, where: str) -> str:
             f"{where}: file_name {value!r} leaves the picture folder. Give the path relative to it, without '..'."
         )
     return name.as_posix()
+
+
+def is_path(text: str) -> bool:
+    """Whether a file system can hold a file of this path; to ask for another one is an error of its own kind."""
+    return len(text) <= MAX_PATH and max(map(len, text.split("/"))) <= MAX_NAME and not _UNPRINTABLE.search(text)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -140,8 +145,8 @@ def checked_classes(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
     for name in classes:
         if not is_class_name(name):
             raise DataError(
-                f"{path}: the class {shown(name)} has a control character or more than {MAX_NAME} characters. "
-                "Rename it."
+                f"{path}: the class {shown(name)} has a line break or another control character, or more than "
+                f"{MAX_NAME} characters. Rename it."
             )
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{path} names {len(classes)} classes; a mask holds at most {MAX_CLASSES}.")

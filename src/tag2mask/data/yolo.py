@@ -11,7 +11,7 @@ from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate, pictures_below
 from tag2mask.data.naming import NO_SPLIT, by_folder
-from tag2mask.data.tables import numbered_lines, read_classes, read_text, shown
+from tag2mask.data.tables import is_path, numbered_lines, read_classes, read_text, shown
 
 
 def list_yolo(root: Path) -> Listing:
@@ -126,6 +126,8 @@ def _pictures(files: PictureFiles, settings: dict[str, Any], source: Path) -> di
 
 def _members(files: PictureFiles, value: str, key: str, source: Path) -> list[str]:
     """Pictures of a folder or list; one that is not there may be left out unless it is the training split's."""
+    if not is_path(value):
+        raise DataError(f"{source}: {key} names {shown(value)}, which can be no folder or list. Correct it.")
     parts = [part for part in PurePosixPath(value.replace("\\", "/")).parts if part not in ("/", ".", "..")]
     for start in range(len(parts)):
         relative = "/".join(parts[start:])

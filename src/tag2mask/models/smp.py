@@ -204,6 +204,8 @@ def _fill(encoder: Any, state: Mapping[str, Tensor], name: str, source: str) -> 
     given = {key: tensor for key, tensor in given.items() if key not in cut_off}
     if told := misfits(given, own):
         raise ValueError(f"{source} does not fit the encoder {name}: {told}. Give the weights of that encoder")
+    if broken := [key for key, tensor in given.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{source} is damaged: {', '.join(broken[:6])} hold values that are not finite. Get it again")
     encoder.load_state_dict(own | given)
 
 

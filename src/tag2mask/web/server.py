@@ -22,8 +22,8 @@ log = logging.getLogger("tag2mask")
 HOST = "127.0.0.1"
 MAX_FILE_MIB = 64
 """Largest file that the page takes."""
-MAX_KEPT_FILES, MAX_KEPT_MIB = 200, 1024
-"""Most files, and most of all their sizes, that the page keeps at a time; they go after an hour, or at the end."""
+MAX_KEPT_FILES, MAX_KEPT_MIB = 2000, 2048
+"""Most files, and most of all their sizes, that lie here, uploads and what is shown; they go after an hour."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
