@@ -298,8 +298,7 @@ def test_commands_and_options_in_the_text_exist(path, options):
 
 
 ABLATION = {"--rows", "--second-split", "--one-seed"}
-OF_OTHERS = {"--version", "--strict", "--help-all"}
-OF_OTHERS = {"--version", "--strict", "--nnodes"}
+OF_OTHERS = {"--version", "--strict", "--help-all", "--field", "--nnodes"}
 
 
 def test_ablation_command_of_the_page_is_parsed(monkeypatch, tmp_path):

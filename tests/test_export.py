@@ -299,7 +299,9 @@ def test_the_front_gives_the_right_kind(first, summary, network):
     assert isinstance(built, Segmenter)
     assert isinstance(built, prediction.Segmenter)
     assert built.classes == CLASSES
-    with pytest.raises(ValueError, match=r"ONNX file can only predict.*\.safetensors"):
+    with pytest.raises(
+        ValueError, match=r"an ONNX file, which only predicts\. Give the run folder or \.safetensors file"
+    ):
         Segmenter.load(summary.out)
 
 
@@ -517,12 +519,13 @@ def test_code_of_the_docs_runs(first, summary, program_file, tmp_path, monkeypat
     Image.fromarray(picture((50, 90))).save(tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks:
+    offline = [block for block in blocks if "push_to_hub(" not in block]
+    assert (len(blocks), len(offline)) == (5, 4)
+    for block in offline:
         exec(block, {})
     assert (tmp_path / "cat_overlay.png").is_file()
     assert "'cat': " in capsys.readouterr().out
-    assert (tmp_path / "photos-model" / "README.md").is_file()
+    assert (tmp_path / "photos-hub" / "README.md").is_file()
 
 
 def test_padding_in_whole_numbers_is_timms():

@@ -13,7 +13,7 @@ from docs_world import SHORTER
 
 import tag2mask
 from tag2mask import cli
-from tag2mask.cli.advice import beside, next_command
+from tag2mask.cli.advice import after_exporting, beside, next_command
 from tag2mask.cli.examples import EXAMPLES
 from tag2mask.config import RetrainConfig, TrainConfig
 from tag2mask.console import SECONDS_PER_LINE, Bar
@@ -281,10 +281,11 @@ def test_advice_of_export_and_hub(run, photos, capsys):
     pictures = str((photos / "images").resolve())
     assert words == ["tag2mask", "predict", "for the hub", pictures, "--out", "for the hub-masks"]
     person.follow(words, "predict")
-    words = person.run("export", run, "--format", "torch", "--out", "it's.pt2")
+    line = after_exporting("torch", Path("it's.pt2"), str(run), None, "val")
+    words = shlex.split(line.removeprefix("next: "))
     assert words[:2] == ["python", "-c"]
     compile(words[2], "advice", "exec")
-    assert "'it\\'s.pt2'" in words[2] or '"it\'s.pt2"' in words[2]
+    assert """torch.export.load("it's.pt2").module()""" in words[2]
 
 
 def test_advice_of_demo_bench_and_ui(photos, tmp_path, monkeypatch, capsys, tiny_config):

@@ -64,7 +64,7 @@ _RETRAIN_HELP = "Masks to a supervised model. Presets: {presets}."
 _MAIN = frozenset(
     (
         *("data", "data_format", "train_split", "masks", "own_masks", "masks_for_some", "out", "profile"),
-        *("architecture", "backbone", "weights", "image_size", "batch_size", "joint_batch_size"),
+        *("architecture", "backbone", "weights", "image_size", "batch_size"),
         *("tag_steps", "joint_steps", "supervised_steps", "device", "workers", "seed", "resume", "json"),
     )
 )
