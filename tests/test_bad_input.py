@@ -554,11 +554,14 @@ def link_to_a_file_elsewhere(t, m):
     return convert(t, root)
 
 
-@row(r"images is a link that leaves the data folder")
-def link_to_a_folder_elsewhere(t, m):
+@row(r"a\.jpg is a link that leaves the data folder")
+def link_out_of_a_linked_folder(t, m):
     root = folder(t / "data", f"{H}a.jpg,cat\nb.jpg,cat\n")
+    (t / "secret.jpg").write_bytes(JPEG)
     (root / "images").rename(t / "elsewhere")
-    (root / "images").symlink_to(t / "elsewhere")
+    (root / "images").symlink_to(t / "elsewhere")  # allowed, if nothing leaves it
+    (t / "elsewhere" / "a.jpg").unlink()
+    (t / "elsewhere" / "a.jpg").symlink_to(t / "secret.jpg")
     return convert(t, root)
 
 
@@ -570,11 +573,12 @@ def link_to_a_mask_elsewhere(t, m):
     return convert(t, root)
 
 
-@row(r"JPEGImages is a link that leaves the data folder")
+@row(r"\.jpg is a link that leaves the data folder")
 def link_in_a_voc_tree(t, m):
     root = tree(t / "data", VOC)
-    (root / "JPEGImages").rename(t / "elsewhere")
-    (root / "JPEGImages").symlink_to(t / "elsewhere")
+    picture = next((root / "JPEGImages").iterdir())
+    picture.rename(t / "elsewhere.jpg")
+    picture.symlink_to(t / "elsewhere.jpg")
     return convert(t, root)
 
 

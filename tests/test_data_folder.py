@@ -215,3 +215,12 @@ def test_voc_palette() -> None:
     # colours of the VOC development kit: background, aeroplane, bicycle, bird, tvmonitor, void
     expected = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 64, 128], [224, 224, 192]]
     np.testing.assert_array_equal(voc_palette()[[0, 1, 2, 3, 20, 255]], expected)
+
+
+def test_the_picture_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "disk" / "a.png")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "images").symlink_to(tmp_path / "disk")
+    (tmp_path / "photos" / "tags.csv").write_text("file_name,tags\na.png,cat\n")
+    assert [picture.name for picture in open_data(tmp_path / "photos").pictures] == ["a.png"]

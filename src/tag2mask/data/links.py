@@ -29,17 +29,17 @@ def walk(root: Path, folder: str, skip: Collection[str] = ()) -> Iterator[tuple[
 
 
 def refuse_links_out(root: Path, folders: Sequence[str]) -> None:
-    """Refuse links out of `root` among, and in, these folders; no file is opened, and only links are looked up.
+    """Refuse links in these folders that lead out of them and of `root`; no file is opened, only links are looked up.
+
+    A folder that is itself a link, as `images` to a disk with room, is its owner's choice.
 
     Raises:
         DataError: there is one.
     """
-    inside = root.resolve()
     for folder in folders:
-        if (root / folder).is_symlink() and not (root / folder).resolve().is_relative_to(inside):
-            raise leaves(root, folder, str(root / folder))
+        homes = (root.resolve(), (root / folder).resolve())
         for name, is_link in walk(root, folder) if (root / folder).is_dir() else ():
-            if is_link and not (root / name).resolve().is_relative_to(inside):
+            if is_link and not any((root / name).resolve().is_relative_to(home) for home in homes):
                 raise leaves(root, name, str(root / name))
 
 
