@@ -116,6 +116,9 @@ def launched(words: list[str]) -> list[str] | None:
     """The command that torchrun or accelerate start in every process."""
     if words[0] not in ("torchrun", "accelerate"):
         return None
+    if scripts := [word for word in words if word.endswith(".py")]:
+        assert (ROOT / scripts[0]).is_file(), f"{' '.join(words)}: there is no {scripts[0]}"
+        return None
     assert words[words.index("-m") + 1] == "tag2mask", f"{' '.join(words)} does not start tag2mask"
     return ["tag2mask", *words[words.index("-m") + 2 :]]
 
