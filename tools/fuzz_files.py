@@ -359,9 +359,12 @@ def _read_weights(path: Path) -> None:
         read_weights(path)
 
 
+OWN_ERRORS = ("DataError", "MissingDataError", "SplitError", "PictureError", "PictureTooLarge", "ValueError")
+
+
 def is_named(error: BaseException, root: Path) -> bool:
     """Whether an error is the package's own: a ValueError that it raised itself, which names a file of the case."""
-    if type(error).__name__ not in ("DataError", "MissingDataError", "SplitError", "PictureError", "ValueError"):
+    if type(error).__name__ not in OWN_ERRORS:
         return False
     frames = traceback.extract_tb(error.__traceback__)
     own = "tag2mask" in Path(frames[-1].filename).parts or type(error).__name__ != "ValueError"
