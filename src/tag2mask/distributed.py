@@ -139,9 +139,9 @@ def together() -> Iterator[None]:
         if not _is_lost(error):
             _tell(error)
             raise
+        said = (str(error).strip().splitlines() or ["?"])[0][:300]
         reason = _told() or (
-            f"it was killed, or its machine cannot be reached ({(str(error).strip().splitlines() or ['?'])[0][:300]}); "
-            "memory may have run out"
+            f"it was killed, hangs, or its machine cannot be reached ({said}); memory may have run out"
         )
         raise ProcessLost(
             f"Another process of this job is lost: {reason}. Cure that, then go on with --resume where last/state.pt "
