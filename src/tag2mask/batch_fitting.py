@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -17,10 +16,8 @@ from tag2mask.data.loading import TrainingPictures
 from tag2mask.distributed import ALONE
 from tag2mask.memory import free_bytes, peak_bytes, ran_out
 from tag2mask.models.base import SegmentationNetwork
+from tag2mask.objective import Moment, Objective
 from tag2mask.optim import build_optimizer
-
-if TYPE_CHECKING:
-    from tag2mask.loop import Objective
 
 log = logging.getLogger("tag2mask")
 
@@ -75,8 +72,6 @@ def _trial(
     accelerator: Accelerator,
 ) -> Callable[[int], None]:
     """A function that makes one step of `phase` with so many pictures, on a copy of the network."""
-    from tag2mask.loop import Moment
-
     data = TrainingPictures(
         pictures, config.augment, config.image_size, network.mean_rgb, config.seed, batch_starts=[0]
     )

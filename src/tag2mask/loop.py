@@ -11,15 +11,13 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -33,6 +31,7 @@ from tag2mask.distributed import Team, leave, timeout, together
 from tag2mask.files import write_text
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
+from tag2mask.objective import Moment, Objective
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.report import write_report
 from tag2mask.runs import (
@@ -46,6 +45,7 @@ from tag2mask.runs import (
     save_state,
 )
 from tag2mask.tracking import Records, check_trackers, describe
+from tag2mask.training_state import TrainingState, own_random_state
 from tag2mask.validation import validate, validation_pictures
 
 log = logging.getLogger("tag2mask")
@@ -54,132 +54,8 @@ MAX_NONFINITE = 5
 """Steps in a row with a non-finite loss after which a run stops with advice."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Moment:
-    """Where a run stands when it asks for the losses of a batch."""
-
-    model: nn.Module
-    """The network that trains, as the accelerator wrapped it; to be called once."""
-    network: SegmentationNetwork
-    """The same network, bare."""
-    average: SegmentationNetwork | None
-    """Running average of the network."""
-    phase: str
-    """Name of the phase."""
-    progress: float
-    """Share of the phase that lies behind, in 0..1."""
-    team: Team
-    """Processes that share the batch."""
-
-
-class Objective(Protocol):
-    """What a run learns."""
-
-    def losses(self, at: Moment, batch: Batch) -> Losses:
-        """The losses of the batch of which this process has B samples, on the model's device."""
-        ...
-
-    def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
-        """Write `samples/step-N.jpg` of a batch; the random state stays as it was."""
-        ...
-
-
 class TrainingStopped(RuntimeError):
     """The run cannot go on; the message says why and what to change."""
-
-
-@dataclass
-class _State:
-    """What a run is, apart from its config: everything that `last/` keeps."""
-
-    model: SegmentationNetwork
-    optimizer: torch.optim.Optimizer
-    average: AveragedModel | None
-    scaler: Any = None
-    """The accelerator's loss scaler, in fp16 only."""
-    step: int = 0
-    skipped: int = 0
-    nonfinite_in_a_row: int = 0
-    broken: set[str] = field(default_factory=set)
-    best_miou: float = -1.0
-    seconds: float = 0.0
-    """Wall time of the steps so far, over all attempts."""
-
-    def to_dict(self, team: Team) -> dict[str, Any]:
-        random = team.gather(_random_state())
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "step": self.step,
-            "skipped": self.skipped,
-            "nonfinite_in_a_row": self.nonfinite_in_a_row,
-            "broken": sorted(self.broken),
-            "best_miou": self.best_miou,
-            "seconds": self.seconds,
-            **random[0],
-            "rng_of_others": random[1:],
-        }
-
-    def load_dict(self, saved: dict[str, Any], team: Team) -> None:
-        """Take over what `to_dict` gave.
-
-        Raises:
-            ValueError: it is the state of another network, or damaged.
-        """
-        try:
-            self._load(saved, team)
-        except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise ValueError(
-                "The saved state last/state.pt does not fit the run's config.json, or is damaged "
-                f"({type(error).__name__}: {reason}). Take both from one run, or train the run anew"
-            ) from error
-
-    def _load(self, saved: dict[str, Any], team: Team) -> None:
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(saved["scaler"])
-        self.step, self.skipped = saved["step"], saved["skipped"]
-        self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
-        self.seconds = saved.get("seconds", 0.0)
-        if not isinstance(self.step, int) or self.step < 0:
-            raise ValueError(f"step is {self.step!r}")
-        self.broken = set(saved["broken"])
-        _set_random_state([saved, *saved.get("rng_of_others", [])], self.step, team)
-
-    @property
-    def keeper(self) -> SegmentationNetwork:
-        """The network that validates and is saved: the running average where there is one."""
-        return self.model if self.average is None else cast(SegmentationNetwork, self.average.module)
-
-
-def _random_state() -> dict[str, Any]:
-    return {
-        "rng": torch.get_rng_state(),
-        "cuda_rng": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_state(saved: list[dict[str, Any]], step: int, team: Team) -> None:
-    """Go on with this process's random state; one that was not there at the save starts its own."""
-    if team.index >= len(saved):
-        _own_random_state(team, step)
-        return
-    own = saved[team.index]
-    torch.set_rng_state(own["rng"])
-    if own["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(own["cuda_rng"][0])
-
-
-def _own_random_state(team: Team, step: int) -> None:
-    """Other dropout in each process; all else is drawn by picture. The main process stays as it is."""
-    if not team.is_main:
-        torch.manual_seed(hash((torch.initial_seed(), team.index, step)) % 2**63)
 
 
 def run_training(
@@ -317,12 +193,12 @@ def _fit(
     if config.average_decay > 0:
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay))  # type: ignore[no-untyped-call]
         average.module.eval().requires_grad_(False)
-    state = _State(network, build_optimizer(network, config.optim), average, accelerator.scaler)
+    state = TrainingState(network, build_optimizer(network, config.optim), average, accelerator.scaler)
     if saved is not None:
         state.load_dict(saved, team)
         log.info("going on at step %d of %d", state.step, config.steps)
     else:
-        _own_random_state(team, step=0)
+        own_random_state(team, step=0)
     model, optimizer = accelerator.prepare(network, state.optimizer)
     network.train()
     batches = _batches(config, pictures, network, state.step, team)
@@ -352,7 +228,7 @@ def _fit(
         _finish(config, run, state)
 
 
-def _save(run: Path, team: Team, state: _State) -> None:
+def _save(run: Path, team: Team, state: TrainingState) -> None:
     saved = state.to_dict(team)
     if team.is_main:
         save_state(run, saved)
@@ -364,7 +240,7 @@ def _step(
     team: Team,
     model: torch.nn.Module,
     optimizer: Any,
-    state: _State,
+    state: TrainingState,
     batches: Iterator[Batch],
     objective: Objective,
 ) -> tuple[dict[str, Any], Batch]:
@@ -458,7 +334,7 @@ def _ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _note_broken(state: _State, batch: Batch, team: Team) -> None:
+def _note_broken(state: TrainingState, batch: Batch, team: Team) -> None:
     new = [name for name in batch.broken if name not in state.broken]
     if team.any(bool(new)):
         for name in dict.fromkeys(itertools.chain(*team.gather(new))):
@@ -466,7 +342,7 @@ def _note_broken(state: _State, batch: Batch, team: Team) -> None:
             log.warning("%s cannot be read and is skipped (%d broken so far)", name, len(state.broken))
 
 
-def _count_nonfinite(config: RunConfig, state: _State, losses: Losses, *, finite: bool) -> None:
+def _count_nonfinite(config: RunConfig, state: TrainingState, losses: Losses, *, finite: bool) -> None:
     if finite:
         state.nonfinite_in_a_row = 0
         return
@@ -482,7 +358,7 @@ def _count_nonfinite(config: RunConfig, state: _State, losses: Losses, *, finite
 
 
 def _validate(
-    config: RunConfig, run: Path, team: Team, state: _State, held_out: PictureSet | None, phase: str
+    config: RunConfig, run: Path, team: Team, state: TrainingState, held_out: PictureSet | None, phase: str
 ) -> dict[str, float]:
     """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags."""
     last = state.step == config.steps
@@ -496,7 +372,7 @@ def _validate(
     return scores
 
 
-def _finish(config: RunConfig, run: Path, state: _State) -> None:
+def _finish(config: RunConfig, run: Path, state: TrainingState) -> None:
     if config.select == "last" or state.best_miou < 0:
         save_model(run / "model.safetensors", state.keeper, config, selection="last step")
     summary = {"steps": state.step, "minutes_of_steps": round(state.seconds / 60, 2)} | peak_memory()

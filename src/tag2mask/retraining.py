@@ -12,9 +12,10 @@ from tag2mask.batch import IGNORE, Batch, Losses
 from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureSet
 from tag2mask.data.dataset import label_codes
-from tag2mask.loop import Moment, run_training
+from tag2mask.loop import run_training
 from tag2mask.losses import cross_entropy
 from tag2mask.models.base import SegmentationNetwork
+from tag2mask.objective import Moment
 from tag2mask.render import SampleRow
 from tag2mask.validation import predicted_labels, run_pictures, write_sample_rows
 

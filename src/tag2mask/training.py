@@ -15,10 +15,11 @@ from tag2mask.config import MethodConfig, TrainConfig, load_config
 from tag2mask.data import PictureSet, read_mask, read_picture
 from tag2mask.data.dataset import label_codes
 from tag2mask.data.folder import mask_path
-from tag2mask.loop import Moment, TrainingStopped, run_training
+from tag2mask.loop import TrainingStopped, run_training
 from tag2mask.method import training_losses
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
+from tag2mask.objective import Moment
 from tag2mask.presets import check_weights
 from tag2mask.validation import run_pictures, write_sample_sheet
 
