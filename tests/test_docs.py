@@ -554,3 +554,11 @@ def test_links_of_the_pages_outside_the_site(name, site):
         if parts.fragment and parts.path.startswith("docs/"):
             page = Page(site / Path(parts.path).with_suffix(".html").name)
             assert unquote(parts.fragment) in page.ids, f"{name} links to {target}"
+
+
+def test_contributing_says_where_every_module_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "tag2mask"
+    modules = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
+    folders = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    assert not [name for name in (*modules, *folders) if f"`{name}" not in text]
