@@ -6,6 +6,7 @@ nothing may be left half written, no traceback and no NaN may be printed, and th
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import io
@@ -21,7 +22,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -1173,26 +1174,25 @@ def test_onnx_metadata_that_is_no_text_is_named(tmp_path, capsys):
 # -- the disk ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def few_bytes():
-    """Files may not grow beyond 2 kB, as on a full disk."""
+@contextlib.contextmanager
+def few_bytes(size: int = 2000) -> Iterator[None]:
+    """Files may not grow beyond `size`, as on a full disk; only in the block, or the tests' own log could not grow."""
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
 
-    def limit(size: int = 2000) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
 
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, old)
-
-
-def test_a_full_disk_leaves_no_half_masks(quick, model, few_bytes, tmp_path, capsys):
+def test_a_full_disk_leaves_no_half_masks(quick, model, tmp_path, capsys):
     (tmp_path / "big.png").write_bytes(encoded(noise((400, 300)), format="PNG"))
     (tmp_path / "small.png").write_bytes(encoded(Image.new("RGB", (8, 8)), format="PNG"))
-    few_bytes()
-    code = call("predict", model, tmp_path / "big.png", tmp_path / "small.png", "--out", tmp_path / "out")
+    with few_bytes():
+        code = call("predict", model, tmp_path / "big.png", tmp_path / "small.png", "--out", tmp_path / "out")
     said = capsys.readouterr()
     assert code == 1
     assert "File too large" in said.err
@@ -1203,10 +1203,10 @@ def test_a_full_disk_leaves_no_half_masks(quick, model, few_bytes, tmp_path, cap
             image.load()
 
 
-def test_a_full_disk_while_converting_leaves_nothing(few_bytes, tmp_path, capsys):
+def test_a_full_disk_while_converting_leaves_nothing(tmp_path, capsys):
     root = folder(tmp_path / "data", f"{H}a.jpg,cat\nb.jpg,dog\n", pictures={"a.jpg": JPEG * 4, "b.jpg": JPEG})
-    few_bytes()
-    assert call(*convert(tmp_path, root)) == 1
+    with few_bytes():
+        assert call(*convert(tmp_path, root)) == 1
     assert re.search(r"File too large\. A file may not grow further here: raise the limit", capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
