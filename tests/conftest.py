@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def tiny_config(builtin, tmp_path):
         augment=AugmentConfig(crop_size=64),
         optim=OptimConfig(lr=0.01, joint_lr=0.01),
     )
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Processes that start with everything imported, from one that has run nothing."""
+    context = multiprocessing.get_context("forkserver")
+    package = [f"tag2mask.{name}" for name in ("training", "retraining", "predicting", "models.backbones")]
+    context.set_forkserver_preload([*package, "timm"])
+    return context
 
 
 @pytest.fixture(scope="module")

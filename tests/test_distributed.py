@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,14 +17,6 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL and gloo 
 
 SECONDS = 300
 """After so long a process counts as hanging."""
-
-
-@pytest.fixture(scope="module")
-def forks():
-    """Processes that start with everything imported, from one that has run nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tag2mask.training", "tag2mask.retraining", "tag2mask.models.backbones", "timm"])
-    return context
 
 
 def _as_process(index: int, count: int, port: int, work, arguments) -> None:

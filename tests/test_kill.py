@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 import random
 import signal
@@ -16,14 +15,6 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 
 STEPS = 200
 KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def forks():
-    """Processes that start with everything imported, from one that has run nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tag2mask.training", "tag2mask.predicting", "tag2mask.models.backbones", "timm"])
-    return context
 
 
 def _config(tiny_config, out: Path):

@@ -260,6 +260,9 @@ def test_vgg16_refuses_what_does_not_fit(tmp_path):
     torch.save(state | {"features.30.running_mean": torch.zeros(512)}, file)
     with pytest.raises(ValueError, match=r"1 unknown: 30\.running_mean"):
         load_vgg16(VGG16(), str(file))
+    torch.save(state | {"features.28.bias": torch.full((512,), torch.nan)}, file)
+    with pytest.raises(ValueError, match=r"vgg16\.pth is damaged: 28\.bias hold values that are not finite"):
+        load_vgg16(VGG16(), str(file))
 
 
 @pytest.mark.parametrize(

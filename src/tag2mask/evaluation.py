@@ -22,7 +22,7 @@ from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mas
 from tag2mask.distributed import ALONE, Team
 from tag2mask.files import write_text
 from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
-from tag2mask.score_maps import refined_parts
+from tag2mask.score_maps import probability_parts
 from tag2mask.scores import (
     Progress,
     Report,
@@ -214,8 +214,7 @@ def score_pictures(
         allowed = segmenter.allowed_labels([n for n in names if n in segmenter.classes]) if true_tags else None
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         with segmenter.inference():
-            parts = maps.parts() if params is None else refined_parts(rgb, maps, params)
-            predicted = torch.from_numpy(labels_of(parts, maps.size))
+            predicted = torch.from_numpy(labels_of(probability_parts(rgb, maps, params), maps.size))
         own = confusion_matrix(predicted, truth, labels)
         confusion += own
         if each is not None:

@@ -187,8 +187,7 @@ class OnnxSegmenter(Segmenter):
             )
         parts = maps.parts
         if crf is not None:
-            reach = max(crf.gaussian_sxy, crf.bilateral_sxy)
-            parts = partial(crf_parts, maps.size, reach, partial(_dense_crf, rgb, maps, crf))
+            parts = partial(crf_parts, maps.size, crf, partial(_dense_crf, rgb, maps, crf))
         return Prediction(
             rgb=rgb,
             mask=maps.labels() if crf is None else labels_of(parts(), maps.size),

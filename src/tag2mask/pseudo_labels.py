@@ -15,7 +15,7 @@ from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import write_text
-from tag2mask.score_maps import refined_parts
+from tag2mask.score_maps import probability_parts
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 
 
@@ -89,7 +89,7 @@ def pseudo_label(
         allowed = segmenter.allowed_labels([pictures.classes[i] for i in picture.tags])
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         labels = np.empty(maps.size, dtype=np.uint8)
-        for rows, columns, probs in maps.parts() if params is None else refined_parts(rgb, maps, params):
+        for rows, columns, probs in probability_parts(rgb, maps, params):
             best = torch.from_numpy(probs).max(0)
             unsure = best.values.numpy() < min_confidence
             labels[rows, columns] = np.where(unsure, IGNORE, to_data[best.indices.numpy()])

@@ -23,7 +23,7 @@ from tag2mask.data.tables import MAX_CLASSES, is_class_name
 from tag2mask.files import whole_file, write_atomically
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.models.published import misfits
+from tag2mask.models.published import check_finite, misfits
 
 log = logging.getLogger("tag2mask")
 
@@ -198,11 +198,7 @@ def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, 
         )
     if told := misfits(tensors, wanted):
         raise ValueError(f"{path} does not fit its own config and classes: {told}. Get the file anew")
-    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ValueError(
-            f"{path} is damaged: {', '.join(broken[:6])} hold values that are not finite (NaN). Get it anew, or train "
-            "again with a lower --optim.lr"
-        )
+    check_finite(tensors, path, "Get it anew, or train again with a lower --optim.lr")
     network.load_state_dict(tensors)
     return network.eval(), config, metadata
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tag2mask.config import CRFParams
 from tag2mask.crf import dense_crf
-from tag2mask.tiling import Part, Size, crf_parts, is_large, labels_of, row_strips
+from tag2mask.tiling import Part, Size, crf_parts, is_large, row_strips
 
 _STRIP = 1 << 18
 """Pixels whose probabilities are computed at a time, so that a huge picture needs little memory."""
@@ -52,10 +52,6 @@ class ScoreMaps:
         for rows in row_strips(self.size, _STRIP):
             yield rows, slice(0, self.size[1]), self.probs(rows).numpy()
 
-    def labels(self) -> Tensor:
-        """The most probable label of each pixel, uint8 [H, W], computed strip by strip."""
-        return torch.from_numpy(labels_of(self.parts(), self.size))
-
 
 def _upsampled(logits: Tensor, size: Size, rows: slice, columns: slice) -> Tensor:
     """A part of F.interpolate(logits, size, mode="bilinear", align_corners=False) without the rest of the map."""
@@ -92,10 +88,11 @@ def refine(
     return dense_crf(picture, maps.probs(rows, columns)[None], params=crf, present=present)[0]
 
 
-def refined_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFParams) -> Iterator[Part]:
-    """Probabilities of the dense CRF: in one piece, or square by square of a large picture (`tiling.crf_parts`)."""
-    if not is_large(maps.size):
+def probability_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFParams | None) -> Iterator[Part]:
+    """Probabilities strip by strip; those of a dense CRF in one piece, or square by square of a large picture."""
+    if crf is None:
+        yield from maps.parts()
+    elif is_large(maps.size):
+        yield from crf_parts(maps.size, crf, lambda rows, columns: refine(rgb, maps, crf, rows, columns).numpy())
+    else:
         yield slice(0, maps.size[0]), slice(0, maps.size[1]), refine(rgb, maps, crf).numpy()
-        return
-    reach = max(crf.gaussian_sxy, crf.bilateral_sxy)
-    yield from crf_parts(maps.size, reach, lambda rows, columns: refine(rgb, maps, crf, rows, columns).numpy())

@@ -21,7 +21,7 @@ from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.prediction import BROKEN_SCORES, CRFChoice, Prediction, check_scales, check_tags, resolve_crf
 from tag2mask.runs import load_model
-from tag2mask.score_maps import ScoreMaps, refine, refined_parts
+from tag2mask.score_maps import ScoreMaps, probability_parts, refine
 from tag2mask.tiling import Grid, blended_map, is_large, labels_of, tile_side, whole
 
 __all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf", "resolve_device"]
@@ -206,11 +206,12 @@ class Segmenter(prediction.Segmenter):
                             logits[i].append(each)
                             tags[i].append(score)
                 for i, side in enumerate(sides):
-                    for mirrored in (False, True) if flip and side is not None else (False,):
-                        if side is not None:
-                            each, score = self._tiled(pictures[i], side, scale, mirrored=mirrored)
-                            logits[i].append(each)
-                            tags[i].append(score)
+                    if side is None:
+                        continue
+                    for mirrored in (False, True) if flip else (False,):
+                        each, score = self._tiled(pictures[i], side, scale, mirrored=mirrored)
+                        logits[i].append(each)
+                        tags[i].append(score)
         return [
             (
                 ScoreMaps(
@@ -270,7 +271,7 @@ class Segmenter(prediction.Segmenter):
             probs = refine(rgb, maps, crf).numpy()
             mask = probs.argmax(0).astype(np.uint8)
             return Prediction(rgb=rgb, mask=mask, tag_scores=scores, classes=self.classes, compute_probs=lambda: probs)
-        parts = maps.parts if crf is None else partial(refined_parts, rgb, maps, crf)
+        parts = partial(probability_parts, rgb, maps, crf)
         return Prediction(
             rgb=rgb,
             mask=labels_of(parts(), maps.size),

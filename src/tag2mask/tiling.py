@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tag2mask.config import CRFParams
+
 log = logging.getLogger("tag2mask")
 
 LARGE = 1 << 22
@@ -256,15 +258,15 @@ def whole(parts: Iterator[Part], size: Size) -> NDArray[np.float32]:
     return out
 
 
-def crf_parts(size: Size, reach: float, refined: Callable[[slice, slice], NDArray[Any]]) -> Iterator[Part]:
+def crf_parts(size: Size, crf: CRFParams, refined: Callable[[slice, slice], NDArray[Any]]) -> Iterator[Part]:
     """A CRF of a large picture, square by square; each is computed with a margin of its surroundings.
 
     Args:
         size: Of the picture.
-        reach: Standard deviation of the wider kernel, pixels.
+        crf: Its parameters.
         refined: (rows, columns) to the CRF's probabilities [K, rows, columns] of that part alone.
     """
-    margin = math.ceil(CRF_REACH * reach)
+    margin = math.ceil(CRF_REACH * max(crf.gaussian_sxy, crf.bilateral_sxy))
     for top in range(0, size[0], CRF_SIDE):
         for left in range(0, size[1], CRF_SIDE):
             outer, inner, kept = [], [], []

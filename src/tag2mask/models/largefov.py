@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tag2mask.batch import Outputs
 from tag2mask.models.base import SegmentationNetwork, supervised_outputs
-from tag2mask.models.published import misfits
+from tag2mask.models.published import check_finite, misfits
 from tag2mask.models.weights import read_weights
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -103,6 +103,7 @@ def load_vgg16(body: VGG16, weights: str) -> None:
         raise ValueError(
             f"{weights} is no VGG-16 without batch norm: {told}. Give torchvision's or timm's file with --weights"
         )
+    check_finite(given, weights)
     body.load_state_dict(given)
 
 

@@ -151,6 +151,16 @@ def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     return "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names)
 
 
+def check_finite(tensors: Mapping[str, Tensor], source: object, cure: str = "Get it again") -> None:
+    """Refuse weights that hold NaN or infinities.
+
+    Raises:
+        ValueError: it names `source`, the first tensors concerned, and `cure`.
+    """
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{source} is damaged: {', '.join(broken[:6])} hold values that are not finite (NaN). {cure}")
+
+
 def _is_count(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 

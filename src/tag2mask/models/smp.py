@@ -17,7 +17,7 @@ from torch import Tensor
 from tag2mask.batch import Outputs
 from tag2mask.models.backbones import LITE0, OWN_NORMALIZATION, RGB, parameters_behind
 from tag2mask.models.base import SegmentationNetwork, supervised_outputs
-from tag2mask.models.published import misfits
+from tag2mask.models.published import check_finite, misfits
 from tag2mask.models.weights import packaged_lite0_state, read_weights
 
 _IMAGENET: tuple[RGB, RGB] = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
@@ -204,8 +204,7 @@ def _fill(encoder: Any, state: Mapping[str, Tensor], name: str, source: str) -> 
     given = {key: tensor for key, tensor in given.items() if key not in cut_off}
     if told := misfits(given, own):
         raise ValueError(f"{source} does not fit the encoder {name}: {told}. Give the weights of that encoder")
-    if broken := [key for key, tensor in given.items() if not torch.isfinite(tensor).all()]:
-        raise ValueError(f"{source} is damaged: {', '.join(broken[:6])} hold values that are not finite. Get it again")
+    check_finite(given, source)
     encoder.load_state_dict(own | given)
 
 

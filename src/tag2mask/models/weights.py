@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from tag2mask.models.backbones import LITE0, TimmBackbone
 from tag2mask.models.mxnet_params import is_mxnet, read_mxnet_params
 from tag2mask.models.network import Network
-from tag2mask.models.published import LEFT_OUT, Kind, kind_of, misfits, network_tensors, published_shapes
+from tag2mask.models.published import (
+    LEFT_OUT,
+    Kind,
+    check_finite,
+    kind_of,
+    misfits,
+    network_tensors,
+    published_shapes,
+)
 from tag2mask.models.wide_resnet38 import WideResNet38
 
 _WAYS_OUT = "give a file with --weights FILE, or start from random weights with --weights none"
@@ -131,8 +139,7 @@ def read_weights(path: Path) -> WeightsFile:
         tensors = network_tensors(state, kind, published_shapes(kind))
     except ValueError as error:
         raise ValueError(f"{path}: {error}. Get the file again") from error
-    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ValueError(f"{path} is damaged: {', '.join(broken[:6])} hold values that are not finite. Get it again")
+    check_finite(tensors, path)
     left_out = tuple(name for name in state if name.removeprefix("arg:") in LEFT_OUT)
     return WeightsFile(path, kind.title, tensors, kind, kind.classes, left_out)
 
@@ -211,8 +218,7 @@ def _load_file(backbone: nn.Module, name: str, path: Path) -> WeightsFile:
     own_state = target.state_dict()
     if told := misfits(given, own_state):
         raise ValueError(f"{path} does not fit --backbone {name}: {told}. Give the weights of that backbone")
-    if broken := [key for key, tensor in given.items() if not torch.isfinite(tensor).all()]:
-        raise ValueError(f"{path} is damaged: {', '.join(broken[:6])} hold values that are not finite. Get it again")
+    check_finite(given, path)
     target.load_state_dict({key: given.get(key, own_state[key]) for key in own_state})
     return file
 
