@@ -175,6 +175,31 @@ def test_non_finite_losses_are_skipped_counted_and_end_the_run(tiny_config, monk
         train(tiny_config.replace(out=str(tmp_path / "nan"), tag_steps=20))
 
 
+def test_non_finite_gradients_are_skipped(tiny_config, monkeypatch):
+    losses, seen = training.training_losses, []
+
+    def once_without_gradient(*args, **kwargs):
+        result = losses(*args, **kwargs)
+        seen.append(result.total)
+        nothing = (result.total - result.total.detach()).sqrt()  # 0, and no gradient there
+        return Losses(result.parts | {"tag": result.parts["tag"] + nothing}) if len(seen) in (2, 5) else result
+
+    monkeypatch.setattr(training, "training_losses", once_without_gradient)
+    run = train(tiny_config)
+    assert len(seen) == 6 and all(torch.isfinite(each) for each in seen)
+    assert rows(run)[-1]["skipped_steps"] == "2"
+    assert all(torch.isfinite(t).all() for t in load_file(run / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("tag_steps", [0, 20])
+def test_a_run_that_diverges_ends_with_advice(tiny_config, tag_steps):
+    """Really diverging: no step is replaced. In the joint phase no CRF may meet what is left of the maps."""
+    steep = OptimConfig(lr=1e12, joint_lr=1e12)
+    config = tiny_config.replace(tag_steps=tag_steps, joint_steps=20, optim=steep)
+    with pytest.raises(TrainingStopped, match=r"5 steps in a row.*--optim\.lr"):
+        train(config)
+
+
 def test_fp16_on_cpu_is_refused(tiny_config):
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         train(tiny_config.replace(precision="fp16", device="cpu"))

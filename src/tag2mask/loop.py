@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ from tag2mask.validation import validate, validation_pictures
 log = logging.getLogger("tag2mask")
 
 MAX_NONFINITE = 5
-"""Steps in a row with a non-finite loss after which a run stops with advice."""
+"""Steps in a row with a non-finite loss or gradient after which a run stops with advice."""
 
 
 class TrainingStopped(RuntimeError):
@@ -261,8 +262,11 @@ def _step(
             finite = finite and bool(torch.isfinite(losses.total))
             if finite:
                 accelerator.backward(losses.total)
-                if accelerator.sync_gradients and config.optim.clip_norm > 0:
-                    accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_norm or math.inf)
+                    # fp16 overflows now and then; its scaler skips such a step and scales the next one less
+                    finite = accelerator.scaler is not None or bool(torch.isfinite(norm))
+            if finite:
                 optimizer.step()
             if accelerator.sync_gradients or not finite:
                 optimizer.zero_grad()
@@ -349,11 +353,11 @@ def _count_nonfinite(config: RunConfig, state: TrainingState, losses: Losses, *,
     state.skipped += 1
     state.nonfinite_in_a_row += 1
     values = ", ".join(f"{name} {part.item():.3g}" for name, part in losses.parts.items())
-    log.warning("step %d skipped: its loss is not finite (%s)", state.step + 1, values)
+    log.warning("step %d skipped: its loss or gradient is not finite (%s)", state.step + 1, values)
     if state.nonfinite_in_a_row >= MAX_NONFINITE:
         raise TrainingStopped(
-            f"The loss was not finite in {MAX_NONFINITE} steps in a row (last: {values}). Lower --optim.lr and "
-            "--optim.joint-lr, set --optim.clip-norm 1, or use --precision fp32."
+            f"The loss or its gradient was not finite in {MAX_NONFINITE} steps in a row (last: {values}). Lower "
+            "--optim.lr and --optim.joint-lr, set --optim.clip-norm 1, or use --precision fp32."
         )
 
 

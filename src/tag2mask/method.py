@@ -47,12 +47,17 @@ def training_losses(
         with_masks: Whether `batch.mask` teaches: where a picture shows any label there, those are its labels, and
             elsewhere it teaches nothing. Never the case in the paper.
         team: Processes that share the batch, of which `batch` is this one's part; the losses are those of all of it.
+
+    Returns:
+        The losses of all branches of the phase; where the tag loss is not finite, that alone.
     """
     images = network.normalize(batch.rgb, batch.valid)
     outputs: Outputs = model(images, batch.valid if method.pool_valid else None, segment=joint)
     parts = {"tag": tag_loss(outputs.tag_logits.float(), batch.tags, team=team)}
     if not joint or outputs.seg_logits is None:
         return Losses(parts)
+    if not bool(torch.isfinite(parts["tag"])):
+        return Losses(parts)  # such maps give no labels; the loop skips the step, in every process alike
     rule = method.reliable
     if average is None:
         cams = class_activation_maps(network, images, batch, method, outputs.features.detach())
