@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tag2mask.batch import Batch, Sample
 from tag2mask.config import AugmentConfig
 from tag2mask.data import DataError, PictureSet, open_data
-from tag2mask.data.loading import TrainingPictures
+from tag2mask.data.loading import TrainingPictures, leave_stops_to_the_parent
 
 AUGMENT = AugmentConfig(crop_size=16)
 COUNT = 7
@@ -134,3 +138,25 @@ def test_a_broken_mask_does_not_stop_training_on_tags(pictures: PictureSet, capl
     sample = training(pictures)[0]
     assert (sample.mask == 255).all() and sample.broken == ()
     assert "cannot be read as a mask" in caplog.text
+
+
+class _Pids(Dataset[int]):
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal")
+def test_only_the_parent_ends_a_loader_process():
+    """Schedulers and launchers signal a whole job; a worker that obeyed them would take the last save with it."""
+    drawn = iter(DataLoader(_Pids(), batch_size=None, num_workers=1, worker_init_fn=leave_stops_to_the_parent))
+    worker = next(drawn)
+    for name in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{name}", str(worker)], check=True)
+    assert [next(drawn) for _ in range(100)] == [worker] * 100
+    os.kill(worker, signal.SIGTERM)
+    (ended,) = (process for process in multiprocessing.active_children() if process.pid == worker)
+    ended.join(30)
+    assert ended.exitcode == 0

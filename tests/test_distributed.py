@@ -450,3 +450,18 @@ def test_torchrun_ends_the_job_when_a_process_is_killed_and_it_goes_on(builtin, 
     assert time.monotonic() - begun < 60
     assert "exitcode  : -9" in errors
     assert (run / "last" / "state.pt").is_file(), "there is a state to go on from"
+
+
+def test_torchrun_passes_a_stop_on_and_all_is_saved(builtin, tmp_path):
+    """torchrun signals the whole process group, the loader processes with it; they must outlive the step."""
+    from tag2mask.runs import load_state
+
+    run = tmp_path / "run"
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
+    job = _launch(launcher, _words(builtin, run, **{"workers": 1, "save-every": 100_000}))
+    _wait_for_steps(run, 4)
+    job.terminate()
+    _, errors = job.communicate(timeout=SECONDS)
+    step = int(rows(run)[-1]["step"])
+    assert f"Stopped and saved at step {step} of 100000" in (run / "log.txt").read_text(), errors
+    assert load_state(run)["step"] == step

@@ -9,7 +9,6 @@ import itertools
 import json
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from tag2mask.batch_fitting import with_fitting_batches
 from tag2mask.config import RunConfig, load_config
 from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
-from tag2mask.data.loading import TrainingPictures, named_deaths, named_errors
+from tag2mask.data.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
 from tag2mask.distributed import Team, leave, timeout, together
 from tag2mask.files import write_text
 from tag2mask.models import build_network
@@ -321,7 +320,7 @@ def _batches(
         num_workers=config.workers,
         collate_fn=Batch.collate,
         pin_memory=team.device.type == "cuda",
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=leave_stops_to_the_parent,
         generator=torch.Generator(),  # its own, or starting the loader would move the run's random state
     )
     return (batch.to(team.device) for batch in named_errors(loader))
@@ -331,11 +330,6 @@ def _number(batch_size: int | str) -> int:
     if isinstance(batch_size, str):
         raise ValueError(f"this run has no number of pictures per step yet, only {batch_size!r}")
     return batch_size
-
-
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches a whole process group; the loop ends the step in progress, for which it needs its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _note_broken(state: TrainingState, batch: Batch, team: Team) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -173,6 +176,26 @@ def named_deaths() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(_DEAD_WORKER.format(str(error).splitlines()[0].strip())) from error
+
+
+def leave_stops_to_the_parent(worker: int) -> None:
+    """Start of a process that loads pictures: Ctrl-C and SIGTERM end it only if they come from its parent.
+
+    Terminals, torchrun and schedulers send them to the whole process group or job; the loop then ends the step in
+    progress and saves, for which it needs its workers. A worker whose parent is gone ends by itself (torch looks).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+    elif hasattr(os, "setpgid"):  # macOS does not tell who sent a signal
+        os.setpgid(0, 0)
+
+
+def _end_when_the_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def shard_order(shards: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> NDArray[np.int64]:
