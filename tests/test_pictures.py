@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -190,3 +192,19 @@ def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     assert read_mask(path, label_codes(1, others="ignore"), (2, 4)).shape == (2, 4)
     with pytest.raises(PictureError, match=r"2 x 4.*4 x 2"):
         read_mask(path, label_codes(1, others="ignore"), (4, 2))
+
+
+def test_a_forged_length_takes_no_memory(tmp_path):
+    """Python reserves what it is asked to read; a part of four gigabytes in a file of a hundred bytes asks for that."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+    good = path.read_bytes()
+    at = good.index(b"IDAT") - 4
+    path.write_bytes(good[:at] + (0xF0000000).to_bytes(4, "big") + good[at + 4 :])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(PictureError):  # Pillow may have had all it needs before the end
+            assert read_picture(path).shape == (8, 8, 3)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

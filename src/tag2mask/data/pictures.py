@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -87,7 +88,16 @@ def open_picture(path: str | Path) -> BinaryIO:
         return io.BytesIO(stored_bytes(path))
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
         raise PictureError(f"{path} is a folder, pipe or device, no file. Replace or remove it.")
-    return path.open("rb")
+    return _File(io.FileIO(path))
+
+
+class _File(io.BufferedReader):
+    """A file of which no read asks for more than is there: Python reserves as much as a forged length says."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
 
 
 def is_stored(path: Path) -> bool:
