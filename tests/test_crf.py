@@ -76,6 +76,19 @@ def test_equals_the_reference_implementation(labels: int, backend: str) -> None:
     assert same / pixels >= 0.9999
 
 
+def test_strips_of_many_labels_and_fine_colors_equal_the_reference_implementation() -> None:
+    """Such pictures are worked on in strips of 80 columns here, of at most 128 in general; the reference has none."""
+    peer = pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf is not installed")
+    picture = np.load(GOLDEN / "crf_inference_coffee.npz")["rgb"]
+    height, width = picture.shape[:2]
+    scores = some_scores(1, 21, height, width)
+    unary = np.ascontiguousarray(-scores[0].clamp(1e-5, 1).log().reshape(21, -1).numpy())
+    want = np.array(crf_of(peer, picture, unary, CRFParams.inference()).inference(10)).reshape(21, height, width)
+    q = dense_crf(torch.from_numpy(picture).permute(2, 0, 1)[None], scores, CRFParams.inference())[0].numpy()
+    assert np.abs(q - want).max() <= 1e-4
+    assert (q.argmax(0) == want.argmax(0)).mean() >= 0.9999
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_exact_twin(backend: str) -> None:
     rgb, scores = photos(1), some_scores(1, 3, 28, 36)

@@ -266,6 +266,7 @@ T2M_INLINE void locate(const F8* f, const float* scale, const Packing& packing, 
     std::memcpy(out.ranks, &ranks, sizeof ranks);
 }
 
+constexpr int kLinksAhead = 8;  // a vertex is asked for so many links before its turn
 constexpr std::int64_t kMaxVertices = (std::int64_t{1} << 29) - 2;  // what the 32 bits of a corner reach
 
 template <int D>
@@ -298,24 +299,40 @@ struct Builder {
         return true;
     }
 
-    bool add_neighbours() {
+    bool add_links() {
         const std::int64_t count = verts.used;
-        if (!lattice.neighbours.resize(static_cast<std::size_t>((D + 1) * (count + 1) * 2))) return false;
-        lattice.neighbours.zero();
+        Buffer<std::int32_t> after(static_cast<std::size_t>(count));  // plus one, 0 for none
+        Buffer<std::uint8_t> inside(static_cast<std::size_t>(count));  // not the first of a chain
+        if (!after.ok() || !inside.ok()
+            || !lattice.links.resize(static_cast<std::size_t>((D + 1) * (count + 1) + kLinksAhead))) return false;
         std::uint64_t all = 0;
         for (int i = 0; i < D; ++i) all += std::uint64_t{1} << packing.shift[i];
+        std::int64_t at = 0;
         for (int j = 0; j <= D; ++j) {
             const std::uint64_t unit = j < D ? std::uint64_t{1} << packing.shift[j] : 0;
-            std::int32_t* n = lattice.neighbours.data + static_cast<std::int64_t>(j) * (count + 1) * 2;
+            after.zero();
+            inside.zero();
             for (std::int64_t v = 0; v < count; ++v) {
                 const std::uint64_t key = keys[static_cast<std::size_t>(v)];
                 const std::uint64_t other = (key & 15u) != 0 ? key - 1 + unit : key + D - all + unit;
                 const std::int64_t u = seek(verts.slots, verts.bits, other, 0).id;
                 if (u < 0) continue;
-                n[2 * (v + 1)] = static_cast<std::int32_t>(u) + 1;
-                n[2 * (u + 1) + 1] = static_cast<std::int32_t>(v) + 1;
+                after[static_cast<std::size_t>(u)] = static_cast<std::int32_t>(v) + 1;
+                inside[static_cast<std::size_t>(v)] = 1;
             }
+            lattice.first_link[j] = at;
+            for (std::int64_t v = 0; v < count; ++v) {
+                std::int32_t next = after[static_cast<std::size_t>(v)];
+                if (next == 0 || inside[static_cast<std::size_t>(v)] != 0) continue;
+                lattice.links[static_cast<std::size_t>(at++)] = (static_cast<std::int32_t>(v) + 1) | kBegins;
+                for (; next != 0; next = after[static_cast<std::size_t>(next - 1)]) {
+                    lattice.links[static_cast<std::size_t>(at++)] = next;
+                }
+            }
+            lattice.links[static_cast<std::size_t>(at++)] = kBegins;
         }
+        lattice.first_link[D + 1] = at;
+        for (int i = 0; i < kLinksAhead; ++i) lattice.links[static_cast<std::size_t>(at + i)] = kBegins;
         return true;
     }
 };
@@ -371,7 +388,7 @@ Status build_dims(Lattice& out, const Features& features) {
         }
     }
     out.vertices = static_cast<std::int32_t>(b.verts.used);
-    return b.add_neighbours() ? Status::ok : Status::out_of_memory;
+    return b.add_links() ? Status::ok : Status::out_of_memory;
 }
 
 Status build(Lattice& out, const Features& features) {

@@ -68,51 +68,73 @@ T2M_INLINE void scatter(const Places<C>& places, std::int64_t p, float* values, 
     }
 }
 
-// to = from + (neighbours of from) / 2 along one axis, for the vertices of a range; vertex 0 stays 0.
-template <class F, int NV>
-void blur_range(const std::int32_t* neighbours, const float* from, float* to, Range range, std::int64_t lanes) {
+// values += (those of both neighbours) / 2 along one axis, in place: NV vectors of every vertex of some chains, which are
+// all of its lanes where `Whole`. A chain is gone through once, so that each value is read and written once, in
+// whatever cache it lies.
+template <class F, int NV, bool Whole>
+void blur_chains(const std::int32_t* link, Range range, float* values, std::int64_t any_lanes) {
+    typedef typename Integers<F>::Type I;
     constexpr int W = kWidth<F>;
+    const std::int64_t lanes = Whole ? NV * W : any_lanes;
+    if (range.begin == range.end) return;
+    float* at = values + (link[range.begin] & ~kBegins) * lanes;
+    F before[NV], here[NV];
+    for (int v = 0; v < NV; ++v) before[v] = F{}, here[v] = load<F>(at + v * W);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
-        const float* n1 = from + neighbours[2 * i] * lanes;
-        const float* n2 = from + neighbours[2 * i + 1] * lanes;
-        const std::int64_t at = i * lanes;
+        if (NV > 1) {  // smaller ones are near anyway
+            const float* const later = values + (link[i + kLinksAhead] & ~kBegins) * lanes;
+            for (int v = 0; v < NV * W; v += 16) __builtin_prefetch(later + v, 1);
+        }
+        // of the chains of another thread not even a value that is dropped
+        const std::int32_t next = i + 1 < range.end ? link[i + 1] : kBegins;
+        float* const to = values + (next & ~kBegins) * lanes;
+        const I same = I{} + ~(next >> 31);  // all bits where the chain goes on, none where another one begins
         for (int v = 0; v < NV; ++v) {
-            store(to + at + v * W, load<F>(from + at + v * W) + 0.5f * (load<F>(n1 + v * W) + load<F>(n2 + v * W)));
+            const F after = load<F>(to + v * W);
+            store(at + v * W, here[v] + 0.5f * (before[v] + (F)((I)after & same)));
+            before[v] = (F)((I)here[v] & same);
+            here[v] = after;
+        }
+        at = to;
+    }
+}
+
+// The same for any number of vectors.
+template <class F>
+void blur_all(const std::int32_t* link, Range range, float* values, std::int64_t lanes) {
+    constexpr int W = kWidth<F>;
+    for (std::int64_t v = 0; v < lanes; v += 4 * W) {
+        switch ((lanes - v) / W) {
+            case 1: return blur_chains<F, 1, false>(link, range, values + v, lanes);
+            case 2: return blur_chains<F, 2, false>(link, range, values + v, lanes);
+            case 3: return blur_chains<F, 3, false>(link, range, values + v, lanes);
+            default: blur_chains<F, 4, false>(link, range, values + v, lanes);
         }
     }
 }
 
-// The same where a vertex has too many vectors to spell them out.
-template <class F>
-void blur_rows(const std::int32_t* neighbours, const float* from, float* to, Range range, std::int64_t lanes) {
+void blur_chains_of_one(const std::int32_t* link, Range range, float* values) {
+    float before = 0.0f;
     for (std::int64_t i = range.begin; i < range.end; ++i) {
-        const float* n1 = from + neighbours[2 * i] * lanes;
-        const float* n2 = from + neighbours[2 * i + 1] * lanes;
-        const std::int64_t at = i * lanes;
-        for (std::int64_t v = 0; v < lanes; v += kWidth<F>) {
-            store(to + at + v, load<F>(from + at + v) + 0.5f * (load<F>(n1 + v) + load<F>(n2 + v)));
-        }
+        float& here = values[link[i] & ~kBegins];
+        const float old = here;
+        const bool ends = link[i + 1] < 0;
+        here += 0.5f * (before + (ends ? 0.0f : values[link[i + 1]]));
+        before = ends ? 0.0f : old;
     }
 }
 
 // The same for any number of lanes: 1, 4 or a multiple of 8.
-void blur_any(const std::int32_t* neighbours, const float* from, float* to, Range range, std::int64_t lanes) {
-    if (lanes == 1) {
-        for (std::int64_t i = range.begin; i < range.end; ++i) {
-            to[i] = from[i] + 0.5f * (from[neighbours[2 * i]] + from[neighbours[2 * i + 1]]);
-        }
-        return;
-    }
+void blur_any(const std::int32_t* link, Range range, float* values, std::int64_t lanes) {
     switch (lanes) {
-        case 4: return blur_range<F4, 1>(neighbours, from, to, range, lanes);
-        case 8: return blur_range<F8, 1>(neighbours, from, to, range, lanes);
-        case 16: return blur_range<F8, 2>(neighbours, from, to, range, lanes);
-        case 24: return blur_range<F8, 3>(neighbours, from, to, range, lanes);
-        case 32: return blur_range<F8, 4>(neighbours, from, to, range, lanes);
-        case 40: return blur_range<F8, 5>(neighbours, from, to, range, lanes);
+        case 1: return blur_chains_of_one(link, range, values);
+        case 4: return blur_chains<F4, 1, true>(link, range, values, lanes);
+        case 8: return blur_chains<F8, 1, true>(link, range, values, lanes);
+        case 16: return blur_chains<F8, 2, true>(link, range, values, lanes);
+        case 24: return blur_chains<F8, 3, true>(link, range, values, lanes);
         default:
-            if (lanes % kWidth<Wide> == 0) return blur_rows<Wide>(neighbours, from, to, range, lanes);
-            blur_rows<F8>(neighbours, from, to, range, lanes);
+            if (lanes % kWidth<Wide> == 0) return blur_all<Wide>(link, range, values, lanes);
+            blur_all<F8>(link, range, values, lanes);
     }
 }
 
@@ -138,36 +160,29 @@ struct Vertices {
     }
     float* part(int i) const { return next.data + i * count; }
 
-    // What was splatted becomes what is sliced: the parts added up and blurred along every axis, to and fro between the
-    // two buffers so that it ends in `now`. Leaves any values in `next`.
+    // What was splatted becomes what is sliced: the parts added up in `now` and blurred there along every axis. Leaves
+    // any values in `next`.
     void turn(const Lattice& lattice, bool reverse, const Crew& crew) {
-        const int steps = lattice.dims + 1;
-        float *from = steps % 2 != 0 ? next.data : now.data, *to = steps % 2 != 0 ? now.data : next.data;
-        if (parts > 1) {
-            add_parts(from, crew);
-        } else if (from == now.data) {
-            now = static_cast<Buffer<float>&&>(next);
-            from = now.data, to = next.data;
-        }
-        for (int step = 0; step < steps; ++step) {
-            blur(lattice, reverse ? lattice.dims - step : step, from, to, crew);
-            float* const t = from;
-            from = to, to = t;
-        }
+        if (parts > 1) add_parts(now.data, crew);
+        else now = static_cast<Buffer<float>&&>(next);  // exchanges the two
+        std::memset(now.data, 0, static_cast<std::size_t>(lanes) * sizeof(float));
+        for (int step = 0; step <= lattice.dims; ++step) blur(lattice, reverse ? lattice.dims - step : step, crew);
     }
 
 private:
     // Parts do not change what is computed here, so they follow the threads.
     int shares_of(const Crew& crew) const { return count < 65536 ? 1 : crew.size; }
-    void blur(const Lattice& lattice, int axis, const float* from, float* to, const Crew& crew) const {
-        const std::int64_t vertices = lattice.vertices, width = lanes;
-        const std::int32_t* neighbours = lattice.neighbours.data + axis * (vertices + 1) * 2;
+    void blur(const Lattice& lattice, int axis, const Crew& crew) const {
+        const std::int32_t* const link = lattice.links.data + lattice.first_link[axis];
+        const std::int64_t links = lattice.first_link[axis + 1] - lattice.first_link[axis] - 1;
+        float* const values = now.data;
+        const std::int64_t width = lanes;
         const int shares = shares_of(crew);
-        std::memset(to, 0, static_cast<std::size_t>(lanes) * sizeof(float));
         parallel(crew, shares, [=](int i) {
-            Range range = share(vertices, 1, i, shares);
-            ++range.begin, ++range.end;
-            blur_any(neighbours, from, to, range, width);
+            Range range = share(links, 1, i, shares);
+            while (range.begin < links && link[range.begin] >= 0) ++range.begin;
+            while (range.end < links && link[range.end] >= 0) ++range.end;
+            blur_any(link, range, values, width);
         });
     }
     void add_parts(float* sums, const Crew& crew) const {

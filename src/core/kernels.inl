@@ -6,6 +6,7 @@
 // Speed: a vertex is (remainder k, cell q) with coordinates k + (d + 1) q_i. Packed into 64 bits, every corner of
 // a simplex and every neighbour along an axis is one addition away. Simplices are hashed before vertices, since
 // neighbouring pixels mostly share theirs. Vectors run over pixels in the build and over channels in the filters.
+// The blur goes along chains of neighbours, in place, so that the caches carry every value once to and fro per axis.
 // Between the filters the mean field turns blocks of pixels around, so that softmax runs over pixels too.
 #include "lattice.hpp"
 

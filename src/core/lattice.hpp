@@ -58,6 +58,7 @@ struct Buffer {
 
 constexpr int kMaxDims = 8;
 constexpr int kLanes = 8;
+constexpr std::int32_t kBegins = INT32_MIN;  // the bit that marks the first vertex of a chain
 
 T2M_INLINE constexpr int corner_stride(int dims) { return (dims + 4) / 4 * 4; }
 
@@ -69,7 +70,10 @@ struct Lattice {
     Buffer<std::int32_t> cell;        // [pixels] simplex of a pixel
     Buffer<std::int32_t> corners;     // [simplices][corner_stride(dims)] vertex ids times the bytes of a float
     Buffer<float> weights;            // [pixels][dims + 1] barycentric, or those times 1 / sqrt(K 1)
-    Buffer<std::int32_t> neighbours;  // [dims + 1][vertices + 1][2]
+    // Chains of neighbours along each axis: the vertices of one after the other, the first marked by kBegins, those
+    // without any neighbour left out. Every axis ends with kBegins alone.
+    Buffer<std::int32_t> links;
+    std::int64_t first_link[kMaxDims + 2] = {};  // of every axis, and the end of the last
 
     T2M_INLINE float slice_scale() const { return 1.0f / (1.0f + 1.0f / static_cast<float>(1 << dims)); }
 };

@@ -146,16 +146,23 @@ Region region_of(const std::uint8_t* valid, std::int64_t height, std::int64_t wi
     return r;
 }
 
-// Columns of a strip: the cells and vertices that its rows share stay in a second cache of one megabyte.
-constexpr std::int64_t kStrip = 512;
+// Columns of a strip, so that the cells and vertices that its rows share stay in a second cache of one megabyte: at
+// most 512 for the cells, fewer where many labels and fine colors make the vertices large and many. A pixel of a
+// photograph has about 8 / sigma_rgb^2 bilateral vertices of its own, and rows within sigma_xy share them.
+std::int64_t strip_columns(const CRFSettings& settings, int lanes) {
+    constexpr double most = 640 << 10;  // bytes
+    const double fineness = std::min(1.0, 8.0 / (static_cast<double>(settings.bilateral_srgb) * settings.bilateral_srgb));
+    const double column = settings.bilateral_sxy * fineness * lanes * 2 * sizeof(float);
+    return std::clamp(static_cast<std::int64_t>(most / column), std::int64_t{64}, std::int64_t{512});
+}
 
-// Row by row, or strip by strip where the picture is wide.
-Order order_of(const Region& region, std::int64_t width, bool strips) {
+// Row by row, or in strips of at most so many columns where the picture is wider.
+Order order_of(const Region& region, std::int64_t width, std::int64_t strip) {
     Order o;
     if (!region.index.empty()) o.index = region.index.data();
     o.stride = width;
     o.top = region.top, o.left = region.left, o.height = region.height, o.width = region.width;
-    const std::int64_t count = strips ? (region.width + kStrip - 1) / kStrip : 1;
+    const std::int64_t count = (region.width + strip - 1) / strip;
     o.columns = ((region.width + count - 1) / count + kBlock - 1) / kBlock * kBlock;
     return o;
 }
@@ -172,10 +179,10 @@ Features features_of(const Order& order, std::int64_t pixels, const std::uint8_t
     return f;
 }
 
-// Spatial lattices depend on size and width only. The least recently used one goes first.
+// Spatial lattices depend on size, width and strips only. The least recently used one goes first.
 constexpr std::size_t kCached = 16;
 struct CacheEntry {
-    std::int64_t height, width;
+    std::int64_t height, width, columns;
     float sigma;
     std::shared_ptr<Lattice> value;
 };
@@ -185,7 +192,8 @@ std::list<CacheEntry> cache;
 std::shared_ptr<Lattice> spatial_lattice(const Region& region, const Order& order, float sigma) {
     const auto find = [&]() -> std::shared_ptr<Lattice> {
         for (auto it = cache.begin(); it != cache.end(); ++it) {
-            if (it->height != region.height || it->width != region.width || it->sigma != sigma) continue;
+            if (it->height != region.height || it->width != region.width || it->columns != order.columns
+                || it->sigma != sigma) continue;
             cache.splice(cache.begin(), cache, it);
             return it->value;
         }
@@ -199,7 +207,7 @@ std::shared_ptr<Lattice> spatial_lattice(const Region& region, const Order& orde
     if (region.index.empty()) {
         const std::lock_guard<std::mutex> lock(cache_mutex);
         if (auto found = find()) return found;
-        cache.push_front({region.height, region.width, sigma, made});
+        cache.push_front({region.height, region.width, order.columns, sigma, made});
         if (cache.size() > kCached) cache.pop_back();
     }
     return made;
@@ -342,7 +350,7 @@ bool crf_picture(const CRFBatch& b, const CRFSettings& settings, std::int64_t pi
     }
     MeanField job;
     job.stack = stack_of(b.runs, static_cast<std::int64_t>(labels.size()));
-    const Order order = order_of(region, b.width, true);
+    const Order order = order_of(region, b.width, strip_columns(settings, job.stack.lanes));
     const std::int64_t blocks = (region.pixels + kBlock - 1) / kBlock;
     const int planes = job.stack.planes();
     Buffer<float> log_scores;
@@ -444,7 +452,7 @@ void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb,
     const Region region = region_of(nullptr, batch.height, batch.width);
     for_each_picture(batch.batch, batch.height * batch.width, threads, [&](std::int64_t i, const Crew& crew) {
         const auto lattice =
-            built(features_of(order_of(region, batch.width, false), n, batch.rgb + i * 3 * n, n, sigma_xy, sigma_rgb));
+            built(features_of(order_of(region, batch.width, region.width), n, batch.rgb + i * 3 * n, n, sigma_xy, sigma_rgb));
         const std::int64_t at = i * batch.channels * n;
         require(kernels().filter(*lattice, batch.values + at, batch.out + at, static_cast<int>(batch.channels), transpose, crew));
     });
