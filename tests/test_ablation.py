@@ -91,8 +91,20 @@ def test_it_goes_on_after_an_interruption(ablation, monkeypatch):
 def test_rows_of_another_length_are_not_mixed(ablation):
     ablate(ablation, ("ceiling",))
     other = dataclasses.replace(ablation, plan=dataclasses.replace(ablation.plan, supervised_steps=3))
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match=r"other settings \(--supervised-steps \d+, now 3\); choose another --out"):
         ablate(other, ("ceiling",))
+    elsewhere = dataclasses.replace(ablation, data="elsewhere")
+    with pytest.raises(ValueError, match=r"other settings \(--data \S+, now \S+elsewhere\)"):
+        ablate(elsewhere, ("ceiling",))
+    split = dataclasses.replace(ablation, second_split="val")
+    with pytest.raises(ValueError, match=r"other settings \(--second-split not given, now val\)"):
+        ablate(split, ("ceiling",))
+
+
+def test_seeds_may_be_added_to_a_folder(ablation):
+    one_seed = dataclasses.replace(ablation, plan=dataclasses.replace(ablation.plan, second_seed_within=None))
+    ablate(one_seed, ("ceiling",))
+    assert len(ablate(ablation, ("ceiling",))) == 1
 
 
 def test_an_unknown_row_is_refused(ablation):

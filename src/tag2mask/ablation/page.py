@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from tag2mask.ablation.rows import PARTS_BASE, ROWS
 from tag2mask.ablation.running import Ablation, RowResult
@@ -20,14 +21,27 @@ def check_plan(ablation: Ablation) -> None:
     """Refuse to mix rows of different lengths in one table.
 
     Raises:
-        ValueError: the folder's `ablation.json` is of another plan, data set or split.
+        ValueError: the folder's `ablation.json` is of other steps, another data set or second split.
     """
     path = ablation.out / "ablation.json"
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        mine = {"plan": asdict(ablation.plan), "second_split": ablation.second_split}
-        if any(stored[key] != value for key, value in mine.items()):
-            raise ValueError(f"{ablation.out} holds rows of other settings ({stored['plan']}); choose another --out")
+    if not path.is_file():
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    now = _settings(ablation)
+    before = stored["plan"] | {name: stored[name] for name in ("data", "second_split")}
+    del now["second_seed_within"]  # more seeds may be added
+    differing = [
+        f"--{name.replace('_', '-')} {before[name] or 'not given'}, now {value or 'not given'}"
+        for name, value in now.items()
+        if before[name] != value
+    ]
+    if differing:
+        raise ValueError(f"{ablation.out} holds rows of other settings ({'; '.join(differing)}); choose another --out")
+
+
+def _settings(ablation: Ablation) -> dict[str, Any]:
+    data = str(Path(ablation.data).expanduser().resolve())
+    return asdict(ablation.plan) | {"data": data, "second_split": ablation.second_split}
 
 
 def write_page(ablation: Ablation) -> Path:
@@ -36,6 +50,7 @@ def write_page(ablation: Ablation) -> Path:
     tag_phases = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(ablation.out.glob("tags-*/result.json"))]
     page = {
         "plan": asdict(ablation.plan),
+        "data": _settings(ablation)["data"],
         "second_split": ablation.second_split,
         "environment": environment(),
         "tag_phases": tag_phases,
