@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_crf import photos, some_scores
 
+from tag2mask.config import CRFParams
 from tag2mask.crf import dense_crf
 from tag2mask.filtering import load_core
 
@@ -82,6 +83,26 @@ def test_a_padded_wide_picture_equals_the_one_without_padding() -> None:
         backend="core",
     )
     assert torch.equal(padded[..., top:-bottom, left:-right], dense_crf(rgb, scores, backend="core"))
+
+
+@pytest.mark.parametrize("size", [(4, 0), (0, 4), (0, 0)])
+def test_pictures_without_pixels_are_filtered_to_nothing(size) -> None:
+    """The functions refuse them by name; the core itself must not fall over them."""
+    rgb, values = np.zeros((1, 3, *size), np.uint8), np.zeros((1, 2, *size), np.float32)
+    out = np.zeros_like(values)
+    load_core().bilateral_filter(rgb, values, out, 3.0, 3.0, False, 1)
+    assert out.size == 0
+
+
+def test_extreme_widths_of_the_kernels_choose_strips_as_well() -> None:
+    """The columns of a strip follow from the widths; very wide colors and very narrow places ask for endless ones."""
+    rgb, scores = torch.randint(0, 256, (1, 3, 8, 700), dtype=torch.uint8), some_scores(1, 3, 8, 700)
+    for params in (
+        CRFParams(bilateral_sxy=1e-3, bilateral_srgb=1e9),
+        CRFParams(bilateral_sxy=1e4, bilateral_srgb=0.5),
+    ):
+        q = dense_crf(rgb, scores, params)
+        torch.testing.assert_close(q, dense_crf(rgb, scores, params, backend="torch"), rtol=0, atol=1e-4)
 
 
 def test_memory_that_is_kept_leaves_nothing_behind() -> None:

@@ -266,7 +266,6 @@ T2M_INLINE void locate(const F8* f, const float* scale, const Packing& packing, 
     std::memcpy(out.ranks, &ranks, sizeof ranks);
 }
 
-constexpr int kLinksAhead = 8;  // a vertex is asked for so many links before its turn
 constexpr std::int64_t kMaxVertices = (std::int64_t{1} << 29) - 2;  // what the 32 bits of a corner reach
 
 template <int D>

@@ -165,7 +165,6 @@ struct Vertices {
     void turn(const Lattice& lattice, bool reverse, const Crew& crew) {
         if (parts > 1) add_parts(now.data, crew);
         else now = static_cast<Buffer<float>&&>(next);  // exchanges the two
-        std::memset(now.data, 0, static_cast<std::size_t>(lanes) * sizeof(float));
         for (int step = 0; step <= lattice.dims; ++step) blur(lattice, reverse ? lattice.dims - step : step, crew);
     }
 

@@ -59,10 +59,11 @@ struct Buffer {
 constexpr int kMaxDims = 8;
 constexpr int kLanes = 8;
 constexpr std::int32_t kBegins = INT32_MIN;  // the bit that marks the first vertex of a chain
+constexpr int kLinksAhead = 8;               // a vertex is asked for so many links before its turn
 
 T2M_INLINE constexpr int corner_stride(int dims) { return (dims + 4) / 4 * 4; }
 
-// Pixels -> simplices -> vertices. Vertex 0 stands for every missing vertex and always holds 0.
+// Pixels -> simplices -> vertices, which count from 1. Vertex 0 is the one that ends every chain; it holds 0.
 struct Lattice {
     int dims = 0;
     std::int64_t pixels = 0;
@@ -71,7 +72,7 @@ struct Lattice {
     Buffer<std::int32_t> corners;     // [simplices][corner_stride(dims)] vertex ids times the bytes of a float
     Buffer<float> weights;            // [pixels][dims + 1] barycentric, or those times 1 / sqrt(K 1)
     // Chains of neighbours along each axis: the vertices of one after the other, the first marked by kBegins, those
-    // without any neighbour left out. Every axis ends with kBegins alone.
+    // without any neighbour left out. Every axis ends with kBegins alone, the last with kLinksAhead more of them.
     Buffer<std::int32_t> links;
     std::int64_t first_link[kMaxDims + 2] = {};  // of every axis, and the end of the last
 

@@ -153,8 +153,10 @@ std::int64_t strip_columns(const CRFSettings& settings, int lanes) {
     constexpr double most = 640 << 10;  // bytes
     const double fineness = std::min(1.0, 8.0 / (static_cast<double>(settings.bilateral_srgb) * settings.bilateral_srgb));
     const double column = settings.bilateral_sxy * fineness * lanes * 2 * sizeof(float);
-    return std::clamp(static_cast<std::int64_t>(most / column), std::int64_t{64}, std::int64_t{512});
+    return static_cast<std::int64_t>(std::clamp(most / column, 64.0, 512.0));  // clamped first: it may be huge
 }
+
+constexpr std::int64_t kNoStrips = std::int64_t{1} << 32;
 
 // Row by row, or in strips of at most so many columns where the picture is wider.
 Order order_of(const Region& region, std::int64_t width, std::int64_t strip) {
@@ -162,7 +164,7 @@ Order order_of(const Region& region, std::int64_t width, std::int64_t strip) {
     if (!region.index.empty()) o.index = region.index.data();
     o.stride = width;
     o.top = region.top, o.left = region.left, o.height = region.height, o.width = region.width;
-    const std::int64_t count = (region.width + strip - 1) / strip;
+    const std::int64_t count = std::max((region.width + strip - 1) / strip, std::int64_t{1});
     o.columns = ((region.width + count - 1) / count + kBlock - 1) / kBlock * kBlock;
     return o;
 }
@@ -452,7 +454,7 @@ void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb,
     const Region region = region_of(nullptr, batch.height, batch.width);
     for_each_picture(batch.batch, batch.height * batch.width, threads, [&](std::int64_t i, const Crew& crew) {
         const auto lattice =
-            built(features_of(order_of(region, batch.width, region.width), n, batch.rgb + i * 3 * n, n, sigma_xy, sigma_rgb));
+            built(features_of(order_of(region, batch.width, kNoStrips), n, batch.rgb + i * 3 * n, n, sigma_xy, sigma_rgb));
         const std::int64_t at = i * batch.channels * n;
         require(kernels().filter(*lattice, batch.values + at, batch.out + at, static_cast<int>(batch.channels), transpose, crew));
     });
