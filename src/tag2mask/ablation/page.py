@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from tag2mask.ablation.rows import PARTS_BASE, ROWS
 from tag2mask.ablation.running import Ablation, RowResult
@@ -27,8 +26,9 @@ def check_plan(ablation: Ablation) -> None:
     if not path.is_file():
         return
     stored = json.loads(path.read_text(encoding="utf-8"))
-    now = _settings(ablation)
-    before = stored["plan"] | {name: stored[name] for name in ("data", "second_split")}
+    pictures = _pictures(ablation)
+    before = stored["plan"] | {name: stored[name] for name in pictures}
+    now = asdict(ablation.plan) | pictures
     del now["second_seed_within"]  # more seeds may be added
     differing = [
         f"--{name.replace('_', '-')} {before[name] or 'not given'}, now {value or 'not given'}"
@@ -39,9 +39,9 @@ def check_plan(ablation: Ablation) -> None:
         raise ValueError(f"{ablation.out} holds rows of other settings ({'; '.join(differing)}); choose another --out")
 
 
-def _settings(ablation: Ablation) -> dict[str, Any]:
-    data = str(Path(ablation.data).expanduser().resolve())
-    return asdict(ablation.plan) | {"data": data, "second_split": ablation.second_split}
+def _pictures(ablation: Ablation) -> dict[str, str | None]:
+    """What the rows learn from, as `ablation.json` tells it."""
+    return {"data": str(Path(ablation.data).expanduser().resolve()), "second_split": ablation.second_split}
 
 
 def write_page(ablation: Ablation) -> Path:
@@ -50,8 +50,7 @@ def write_page(ablation: Ablation) -> Path:
     tag_phases = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(ablation.out.glob("tags-*/result.json"))]
     page = {
         "plan": asdict(ablation.plan),
-        "data": _settings(ablation)["data"],
-        "second_split": ablation.second_split,
+        **_pictures(ablation),
         "environment": environment(),
         "tag_phases": tag_phases,
         "rows": [asdict(result) for result in results],
