@@ -426,6 +426,10 @@ def _launch(launcher: list[str], words: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
+def _torchrun(words: list[str]) -> subprocess.Popen[str]:
+    return _launch(["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())], words)
+
+
 def test_accelerate_launch_trains(builtin, tmp_path):
     run = tmp_path / "run"
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"]
@@ -439,8 +443,7 @@ def test_accelerate_launch_trains(builtin, tmp_path):
 
 def test_torchrun_ends_the_job_when_a_process_is_killed_and_it_goes_on(builtin, tmp_path):
     run = tmp_path / "run"
-    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
-    job = _launch(launcher, _words(builtin, run))
+    job = _torchrun(_words(builtin, run))
     _wait_for_steps(run, 4)
     found = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True).stdout.split()
     begun = time.monotonic()
@@ -457,8 +460,7 @@ def test_torchrun_passes_a_stop_on_and_all_is_saved(builtin, tmp_path):
     from tag2mask.runs import load_state
 
     run = tmp_path / "run"
-    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
-    job = _launch(launcher, _words(builtin, run, **{"workers": 1, "save-every": 100_000}))
+    job = _torchrun(_words(builtin, run, **{"workers": 1, "save-every": 100_000}))
     _wait_for_steps(run, 4)
     job.terminate()
     _, errors = job.communicate(timeout=SECONDS)
