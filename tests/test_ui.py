@@ -218,7 +218,7 @@ def test_the_page_reads_only_what_was_dropped_and_limits_their_number(segmenter,
     assert not list((tmp_path / "saved").iterdir())
     dropped = tmp_path / "uploads" / "<b>&.png"
     dropped.write_bytes(picture.read_bytes())
-    assert handlers["show"](str(dropped), False, [])[3].endswith("<b>&.png")
+    assert handlers["show"](str(dropped), False, [])[3]["value"].endswith("<b>&.png")
     dropped.write_bytes(b"no picture")
     with pytest.raises(gradio.Error) as refused:
         handlers["show"](str(dropped), False, [])
@@ -281,51 +281,102 @@ def test_the_page_in_a_browser(address, browser, segmenter, picture, tmp_path):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
+    other = tmp_path / "other.png"
+    with Image.open(picture) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(other)
+
     def one(selector):
         return browser.find_element(By.CSS_SELECTOR, selector)
 
+    def click(element):
+        browser.execute_script("arguments[0].click()", element)
+
     def shown():
         return one("#overlay img").get_attribute("src")
+
+    def new_look(act):
+        """Do something and wait until the page shows another mask for it."""
+        before = shown()
+        act()
+        wait(lambda: shown() != before)
 
     def downloaded(button, name):
         folder = tmp_path / "downloads"
         for earlier in folder.glob(name):
             earlier.unlink()
-        browser.execute_script("arguments[0].click()", one(button))
+        click(one(button))
         return wait(lambda: list(folder.glob(name)))[0]
 
+    def saved_mask(stem):
+        with Image.open(downloaded("#save-mask", f"{stem}*.png")) as mask:
+            return np.asarray(mask)
+
     browser.get(address)
-    wait(lambda: one("#files input[type=file]")).send_keys(str(picture))
-    first = wait(shown)
+    wait(lambda: one("#files input[type=file]"))
+    for button in ("#save-mask", "#save-coco", "#save-overlay"):
+        assert one(button).get_attribute("disabled"), "nothing to save yet"
+    one("#files input[type=file]").send_keys(f"{picture}\n{other}")
+    wait(shown)
     wait(lambda: len(browser.find_elements(By.CSS_SELECTOR, "#steps img")) >= 2)
-    with Image.open(downloaded("#save-mask", "a cat*.png")) as mask:
-        np.testing.assert_array_equal(np.asarray(mask), segmenter.predict(picture).mask)
+    assert all(name in one("#scores").text for name in segmenter.classes)
+    np.testing.assert_array_equal(saved_mask("a cat"), segmenter.predict(picture).mask)
     coco = json.loads(downloaded("#save-coco", "*.json").read_text(encoding="utf-8"))
     assert coco["images"][0]["file_name"] == "a cat.png"
+    with Image.open(downloaded("#save-overlay", "*.jpg")) as overlay:
+        assert overlay.width >= 64
+        assert overlay.height > 48, "with its legend"
     browser.save_screenshot(str(tmp_path / "page.png"))
 
-    box = one("#crf input")
-    browser.execute_script("arguments[0].focus()", box)
-    browser.switch_to.active_element.send_keys(Keys.SPACE)
-    wait(lambda: shown() != first)
-    with Image.open(downloaded("#save-mask", "a cat*.png")) as mask:
-        np.testing.assert_array_equal(np.asarray(mask), segmenter.predict(picture, crf=True).mask)
+    first, second = browser.find_elements(By.CSS_SELECTOR, "#picture-choice input")
+    new_look(lambda: click(second))
+    np.testing.assert_array_equal(saved_mask("other"), segmenter.predict(other).mask)
+    new_look(lambda: click(first))
 
-    reached = set()
+    leaf = browser.find_elements(By.CSS_SELECTOR, "#tags input")[segmenter.classes.index("leaf")]
+    new_look(lambda: click(leaf))
+    np.testing.assert_array_equal(saved_mask("a cat"), segmenter.predict(picture, tags=["leaf"]).mask)
+    assert "CAM: leaf" in one("#steps").text
+    new_look(lambda: click(leaf))
+
+    browser.execute_script("arguments[0].focus()", one("#crf input"))
+    new_look(lambda: browser.switch_to.active_element.send_keys(Keys.SPACE))
+    np.testing.assert_array_equal(saved_mask("a cat"), segmenter.predict(picture, crf=True).mask)
+
+    click(one("#steps button.thumbnail-item"))
+    wait(lambda: one("#steps .preview"))
+    click(one("#steps .preview button[aria-label=Close], #steps .preview button[title=Close]"))
+    wait(lambda: not browser.find_elements(By.CSS_SELECTOR, "#steps .preview"))
+
+    reached, controls = set(), {
+        "files", "picture-choice", "ranked-choice", "crf", "tags", "save-mask", "save-coco", "save-overlay", "steps",
+    }  # fmt: skip
     browser.execute_script("document.activeElement.blur()")
-    for _ in range(40):
+    for _ in range(60):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         element = browser.switch_to.active_element
-        for name in ("files", "crf", "save-mask", "save-coco", "ranked-choice"):
-            script = "return arguments[0].closest('#' + arguments[1]) !== null"
-            if browser.execute_script(script, element, name):
-                reached.add(name)
-    assert reached == {"files", "crf", "save-mask", "save-coco", "ranked-choice"}, "all by the keyboard"
+        script = "return arguments[1].filter(name => arguments[0].closest('#' + name) !== null)"
+        reached.update(browser.execute_script(script, element, sorted(controls)))
+    assert reached == controls, "all by the keyboard"
+
+    new_look(lambda: click(browser.find_elements(By.CSS_SELECTOR, "#picture-choice input")[1]))
+    choice = one("#ranked-choice input")
+    choice.click()
+    new_look(lambda: choice.send_keys(Keys.ARROW_DOWN, Keys.ENTER))
+    assert not browser.find_elements(By.CSS_SELECTOR, "#picture-choice input:checked"), "one list at a time"
+    np.testing.assert_array_equal(saved_mask("a cat"), segmenter.predict(picture, crf=True).mask)
+    new_look(lambda: click(browser.find_elements(By.CSS_SELECTOR, "#picture-choice input")[1]))
+    assert not one("#ranked-choice input").get_attribute("value")
 
     browser.set_window_size(390, 844)
     width, page = browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth]")
     assert page <= width, "nothing sticks out on a telephone"
+    if width <= 640:  # not every browser makes windows this narrow
+        assert one("#overlay").rect["y"] < one("#scores").rect["y"], "the mask comes first there"
     browser.save_screenshot(str(tmp_path / "phone.png"))
+
+    click(one("#files button[aria-label*=Clear i], #files button[title*=Clear i]"))
+    wait(lambda: not browser.find_elements(By.CSS_SELECTOR, "#overlay img"))
+    assert one("#save-mask").get_attribute("disabled")
     away = {
         url for url in requested(browser) if not re.match(r"(?:https?|ws)://127\.0\.0\.1[:/]|data:|blob:|chrome", url)
     }

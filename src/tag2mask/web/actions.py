@@ -49,9 +49,7 @@ class RankedPicture(NamedTuple):
     path: Path
 
 
-def look(
-    segmenter: Segmenter, picture: str | Path, *, crf: bool = False, tags: Sequence[str] = (), scores: bool = True
-) -> Look:
+def look(segmenter: Segmenter, picture: str | Path, *, crf: bool = False, tags: Sequence[str] = ()) -> Look:
     """Predict a picture and show the steps to it.
 
     Args:
@@ -59,7 +57,6 @@ def look(
         picture: File.
         crf: Refine the mask with the dense CRF.
         tags: Classes known to be in the picture; none given leaves all classes open.
-        scores: Whether steps are drawn too.
 
     Raises:
         ValueError: the file is no picture.
@@ -68,8 +65,7 @@ def look(
     prediction = segmenter.predict(rgb, crf=crf or None, tags=list(tags) or None)
     names = list(tags) or [name for name, score in prediction.tag_scores.items() if score > TAG_SCORE]
     names = names or [max(prediction.tag_scores, key=lambda name: prediction.tag_scores[name])]
-    steps = _steps(segmenter, rgb, names) if scores else []
-    return Look(prediction, prediction.overlay(), steps, prediction.tag_scores)
+    return Look(prediction, prediction.overlay(), _steps(segmenter, rgb, names), prediction.tag_scores)
 
 
 def _steps(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> list[tuple[Image.Image, str]]:

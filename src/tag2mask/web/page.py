@@ -22,8 +22,18 @@ CSS = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
 footer { display: none !important; }
 #picture-choice label, #ranked-choice label { overflow-wrap: anywhere; }
-@media (max-width: 640px) { .gradio-container { padding: 10px !important; } }
+#files button .wrap { min-height: 0 !important; padding-top: 28px; }
+#steps, #steps .gallery-container, #steps .grid-wrap { height: auto !important; min-height: 0 !important; }
+#steps .grid-container { padding-top: 36px; }
+#steps .caption-label { max-width: 100%; white-space: normal; }
+@media (max-width: 640px) {
+  .gradio-container { padding: 10px !important; }
+  #controls, #results { display: contents !important; }
+  #body > *, #controls > *, #results > * { flex: 1 1 100% !important; }
+  #scores { order: 1; }
+}
 """
+"""On a telephone the two columns become one, with the tag scores below the mask instead of above it."""
 THEME = gr.themes.Soft(
     primary_hue="blue",
     neutral_hue="slate",
@@ -32,7 +42,8 @@ THEME = gr.themes.Soft(
 )
 """With the fonts of the reader's machine; none is fetched."""
 
-_NOTHING: tuple[Any, ...] = (None, [], None, None, None, None)
+_NO_FILE = gr.update(value=None, interactive=False)
+_NOTHING: tuple[Any, ...] = (None, [], None, _NO_FILE, _NO_FILE, _NO_FILE)
 
 
 def build_page(
@@ -61,23 +72,26 @@ def build_page(
         except (ValueError, OSError) as error:
             # gradio puts the text into the page as HTML
             raise gr.Error(html.escape(f"{Path(path).name}: {str(error).replace(str(path), 'the file')}")) from error
-        return seen.overlay, seen.steps, seen.scores, str(files.mask), str(files.coco), str(files.overlay)
+        buttons = (gr.update(value=str(file), interactive=True) for file in (files.mask, files.coco, files.overlay))
+        return seen.overlay, seen.steps, seen.scores, *buttons
 
-    def choose(files: list[str] | None) -> Any:
+    def choose(files: list[str] | None) -> tuple[Any, str | None]:
         if files and len(files) > MAX_FILES:
             raise gr.Error(f"{len(files)} pictures are too many for the page; drop at most {MAX_FILES}.")
         names = [(Path(file).name, file) for file in files or ()]
-        return gr.Radio(choices=names, value=names[0][1] if names else None, visible=len(names) > 1)
+        first = names[0][1] if names else None
+        return gr.Radio(choices=names, value=first, visible=len(names) > (0 if ranked else 1)), first
 
-    def rank(title: str | None) -> str | None:
-        return None if title is None else str(places[title])
+    def rank(title: str | None) -> Any:
+        # gradio also sends None where the list is only passed with the tabulator
+        return (gr.skip(), gr.skip()) if title is None else (str(places[title]), None)
 
     page: gr.Blocks
     with gr.Blocks(title=f"tag2mask: {title}", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown("# tag2mask\nWhat is in a picture, and where. Everything stays on this machine.")
         current = gr.State(None)
-        with gr.Row():
-            with gr.Column(scale=1, min_width=280):
+        with gr.Row(elem_id="body"):
+            with gr.Column(scale=1, min_width=280, elem_id="controls"):
                 files = gr.File(
                     label="Pictures: drop or choose",
                     file_count="multiple",
@@ -92,25 +106,35 @@ def build_page(
                         label="Look at these first", choices=list(places), value=None, elem_id="ranked-choice"
                     )
                 crf = gr.Checkbox(label="Refine the outline (dense CRF)", value=False, elem_id="crf")
-                tags = gr.CheckboxGroup(label="Classes known to be in it (none: all are open)", choices=classes)
-                scores = gr.Label(label="Tag scores", num_top_classes=min(8, len(classes)))
-            with gr.Column(scale=2, min_width=280):
+                tags = gr.CheckboxGroup(
+                    label="Classes known to be in it (none: all are open)", choices=classes, elem_id="tags"
+                )
+                scores = gr.Label(label="Tag scores", num_top_classes=min(8, len(classes)), elem_id="scores")
+            with gr.Column(scale=2, min_width=280, elem_id="results"):
                 overlay = gr.Image(
                     label="Mask", type="pil", interactive=False, buttons=["fullscreen"], elem_id="overlay", format="png"
                 )
                 with gr.Row():
-                    mask_file = gr.DownloadButton("Save mask (PNG)", size="sm", elem_id="save-mask")
-                    coco_file = gr.DownloadButton("Save COCO (JSON)", size="sm", elem_id="save-coco")
-                    overlay_file = gr.DownloadButton("Save picture", size="sm", elem_id="save-overlay")
+                    mask_file, coco_file, overlay_file = (
+                        gr.DownloadButton(label, size="sm", elem_id=name, interactive=False)
+                        for label, name in (
+                            ("Save mask (PNG)", "save-mask"),
+                            ("Save COCO (JSON)", "save-coco"),
+                            ("Save picture", "save-overlay"),
+                        )
+                    )
                 steps = gr.Gallery(
                     label="How the method sees it", columns=2, height=None, object_fit="contain", elem_id="steps",
                     buttons=["fullscreen"],
                 )  # fmt: skip
         shown = [overlay, steps, scores, mask_file, coco_file, overlay_file]
-        files.change(choose, files, choice, api_visibility="private")
-        choice.change(lambda path: path, choice, current, api_visibility="private")
+        # only what a person does, so that one list can be cleared when the other is used
+        files.change(choose, files, [choice, current], api_visibility="private")
         if ranked:
-            first.change(rank, first, current, api_visibility="private")
+            choice.input(lambda path: (path, None), choice, [current, first], api_visibility="private")
+            first.input(rank, first, [current, choice], api_visibility="private")
+        else:
+            choice.input(lambda path: path, choice, current, api_visibility="private")
         for control in (current, crf, tags):
             control.change(
                 show,
