@@ -376,9 +376,10 @@ def test_the_teacher_knows_tags_and_padding(tiny_config):
     batch = Batch(batch.rgb, batch.valid, tags, batch.mask, batch.names)
     images = network.normalize(batch.rgb, batch.valid)
     cams = torch.rand(2, 2, *batch.rgb.shape[-2:]) * tags[:, :, None, None] * batch.valid[:, None]
-    assert with_teacher(cams, network, images, batch, 0.0) is cams
-    mixed = with_teacher(cams, network, images, batch, 0.25)
-    logits = torch.nn.functional.interpolate(network(images).seg_logits, cams.shape[-2:], mode="bilinear")
+    scores = network(images).seg_logits
+    assert torch.equal(with_teacher(cams, scores, batch, 0.0), cams)
+    mixed = with_teacher(cams, scores, batch, 0.25)
+    logits = torch.nn.functional.interpolate(scores, cams.shape[-2:], mode="bilinear")
     expected = 0.75 * cams[0, 0] + 0.25 * logits[0, :2].softmax(0)[1] * batch.valid[0]
     assert torch.allclose(mixed[0, 0], expected, atol=1e-6)
     assert (mixed[0, 1] == 0).all()

@@ -62,10 +62,7 @@ def training_losses(
     if average is None:
         cams = class_activation_maps(network, images, batch, method, outputs.features.detach())
     else:
-        cams = class_activation_maps(average, images, batch, method)
-        ramp = teacher_ramp(method, progress)
-        cams = with_teacher(cams, average, images, batch, method.teacher * ramp)
-        rule = teacher_rule(method, ramp)
+        cams, rule = _maps_of_the_average(average, images, batch, method, teacher_ramp(method, progress))
     started = time.perf_counter()
     labels = training_labels(cams, batch, rule, with_masks=with_masks)
     mined = time.perf_counter() - started
@@ -87,6 +84,20 @@ def training_losses(
 
 
 @torch.no_grad()
+def _maps_of_the_average(
+    average: Network, images: Tensor, batch: Batch, method: MethodConfig, ramp: float
+) -> tuple[Tensor, ReliableConfig]:
+    """The maps that become labels, [B, C, H, W] in [0, 1], and the rule for them, with the teacher in to `ramp`."""
+    if ramp == 0:
+        return class_activation_maps(average, images, batch, method), method.reliable
+    teacher: Outputs = average(images)
+    features = teacher.features if method.cam_mode == "eval" else None  # the CAM's pass at scale 1 is the same
+    cams = class_activation_maps(average, images, batch, method, features)
+    assert teacher.seg_logits is not None
+    return with_teacher(cams, teacher.seg_logits, batch, method.teacher * ramp), teacher_rule(method, ramp)
+
+
+@torch.no_grad()
 def class_activation_maps(
     network: Network, images: Tensor, batch: Batch, method: MethodConfig, features: Tensor | None = None
 ) -> Tensor:
@@ -97,7 +108,8 @@ def class_activation_maps(
         images: float [B, 3, H, W], normalized.
         batch: Tags and valid area.
         method: Scales, flip, mode.
-        features: [B, D, h, w] of the training pass at scale 1; used unless dropout made them noisier than asked.
+        features: [B, D, h, w] of a pass at scale 1 that was made already; used unless dropout made them noisier than
+            asked.
     """
     was_training = network.training
     if method.cam_mode == "eval" and was_training and _has_dropout(network.get_submodule("backbone")):
@@ -163,28 +175,22 @@ def teacher_rule(method: MethodConfig, ramp: float) -> ReliableConfig:
 
 
 @torch.no_grad()
-def with_teacher(cams: Tensor, average: Network, images: Tensor, batch: Batch, share: float) -> Tensor:
+def with_teacher(cams: Tensor, logits: Tensor, batch: Batch, share: float) -> Tensor:
     """CAMs mixed with the object probabilities of the running average: (1 - share) cam + share p.
 
     Not in the paper. The average's segmentation is a finer map than the CAM, and it knows the tags: labels that are
-    absent get no part of its softmax. A share of 0 returns `cams` and costs nothing.
+    absent get no part of its softmax.
 
     Args:
         cams: float [B, C, H, W] in [0, 1].
-        average: Running average of the network, in evaluation mode.
-        images: float [B, 3, H, W], normalized.
+        logits: float [B, C + 1, h, w], the running average's segmentation.
         batch: Tags and valid area.
         share: In [0, 1].
 
     Returns:
         float [B, C, H, W] in [0, 1]: 0 for absent tags and where not valid.
     """
-    if share == 0:
-        return cams
-    was_training = average.training
-    logits = average.eval()(images).seg_logits.float()
-    average.train(was_training)
-    logits = F.interpolate(logits, cams.shape[-2:], mode="bilinear", align_corners=False)
+    logits = F.interpolate(logits.float(), cams.shape[-2:], mode="bilinear", align_corners=False)
     allowed = torch.cat([batch.tags.new_ones(len(batch.tags), 1), batch.tags], dim=1)[:, :, None, None]
     probs = logits.masked_fill(~allowed, -torch.inf).softmax(dim=1)[:, 1:] * batch.valid[:, None]
     return (1 - share) * cams + share * probs
