@@ -229,6 +229,22 @@ def test_pseudo_labels_respect_the_tags_and_score(segmenter, data, tmp_path):
     assert ev.evaluate(masks=out, data=data).num_images == 5
 
 
+def test_the_confidence_of_pseudo_labels_is_the_networks_own(segmenter, data, tmp_path):
+    options = {"data": data, "split": "val", "crf": True}
+    pseudo_label(segmenter, out=tmp_path / "all", **options)
+    pseudo_label(segmenter, out=tmp_path / "sure", min_confidence=0.4, **options)
+    pictures = open_data(data, split="val")
+    ignored = 0
+    for picture in pictures.pictures:
+        name, tags = f"{picture.path.stem}.png", [CLASSES[i] for i in picture.tags]
+        labels, sure = (np.array(Image.open(tmp_path / kind / name)) for kind in ("all", "sure"))
+        probs = segmenter.predict(picture.path, tags=tags).probs
+        own = np.take_along_axis(probs, labels[None].astype(np.intp), 0)[0]
+        np.testing.assert_array_equal(sure, np.where(own < 0.4, 255, labels))
+        ignored += (sure == 255).sum()
+    assert ignored > 0
+
+
 def test_pseudo_labels_read_tags_from_masks_only_when_asked(segmenter, data, tmp_path):
     bare = shutil.copytree(data, tmp_path / "bare")
     (bare / "tags.csv").unlink()

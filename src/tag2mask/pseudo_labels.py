@@ -56,7 +56,8 @@ def pseudo_label(
         crf: Refine the probabilities (see `Segmenter.predict`).
         scales: Factors on the network's picture size.
         flip: Average with the mirrored picture.
-        min_confidence: Pixels whose best probability is below become 255; 0 keeps all.
+        min_confidence: Pixels to whose label the network gives a lower probability become 255; 0 keeps all. With a CRF
+            this is still the probability before it: those after it lie near 1 almost everywhere, right or wrong.
         data_format: Format of `data` when looking is not enough.
         tags_from: "tags"; "masks" reads them from the masks instead (said in `pseudo_labels.json`).
         device: Where the network runs.
@@ -90,9 +91,13 @@ def pseudo_label(
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         labels = np.empty(maps.size, dtype=np.uint8)
         for rows, columns, probs in probability_parts(rgb, maps, params):
-            best = torch.from_numpy(probs).max(0)
-            unsure = best.values.numpy() < min_confidence
-            labels[rows, columns] = np.where(unsure, IGNORE, to_data[best.indices.numpy()])
+            refined = torch.from_numpy(probs)
+            best = refined.argmax(0)
+            part = to_data[best.numpy()]
+            if min_confidence > 0:
+                own = refined if params is None else maps.probs(rows, columns)
+                part[own.gather(0, best[None])[0].numpy() < min_confidence] = IGNORE
+            labels[rows, columns] = part
         render.save_mask(place, labels)
         ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
     summary = PseudoLabelSummary(

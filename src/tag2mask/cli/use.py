@@ -229,7 +229,7 @@ def pseudo_label_command(
         crf_preset: Parameters of that CRF (implies --crf).
         scales: Factors on the network's picture size, averaged.
         flip: Average with the mirrored picture.
-        min_confidence: Pixels whose best probability is lower become 255.
+        min_confidence: Pixels to whose label the network gives less (before any CRF) become 255.
         data_format: Format of --data when looking is not enough.
         tags_from: `masks` reads the tags from the masks; never done unless asked.
         device: auto, cpu, cuda or mps.
