@@ -11,7 +11,7 @@ from tag2mask import presets
 from tag2mask.ablation import BASE, ROWS, Ablation, Plan, RowResult, ablate, running
 from tag2mask.ablation.page import table_lines
 from tag2mask.ablation.rows import one_step_config, second_step_config, tag_phase_config
-from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig
+from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig, load_config
 
 TINY = {
     "backbone": "test_efficientnet",
@@ -45,19 +45,21 @@ def test_rows_differ_in_one_thing_and_train_equally_long():
             assert tag_phase_config(config).replace(segment_dilation=1) == tag_phase_config(base)
     steps = {
         second_step_config(ROWS[n], plan, data="d", split=None, masks="m", seed=0).steps
-        for n in ("two-step", "ceiling")
+        for n in ("two-step", "two-step-warm", "ceiling")
     }
     assert steps == {plan.supervised_steps}
 
 
 def test_two_seeds_of_every_row_and_nothing_twice(ablation, monkeypatch):
-    names = ("official", BASE, "no-teacher", "keep-20", "two-step", "ceiling")
+    names = ("official", BASE, "no-teacher", "keep-20", "two-step", "two-step-warm", "ceiling")
     results = ablate(ablation, names)
     assert sorted((r.seed, r.name) for r in results) == sorted((s, n) for s in (0, 1) for n in names)
     assert all(0 <= r.miou <= 1 for r in results)
     assert {p.name for p in ablation.out.glob("tags-*/")} >= {"tags-official-seed0", "tags-clean-seed0"}
     page = json.loads((ablation.out / "ablation.json").read_text())
-    assert len(page["rows"]) == 12
+    assert len(page["rows"]) == 14
+    starts = {n: load_config(ablation.out / f"{n}-seed1" / "run").weights for n in names[4:]}
+    assert starts == {"two-step": "none", "two-step-warm": str(ablation.out / f"{BASE}-seed1"), "ceiling": "none"}
     assert len(page["tag_phases"]) == 4
     assert (ablation.out / "ablation-kept.svg").is_file()
     assert (ablation.out / "ablation-rows.svg").is_file()

@@ -9,11 +9,14 @@ import timm
 import torch
 from torch import nn
 
+from tag2mask.config import TrainConfig
+from tag2mask.models import build_network
 from tag2mask.models.base import tag_logits_of_map
 from tag2mask.models.deeplab import ASPP, DeepLabV2
 from tag2mask.models.largefov import VGG16, LargeFOV, load_vgg16
 from tag2mask.models.supervised import build_supervised
 from tag2mask.models.weights import packaged_lite0_state
+from tag2mask.runs import save_model
 
 CLASSES = ("bird", "cat", "dog")
 LITE0 = "tf_efficientnet_lite0"
@@ -227,6 +230,21 @@ def test_default_weights_are_those_of_the_backbone():
         assert torch.equal(network.backbone.body.state_dict()[name], state[name])
     assert not network.backbone.body.conv_stem.weight.requires_grad
     assert network.backbone.body.conv_head.weight.requires_grad
+
+
+def test_it_starts_from_the_backbone_of_a_first_step(tmp_path):
+    config = TrainConfig(backbone="test_efficientnet", weights="none")
+    first = build_network(config, ("a", "b"))
+    save_model(tmp_path / "run" / "model.safetensors", first, config)
+    for weights in (tmp_path / "run", tmp_path / "run" / "model.safetensors"):
+        second = build(backbone="test_efficientnet", weights=str(weights))
+        wanted = first.backbone.state_dict()
+        assert second.backbone.state_dict().keys() == wanted.keys()
+        for name, tensor in second.backbone.state_dict().items():
+            assert torch.equal(tensor, wanted[name]), name
+    with pytest.raises(ValueError, match=r"nothing/model\.safetensors; give a file"):
+        (tmp_path / "nothing").mkdir()
+        build(backbone="test_efficientnet", weights=str(tmp_path / "nothing"))
 
 
 def vgg16_file(path, *, head, prefix="features."):

@@ -24,6 +24,8 @@ class PseudoLabelSummary:
     """What `pseudo_label` wrote."""
 
     out: Path
+    backbone: str
+    """Of the network that drew the masks: a second network on the same one can start from it."""
     num_images: int
     ignored_share: float
     """Share of all pixels that are 255 for lack of confidence, in 0..1."""
@@ -101,7 +103,11 @@ def pseudo_label(
         render.save_mask(place, labels)
         ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
     summary = PseudoLabelSummary(
-        out=out, num_images=len(places) - len(errors), ignored_share=ignored / max(total, 1), errors=errors
+        out=out,
+        backbone=segmenter.config.backbone,
+        num_images=len(places) - len(errors),
+        ignored_share=ignored / max(total, 1),
+        errors=errors,
     )
     settings = {
         "data": str(pictures.root),

@@ -47,6 +47,8 @@ class Row:
     """The one difference from the profile's rules."""
     against: str = BASE
     """Row that it is compared with."""
+    warm: bool = False
+    """Whether a second step starts from the backbone of the first, not from ImageNet weights."""
 
 
 def _method(**values: Any) -> Callable[[TrainConfig], TrainConfig]:
@@ -109,6 +111,13 @@ ROWS: dict[str, Row] = {
         ),
         Row(name="union", group="tried", title="CAM and CRF need not agree", **_reliable_part(agreement="union")),
         Row(name="two-step", group="second step", title="second step on the masks of `clean`", kind="two steps"),
+        Row(
+            name="two-step-warm",
+            group="second step",
+            title="the same, started from the backbone of `clean`",
+            kind="two steps",
+            warm=True,
+        ),
         Row(name="ceiling", group="second step", title="the second step's network on true masks", kind="true masks"),
     )
 }
@@ -131,10 +140,12 @@ def tag_phase_config(config: TrainConfig) -> TrainConfig:
     return config.replace(joint_steps=0, method=method, profile="clean")
 
 
-def second_step_config(row: Row, plan: Plan, *, data: str, split: str | None, masks: str, seed: int) -> RetrainConfig:
+def second_step_config(
+    row: Row, plan: Plan, *, data: str, split: str | None, masks: str, weights: str | None = None, seed: int
+) -> RetrainConfig:
     """The second step of a row: on `masks`, or on the data set's own."""
     own = row.kind == "true masks"
-    return RetrainConfig.preset(
+    config = RetrainConfig.preset(
         "small",
         data=data,
         train_split=split,
@@ -145,3 +156,4 @@ def second_step_config(row: Row, plan: Plan, *, data: str, split: str | None, ma
         sample_every=0,
         val_split="none",
     )
+    return config if weights is None else config.replace(weights=weights)

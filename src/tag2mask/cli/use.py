@@ -235,6 +235,7 @@ def pseudo_label_command(
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
+    from tag2mask.config import RetrainConfig
     from tag2mask.pseudo_labels import pseudo_label
 
     with Bar("pseudo-label") as bar:
@@ -256,7 +257,8 @@ def pseudo_label_command(
         print(f"tag2mask: error: {message}", file=sys.stderr)
     lines = [f"{result.num_images} masks, {result.ignored_share:.1%} of their pixels ignored: {result.out}"]
     used = {"data": data, "data_format": data_format, "train_split": split}
-    lines.append(next_command("retrain", "small", **used, masks=result.out))
+    start = run if result.backbone == RetrainConfig.preset("small").backbone else None
+    lines.append(next_command("retrain", "small", **used, masks=result.out, weights=start))
     return jsonable(result), lines, 1 if result.errors else 0
 
 

@@ -66,7 +66,7 @@ def load_weights(backbone: nn.Module, name: str, weights: str) -> WeightsFile | 
         backbone: as `build_backbone` made it.
         name: name of the backbone.
         weights: `default`, `none`, or a file: .safetensors, .pth, .pt; of MXNet (.params); one that the authors
-            published (docs/weights.md); a model of this package.
+            published (docs/weights.md); a model of this package or its run folder.
 
     Returns:
         The file, for `take_classifier`; None where there is none.
@@ -123,9 +123,14 @@ def _why_not(network: Network, file: WeightsFile) -> str:
 def read_weights(path: Path) -> WeightsFile:
     """The tensors of a file on the CPU; published files under this package's names, complete and strict.
 
+    Args:
+        path: The file; of a run folder its model.
+
     Raises:
         ValueError: no such file, no file of weights, or a published one that is not whole.
     """
+    if path.is_dir():
+        path = path / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"There is no weights file {path}; {_WAYS_OUT}")
     state, metadata = _read(path)
