@@ -325,6 +325,7 @@ def test_the_page_in_a_browser(address, browser, segmenter, picture, tmp_path):
     with Image.open(downloaded("#save-overlay", "*.jpg")) as overlay:
         assert overlay.width >= 64
         assert overlay.height > 48, "with its legend"
+    assert not browser.find_elements(By.CSS_SELECTOR, "[aria-label*='common.'], [title*='common.']"), "words, not keys"
     browser.save_screenshot(str(tmp_path / "page.png"))
 
     first, second = browser.find_elements(By.CSS_SELECTOR, "#picture-choice input")

@@ -181,4 +181,5 @@ def _app(segmenter: Segmenter, title: str, folder: Path, order: list[Any]) -> An
         show_error=False,
         theme=THEME,
         css=CSS,
+        i18n=gr.I18n(en={"common.upload": "Add pictures"}),  # gradio 6 asks for this text and does not have it
     )
