@@ -26,7 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tag2mask pseudo-label runs/photos --data photos --min-confidence 0.7 --out photo_masks",
     ),
     "retrain": (
-        "tag2mask retrain small --data photos --masks photo_masks --out runs/photos-2",
+        "tag2mask retrain small --data photos --masks photo_masks --weights runs/photos",
         "tag2mask retrain small --data photos --masks photo_masks --architecture smp:unet",
         "tag2mask retrain --resume runs/photos-2",
     ),
