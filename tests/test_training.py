@@ -14,7 +14,14 @@ import tag2mask
 from tag2mask import loop, training
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
-from tag2mask.method import teacher_ramp, teacher_rule, training_losses, with_teacher
+from tag2mask.method import (
+    class_activation_maps,
+    maps_of_the_average,
+    teacher_ramp,
+    teacher_rule,
+    training_losses,
+    with_teacher,
+)
 from tag2mask.models import build_network
 from tag2mask.reliable import reliable_labels
 from tag2mask.runs import load_model, load_state
@@ -385,6 +392,23 @@ def test_the_teacher_knows_tags_and_padding(tiny_config):
     assert (mixed[0, 1] == 0).all()
     assert (mixed[1] == 0).all()
     assert (mixed[:, :, ~batch.valid[0]][0] == 0).all()
+
+
+def test_the_teachers_pass_serves_the_cams_too(tiny_config, monkeypatch):
+    network = build_network(tiny_config, ("a", "b")).eval()
+    batch = padded_batch(2)
+    images, method = network.normalize(batch.rgb, batch.valid), tiny_config.method
+    cams, scores = class_activation_maps(network, images, batch, method), network(images).seg_logits
+    passes = []
+    network.register_forward_hook(lambda *args: passes.append(args))
+    alone, rule = maps_of_the_average(network, images, batch, method, 0.0)
+    assert torch.equal(alone, cams)
+    assert rule == method.reliable
+    assert len(passes) == len(method.cam_scales)
+    passes.clear()
+    mixed, _ = maps_of_the_average(network, images, batch, method, 1.0)
+    assert torch.equal(mixed, with_teacher(cams, scores, batch, method.teacher))
+    assert len(passes) == len(method.cam_scales), "the teacher's own and those at the other scales"
 
 
 def test_a_run_with_a_teacher_differs_from_one_without(tiny_config, tmp_path):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there. Imports no torch."""
+"""Files that are whole or not there, and where a run keeps its model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def model_file(source: Path) -> Path:
+    """The file with the weights: of a run folder its model, there or not; any other path as it is."""
+    return source / "model.safetensors" if source.is_dir() else source
 
 
 @contextmanager

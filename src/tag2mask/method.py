@@ -62,7 +62,7 @@ def training_losses(
     if average is None:
         cams = class_activation_maps(network, images, batch, method, outputs.features.detach())
     else:
-        cams, rule = _maps_of_the_average(average, images, batch, method, teacher_ramp(method, progress))
+        cams, rule = maps_of_the_average(average, images, batch, method, teacher_ramp(method, progress))
     started = time.perf_counter()
     labels = training_labels(cams, batch, rule, with_masks=with_masks)
     mined = time.perf_counter() - started
@@ -84,7 +84,7 @@ def training_losses(
 
 
 @torch.no_grad()
-def _maps_of_the_average(
+def maps_of_the_average(
     average: Network, images: Tensor, batch: Batch, method: MethodConfig, ramp: float
 ) -> tuple[Tensor, ReliableConfig]:
     """The maps that become labels, [B, C, H, W] in [0, 1], and the rule for them, with the teacher in to `ramp`."""

@@ -18,7 +18,7 @@ from tag2mask import __version__, outputs, ranking, render, voc_archive
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.pictures import PictureTooLarge, opened
 from tag2mask.data.tables import class_indices, read_tag_table
-from tag2mask.files import whole_file, write_atomically, write_text
+from tag2mask.files import model_file, whole_file, write_atomically, write_text
 from tag2mask.formats import OUTPUT_FORMATS, OutputFormat
 from tag2mask.manifest import Gathered, Manifest, Share, file_digest, fingerprint
 from tag2mask.memory import ran_out
@@ -213,7 +213,7 @@ def _settings(
     if isinstance(run, Segmenter):
         model = uuid.uuid4().hex  # nobody knows what it is made of: never taken for an earlier one
     else:
-        file = Path(run) / "model.safetensors" if Path(run).is_dir() else Path(run)
+        file = model_file(Path(run))
         model = file_digest(file) if file.is_file() else str(run)
     refine = resolve_crf(crf)
     return fingerprint(

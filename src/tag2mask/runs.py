@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from tag2mask import __version__
 from tag2mask.config import RunConfig, load_config, parse_config
 from tag2mask.data.tables import MAX_CLASSES, is_class_name
-from tag2mask.files import whole_file, write_atomically
+from tag2mask.files import model_file, whole_file, write_atomically
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits
@@ -163,15 +163,13 @@ def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, 
         FileNotFoundError: no such file, or a run that has not written its model yet.
         ValueError: a file that tag2mask did not write, or one that does not fit its own config.
     """
-    path = Path(source)
-    if path.is_dir():
-        path = path / "model.safetensors"
-        if not path.is_file() and (path.parent / "config.json").is_file():
-            verb = load_config(path.parent).kind
-            raise FileNotFoundError(
-                f"{path.parent} has no model.safetensors yet: the run has not ended. "
-                f"Go on with `tag2mask {verb} --resume {path.parent}`."
-            )
+    source = Path(source)
+    path = model_file(source)
+    if not path.is_file() and (source / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{source} has no model.safetensors yet: the run has not ended. "
+            f"Go on with `tag2mask {load_config(source).kind} --resume {source}`."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a run folder or a .safetensors file of tag2mask")
     try:

@@ -140,12 +140,10 @@ def tag_phase_config(config: TrainConfig) -> TrainConfig:
     return config.replace(joint_steps=0, method=method, profile="clean")
 
 
-def second_step_config(
-    row: Row, plan: Plan, *, data: str, split: str | None, masks: str, weights: str | None = None, seed: int
-) -> RetrainConfig:
+def second_step_config(row: Row, plan: Plan, *, data: str, split: str | None, masks: str, seed: int) -> RetrainConfig:
     """The second step of a row: on `masks`, or on the data set's own."""
     own = row.kind == "true masks"
-    config = RetrainConfig.preset(
+    return RetrainConfig.preset(
         "small",
         data=data,
         train_split=split,
@@ -156,4 +154,3 @@ def second_step_config(
         sample_every=0,
         val_split="none",
     )
-    return config if weights is None else config.replace(weights=weights)

@@ -116,18 +116,19 @@ class Ablation:
         return self._scored(row, seed, folder, minutes, shared, config.steps)
 
     def _second_step(self, row: Row, seed: int, folder: Path) -> RowResult:
-        masks = self.out / f"masks-{row.against}-seed{seed}"
-        pseudo_miou, weights, minutes = None, None, 0.0
+        base = f"{row.against}-seed{seed}"
+        first, masks = self.out / base, self.out / f"masks-{base}"
+        pseudo_miou, minutes = None, 0.0
         if row.kind == "two steps":
             self.row(ROWS[row.against], seed)
-            first = self.out / f"{row.against}-seed{seed}"
             minutes += _timed(masks, lambda: self._write_masks(first, masks))
             split = self.second_split or open_data(self.data).split
             pseudo_miou = evaluate(masks=masks, data=self.data, split=split).miou
-            weights = str(first) if row.warm else None
         config = second_step_config(
-            row, self.plan, data=self.data, split=self.second_split, masks=str(masks), weights=weights, seed=seed
+            row, self.plan, data=self.data, split=self.second_split, masks=str(masks), seed=seed
         )
+        if row.warm:
+            config = config.replace(weights=str(first))
         minutes += _timed(folder / "run", lambda: _trained(config, folder / "run", retrain))
         return self._scored(row, seed, folder / "run", minutes, 0.0, config.steps, pseudo_miou)
 

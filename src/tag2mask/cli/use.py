@@ -257,7 +257,8 @@ def pseudo_label_command(
         print(f"tag2mask: error: {message}", file=sys.stderr)
     lines = [f"{result.num_images} masks, {result.ignored_share:.1%} of their pixels ignored: {result.out}"]
     used = {"data": data, "data_format": data_format, "train_split": split}
-    start = run if result.backbone == RetrainConfig.preset("small").backbone else None
+    same = result.backbone == RetrainConfig.preset("small").backbone
+    start = run if same and Path(run).exists() else None  # a model of the hub is no file to start from
     lines.append(next_command("retrain", "small", **used, masks=result.out, weights=start))
     return jsonable(result), lines, 1 if result.errors else 0
 

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from tag2mask.files import model_file
 from tag2mask.models.backbones import LITE0, TimmBackbone
 from tag2mask.models.mxnet_params import is_mxnet, read_mxnet_params
 from tag2mask.models.network import Network
@@ -129,8 +130,7 @@ def read_weights(path: Path) -> WeightsFile:
     Raises:
         ValueError: no such file, no file of weights, or a published one that is not whole.
     """
-    if path.is_dir():
-        path = path / "model.safetensors"
+    path = model_file(path)
     if not path.is_file():
         raise ValueError(f"There is no weights file {path}; {_WAYS_OUT}")
     state, metadata = _read(path)

@@ -75,16 +75,16 @@ def build_page(
         buttons = (gr.update(value=str(file), interactive=True) for file in (files.mask, files.coco, files.overlay))
         return seen.overlay, seen.steps, seen.scores, *buttons
 
-    def choose(files: list[str] | None) -> tuple[Any, str | None]:
+    def choose(files: list[str] | None) -> tuple[Any, None, str | None]:
         if files and len(files) > MAX_FILES:
             raise gr.Error(f"{len(files)} pictures are too many for the page; drop at most {MAX_FILES}.")
         names = [(Path(file).name, file) for file in files or ()]
-        first = names[0][1] if names else None
-        return gr.Radio(choices=names, value=first, visible=len(names) > (0 if ranked else 1)), first
+        path = names[0][1] if names else None
+        return gr.Radio(choices=names, value=path, visible=len(names) > (0 if ranked else 1)), None, path
 
     def rank(title: str | None) -> Any:
         # gradio also sends None where the list is only passed with the tabulator
-        return (gr.skip(), gr.skip()) if title is None else (str(places[title]), None)
+        return (gr.skip(), gr.skip()) if title is None else (None, str(places[title]))
 
     page: gr.Blocks
     with gr.Blocks(title=f"tag2mask: {title}", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -101,10 +101,13 @@ def build_page(
                     elem_id="files",
                 )
                 choice = gr.Radio(label="Picture", choices=[], visible=False, elem_id="picture-choice")
-                if ranked:
-                    first = gr.Dropdown(
-                        label="Look at these first", choices=list(places), value=None, elem_id="ranked-choice"
-                    )
+                first = gr.Dropdown(
+                    label="Look at these first",
+                    choices=list(places),
+                    value=None,
+                    visible=bool(ranked),
+                    elem_id="ranked-choice",
+                )
                 crf = gr.Checkbox(label="Refine the outline (dense CRF)", value=False, elem_id="crf")
                 tags = gr.CheckboxGroup(
                     label="Classes known to be in it (none: all are open)", choices=classes, elem_id="tags"
@@ -129,12 +132,9 @@ def build_page(
                 )  # fmt: skip
         shown = [overlay, steps, scores, mask_file, coco_file, overlay_file]
         # only what a person does, so that one list can be cleared when the other is used
-        files.change(choose, files, [choice, current], api_visibility="private")
-        if ranked:
-            choice.input(lambda path: (path, None), choice, [current, first], api_visibility="private")
-            first.input(rank, first, [current, choice], api_visibility="private")
-        else:
-            choice.input(lambda path: path, choice, current, api_visibility="private")
+        files.change(choose, files, [choice, first, current], api_visibility="private")
+        choice.input(lambda path: (None, path), choice, [first, current], api_visibility="private")
+        first.input(rank, first, [choice, current], api_visibility="private")
         for control in (current, crf, tags):
             control.change(
                 show,
