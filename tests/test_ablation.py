@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+from filelock import FileLock
 
 from tag2mask import presets
 from tag2mask.ablation import BASE, ROWS, Ablation, Plan, RowResult, ablate, running
@@ -88,6 +89,29 @@ def test_it_goes_on_after_an_interruption(ablation, monkeypatch):
     assert (ablation.out / "tags-official-seed0" / "result.json").is_file()
     assert [r.name for r in ablate(ablation, ("official",))] == ["official"]
     assert len(calls) == 3  # the tag phase was not trained twice
+
+
+def test_no_process_does_what_another_is_at(ablation, monkeypatch):
+    other = FileLock(ablation.out / "tags-official-seed0.lock")
+    ablation.out.mkdir()
+    other.acquire()
+    waits = []
+
+    def wait(seconds):
+        waits.append([result.name for result in ablation.done()])
+        other.release()
+
+    monkeypatch.setattr("tag2mask.ablation.time.sleep", wait)
+    assert [r.name for r in ablate(ablation, ("official", "ceiling"))] == ["official", "ceiling"]
+    assert waits == [["ceiling"]]  # what was free came first, and the rest when it was
+
+
+def test_masks_are_not_written_twice_at_once(ablation):
+    row = ROWS["two-step"]
+    ablation.row(ROWS[row.against], 0)
+    with FileLock(ablation.out / f"masks-{row.against}-seed0.lock"), pytest.raises(running.Busy):
+        ablation.row(row, 0)
+    assert not (ablation.out / f"masks-{row.against}-seed0").exists()
 
 
 def test_rows_of_another_length_are_not_mixed(ablation):

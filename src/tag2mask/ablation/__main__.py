@@ -16,7 +16,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tag2mask.ablation",
         description="Compare rules and loss terms at equal steps. Run it again to go on after an interruption: "
-        "rows that are done are kept, and one in progress goes on from its last save.",
+        "rows that are done are kept, and one in progress goes on from its last save. Several of these commands at "
+        "once, with one thread each (OMP_NUM_THREADS=1), share the rows among them.",
     )
     parser.add_argument("--data", required=True, help="data set with tags, and masks of its split val")
     parser.add_argument("--out", required=True, type=Path, help="folder of the runs, ablation.json, ablation.md, plots")

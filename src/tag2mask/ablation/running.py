@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock, Timeout
+
 from tag2mask.ablation.rows import (
     ROWS,
     Plan,
@@ -31,6 +33,9 @@ from tag2mask.training import train
 
 log = logging.getLogger("tag2mask")
 _Config = TypeVar("_Config", bound=RunConfig)
+
+Busy = Timeout
+"""Another process that shares the folder is at it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,37 +81,52 @@ class Ablation:
     """Split that the second step learns from; None is the split to train on."""
 
     def tag_phase(self, row: Row, seed: int) -> Path:
-        """The folder of the row's tag phase, trained if it is not there."""
+        """The folder of the row's tag phase, trained if it is not there.
+
+        Raises:
+            Busy: another process is at it.
+        """
         config = tag_phase_config(one_step_config(row, self.plan, data=self.data, seed=seed))
         name = "official" if row.profile in ("official", "paper") else "clean"
         folder = self.out / f"tags-{name}-seed{seed}"
-        minutes = _timed(folder, lambda: _trained(config, folder, train))
-        if not (folder / "result.json").is_file():
-            cam = score_cams(Segmenter.load(folder), open_data(self.data, split="val", need_tags=False))
-            result = TagPhaseResult(name=name, seed=seed, cam_miou=cam.miou, minutes=minutes)
-            write_text(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+        with _own(folder):
+            minutes = _timed(folder, lambda: _trained(config, folder, train))
+            if not (folder / "result.json").is_file():
+                cam = score_cams(Segmenter.load(folder), open_data(self.data, split="val", need_tags=False))
+                result = TagPhaseResult(name=name, seed=seed, cam_miou=cam.miou, minutes=minutes)
+                write_text(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
         return folder
 
+    def stored(self, name: str, seed: int) -> RowResult | None:
+        """The result of a row that is done."""
+        path = self._result(name, seed)
+        return RowResult(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
     def row(self, row: Row, seed: int) -> RowResult:
-        """The result of a row, from its folder or by running it."""
-        folder = self.out / f"{row.name}-seed{seed}"
-        stored = folder / "result.json"
-        if stored.is_file():
-            return RowResult(**json.loads(stored.read_text(encoding="utf-8")))
-        log.info("== %s, seed %d", row.title, seed)
-        result = self._one_step(row, seed, folder) if row.kind == "one step" else self._second_step(row, seed, folder)
-        write_text(stored, json.dumps(asdict(result), indent=2) + "\n")
+        """The result of a row, from its folder or by running it.
+
+        Raises:
+            Busy: another process is at it, or at something that it needs.
+        """
+        if done := self.stored(row.name, seed):
+            return done
+        path = self._result(row.name, seed)
+        with _own(path.parent):
+            if done := self.stored(row.name, seed):
+                return done
+            log.info("== %s, seed %d", row.title, seed)
+            work = self._one_step if row.kind == "one step" else self._second_step
+            result = work(row, seed, path.parent)
+            write_text(path, json.dumps(asdict(result), indent=2) + "\n")
         return result
 
     def done(self) -> list[RowResult]:
         """The results in the folder, in the order of the rows; another process may be adding to them."""
-        found = [
-            RowResult(**json.loads(path.read_text(encoding="utf-8")))
-            for seed in (0, 1)
-            for name in ROWS
-            if (path := self.out / f"{name}-seed{seed}" / "result.json").is_file()
-        ]
-        return found
+        found = [self.stored(name, seed) for seed in (0, 1) for name in ROWS]
+        return [result for result in found if result is not None]
+
+    def _result(self, name: str, seed: int) -> Path:
+        return self.out / f"{name}-seed{seed}" / "result.json"
 
     def _one_step(self, row: Row, seed: int, folder: Path) -> RowResult:
         phase = self.tag_phase(row, seed)
@@ -121,7 +141,8 @@ class Ablation:
         pseudo_miou, minutes = None, 0.0
         if row.kind == "two steps":
             self.row(ROWS[row.against], seed)
-            minutes += _timed(masks, lambda: self._write_masks(first, masks))
+            with _own(masks):
+                minutes += _timed(masks, lambda: self._write_masks(first, masks))
             split = self.second_split or open_data(self.data).split
             pseudo_miou = evaluate(masks=masks, data=self.data, split=split).miou
         config = second_step_config(
@@ -180,6 +201,12 @@ def _trained(config: _Config, folder: Path, run: Callable[..., Path]) -> None:
     if (folder / "config.json").is_file():
         shutil.rmtree(folder)  # ended before its first save
     run(config.replace(out=str(folder)))
+
+
+def _own(folder: Path) -> FileLock:
+    """A lock on what is made in `folder`, which ends with the process; raises Busy. It lies beside the folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
 
 
 def _timed(folder: Path, work: Callable[[], None]) -> float:
