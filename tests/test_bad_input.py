@@ -34,6 +34,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tag2mask import cli
+from tag2mask.config import TrainConfig
 from tag2mask.runs import save_model
 
 SECONDS = 60
@@ -940,6 +941,14 @@ def start_from_a_pickle(t, m):
     (t / "evil.pt").write_bytes(pickled(b""))
     options = ["--backbone", "test_resnet", "--weights", t / "evil.pt", "--out", t / "run"]
     return ["train", "small", "--data", t / "data", *options]
+
+
+@row(r"has no model\.safetensors yet: the run has not ended.*tag2mask train --resume")
+def start_from_a_run_that_has_not_ended(t, m):
+    folder(t / "data", f"{H}a.jpg,cat\nb.jpg,cat\n")
+    (t / "first").mkdir()
+    (t / "first" / "config.json").write_text(TrainConfig.preset("small").to_json())
+    return ["train", "small", "--data", t / "data", "--weights", t / "first", "--out", t / "run"]
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------

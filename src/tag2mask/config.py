@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+from tag2mask.files import model_file
 from tag2mask.formats import DataFormat
 from tag2mask.json_fields import from_dict
 from tag2mask.method_config import (
@@ -450,3 +451,16 @@ def load_config(run: Path) -> RunConfig:
         return parse_config(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also text that is not UTF-8
         raise ValueError(f"{path}: {error}. Correct it, or start a new run.") from error
+
+
+def require_finished(source: Path) -> None:
+    """Refuse a run folder that has no model yet; other paths pass.
+
+    Raises:
+        FileNotFoundError: with the command that goes on.
+    """
+    if (source / "config.json").is_file() and not model_file(source).is_file():
+        raise FileNotFoundError(
+            f"{source} has no model.safetensors yet: the run has not ended. "
+            f"Go on with `tag2mask {load_config(source).kind} --resume {source}`."
+        )

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tag2mask import __version__
-from tag2mask.config import RunConfig, load_config, parse_config
+from tag2mask.config import RunConfig, parse_config, require_finished
 from tag2mask.data.tables import MAX_CLASSES, is_class_name
 from tag2mask.files import model_file, whole_file, write_atomically
 from tag2mask.models import build_network
@@ -165,11 +165,7 @@ def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, 
     """
     source = Path(source)
     path = model_file(source)
-    if not path.is_file() and (source / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{source} has no model.safetensors yet: the run has not ended. "
-            f"Go on with `tag2mask {load_config(source).kind} --resume {source}`."
-        )
+    require_finished(source)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a run folder or a .safetensors file of tag2mask")
     try:

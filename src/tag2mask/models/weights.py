@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from tag2mask.config import require_finished
 from tag2mask.files import model_file
 from tag2mask.models.backbones import LITE0, TimmBackbone
 from tag2mask.models.mxnet_params import is_mxnet, read_mxnet_params
@@ -129,7 +130,9 @@ def read_weights(path: Path) -> WeightsFile:
 
     Raises:
         ValueError: no such file, no file of weights, or a published one that is not whole.
+        FileNotFoundError: a run that has not ended.
     """
+    require_finished(path)
     path = model_file(path)
     if not path.is_file():
         raise ValueError(f"There is no weights file {path}; {_WAYS_OUT}")
