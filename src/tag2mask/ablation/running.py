@@ -99,7 +99,7 @@ class Ablation:
 
     def stored(self, name: str, seed: int) -> RowResult | None:
         """The result of a row that is done."""
-        path = self._result(name, seed)
+        path = self._folder(name, seed) / "result.json"
         return RowResult(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     def row(self, row: Row, seed: int) -> RowResult:
@@ -108,16 +108,14 @@ class Ablation:
         Raises:
             Busy: another process is at it, or at something that it needs.
         """
-        if done := self.stored(row.name, seed):
-            return done
-        path = self._result(row.name, seed)
-        with _own(path.parent):
+        folder = self._folder(row.name, seed)
+        with _own(folder):
             if done := self.stored(row.name, seed):
                 return done
             log.info("== %s, seed %d", row.title, seed)
             work = self._one_step if row.kind == "one step" else self._second_step
-            result = work(row, seed, path.parent)
-            write_text(path, json.dumps(asdict(result), indent=2) + "\n")
+            result = work(row, seed, folder)
+            write_text(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
         return result
 
     def done(self) -> list[RowResult]:
@@ -125,8 +123,8 @@ class Ablation:
         found = [self.stored(name, seed) for seed in (0, 1) for name in ROWS]
         return [result for result in found if result is not None]
 
-    def _result(self, name: str, seed: int) -> Path:
-        return self.out / f"{name}-seed{seed}" / "result.json"
+    def _folder(self, name: str, seed: int) -> Path:
+        return self.out / f"{name}-seed{seed}"
 
     def _one_step(self, row: Row, seed: int, folder: Path) -> RowResult:
         phase = self.tag_phase(row, seed)
@@ -136,8 +134,8 @@ class Ablation:
         return self._scored(row, seed, folder, minutes, shared, config.steps)
 
     def _second_step(self, row: Row, seed: int, folder: Path) -> RowResult:
-        base = f"{row.against}-seed{seed}"
-        first, masks = self.out / base, self.out / f"masks-{base}"
+        first = self._folder(row.against, seed)
+        masks = first.with_name(f"masks-{first.name}")
         pseudo_miou, minutes = None, 0.0
         if row.kind == "two steps":
             self.row(ROWS[row.against], seed)
