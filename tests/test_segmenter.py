@@ -88,18 +88,28 @@ def test_flip_and_scales_average_probabilities(segmenter, rgb):
     np.testing.assert_allclose(segmenter.predict(rgb, flip=True).probs, (one + mirrored) / 2, atol=1e-5)
 
 
-def test_tags_zero_the_other_classes_and_keep_proportions(segmenter, rgb):
+def test_tags_say_which_object_it_is_and_the_background_stays(segmenter, rgb):
     free = segmenter.predict(rgb).probs
-    held = segmenter.predict(rgb, tags=["dog"]).probs
-    assert not held[[1, 3]].any()
-    np.testing.assert_allclose(held[[0, 2]], free[[0, 2]] / free[[0, 2]].sum(0), atol=2e-6)
-    assert (segmenter.predict(rgb, tags=[]).mask == 0).all()
+    one = segmenter.predict(rgb, tags=["dog"]).probs
+    assert not one[[1, 3]].any()
+    np.testing.assert_allclose(one[0], free[0], atol=2e-6)
+    np.testing.assert_allclose(one[2], free[1:].sum(0), atol=2e-6)
+    two = segmenter.predict(rgb, tags=["dog", "cow"]).probs
+    np.testing.assert_allclose(two[0], free[0], atol=2e-6)
+    np.testing.assert_allclose(two[[2, 3]], free[[2, 3]] * (1 - free[0]) / free[[2, 3]].sum(0), atol=2e-6)
+    np.testing.assert_allclose(segmenter.predict(rgb, tags=CLASSES).probs, free, atol=2e-6)
+    none = segmenter.predict(rgb, tags=[]).probs
+    assert (none[0] == 1).all()
+    assert not none[1:].any()
 
 
-def test_impossible_labels_never_leave_a_hole():
-    logits = torch.tensor([-500.0, 500.0])[:, None, None].expand(2, 3, 3)
-    maps = ScoreMaps(logits=(logits,), size=(6, 6), allowed=torch.tensor([True, False]))
-    assert (maps.probs().sum(0) == 1).all()
+@pytest.mark.parametrize("scores", [[-500.0, 500.0, 0.0], [500.0, -500.0, 0.0], [0.0, 500.0, -500.0]])
+def test_impossible_labels_never_leave_a_hole(scores):
+    logits = torch.tensor(scores)[:, None, None].expand(3, 3, 3)
+    for allowed in ([True, False, False], [True, False, True], [True, True, True]):
+        probs = ScoreMaps(logits=(logits,), size=(6, 6), allowed=torch.tensor(allowed)).probs()
+        assert (probs.sum(0) == 1).all()
+        assert not probs[~torch.tensor(allowed)].any()
 
 
 def test_labels_by_strips_equal_the_whole(monkeypatch):

@@ -18,6 +18,7 @@ from tag2mask.distributed import ALONE, Team
 from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
 from tag2mask.models.network import Network
 from tag2mask.reliable import reliable_labels
+from tag2mask.score_maps import label_probs
 
 _LITTLE = 1e-6
 
@@ -178,8 +179,8 @@ def teacher_rule(method: MethodConfig, ramp: float) -> ReliableConfig:
 def with_teacher(cams: Tensor, logits: Tensor, batch: Batch, share: float) -> Tensor:
     """CAMs mixed with the object probabilities of the running average: (1 - share) cam + share p.
 
-    Not in the paper. The average's segmentation is a finer map than the CAM, and it knows the tags: labels that are
-    absent get no part of its softmax.
+    Not in the paper. The average's segmentation is a finer map than the CAM, and it knows the tags: what it takes for
+    an object is one of those that are there (`label_probs`).
 
     Args:
         cams: float [B, C, H, W] in [0, 1].
@@ -191,8 +192,8 @@ def with_teacher(cams: Tensor, logits: Tensor, batch: Batch, share: float) -> Te
         float [B, C, H, W] in [0, 1]: 0 for absent tags and where not valid.
     """
     logits = F.interpolate(logits.float(), cams.shape[-2:], mode="bilinear", align_corners=False)
-    allowed = torch.cat([batch.tags.new_ones(len(batch.tags), 1), batch.tags], dim=1)[:, :, None, None]
-    probs = logits.masked_fill(~allowed, -torch.inf).softmax(dim=1)[:, 1:] * batch.valid[:, None]
+    allowed = torch.cat([batch.tags.new_ones(len(batch.tags), 1), batch.tags], dim=1)
+    probs = label_probs(logits, allowed)[:, 1:] * batch.valid[:, None]
     return (1 - share) * cams + share * probs
 
 

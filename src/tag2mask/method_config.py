@@ -163,7 +163,7 @@ class MethodConfig:
     ema: float = 0.99
     """Decay of a running average of the weights that draws the CAMs and becomes the model; 0 switches it off [C]."""
     teacher: float = 0.8
-    """Share of the running average's own segmentation, limited to the tags, in the maps that become labels; it rises
+    """Share of the running average's own segmentation, given the tags, in the maps that become labels; it rises
     from 0 to this between a quarter and half of the joint phase, and with it the share of pixels that are labeled rises
     to all (not in the paper). Needs --method.ema; 0 switches it off, which is better for joint phases far longer than
     the 300 steps of `small`, in which it drifts [M]."""

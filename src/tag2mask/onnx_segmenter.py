@@ -237,8 +237,9 @@ class NumpyScoreMaps:
         total: NDArray[np.float32] | np.float32 = np.float32(0)
         for each in self.logits:
             low, high = _reach(each.shape[1], height, rows)
-            wide = _resized(each[labels, low:high], width, axis=2, part=columns)
-            total = total + _softmax(_resized(wide, height, axis=1, part=rows, whole=each.shape[1], first=low))
+            wide = _resized(each[:, low:high], width, axis=2, part=columns)
+            scores = _resized(wide, height, axis=1, part=rows, whole=each.shape[1], first=low)
+            total = total + _label_probs(scores, labels)
         return np.asarray(total / np.float32(len(self.logits)), dtype=np.float32)
 
 
@@ -276,6 +277,16 @@ def _resized(
     start = values.take(low - first, axis)
     blended: NDArray[np.float32] = start + (values.take(high - first, axis) - start) * weight
     return blended
+
+
+def _label_probs(logits: NDArray[np.float32], labels: list[int]) -> NDArray[np.float32]:
+    """`tag2mask.score_maps.label_probs` of the labels that may occur, background first: [L, H, W] of [K, H, W]."""
+    probs = _softmax(logits)
+    if len(labels) == len(logits):
+        return probs
+    if len(labels) == 1:
+        return np.ones_like(probs[:1])
+    return np.concatenate([probs[:1], (1 - probs[:1]) * _softmax(logits[labels[1:]])])
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

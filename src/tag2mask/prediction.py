@@ -187,8 +187,9 @@ class Segmenter:
             crf: None for none; True, a preset's name or `CRFParams` to refine the probabilities at the picture's size.
             scales: Factors on the network's picture size whose probabilities are averaged.
             flip: Average with the mirrored picture.
-            tags: Names of the classes known to be in the picture: all others get probability 0. For a list of
-                pictures either one list of names for all, or one per picture.
+            tags: Names of the classes known to be in the picture: all others get probability 0, and these share what
+                the network gives to objects. For a list of pictures either one list of names for all, or one per
+                picture.
             batch_size: Pictures that pass the network together.
             tile: Side in pixels of overlapping tiles, each of which is seen as a picture of its size would be; their
                 maps are blended. A picture that fits into one is not cut. None takes tiles of `tiling.TILE` for

@@ -19,6 +19,29 @@ _STRIP = 1 << 18
 """Pixels whose probabilities are computed at a time, so that a huge picture needs little memory."""
 
 
+def label_probs(logits: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Probabilities of the labels of each pixel, where only some of the labels may occur.
+
+    The background keeps the probability that it has among all labels, and the allowed objects share the rest in their
+    own proportions: a pixel that looks like a sheep where the tags say cow is part of the cow. A softmax over the
+    allowed labels alone would hand the sheep's part to the background too, and objects would shrink.
+
+    Args:
+        logits: float [..., K, H, W], background first.
+        allowed: bool [..., K], or None for all; the background always may occur.
+
+    Returns:
+        As `logits`; sums to 1 over K and is 0 where a label may not occur. Without any allowed object, all background.
+    """
+    probs = logits.softmax(-3)
+    if allowed is None:
+        return probs
+    background, objects = probs[..., :1, :, :], allowed[..., 1:, None, None]
+    inside = logits[..., 1:, :, :].masked_fill(~objects, -torch.inf).softmax(-3)
+    inside = torch.where(objects, inside * (1 - background), 0)  # not a number where no object is allowed
+    return torch.cat([torch.where(objects.any(-3, keepdim=True), background, 1), inside], dim=-3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreMaps:
     """Logits of one picture at the size of the feature map, one per scale and flip; probabilities on request."""
@@ -33,15 +56,12 @@ class ScoreMaps:
     def probs(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
         """Probabilities float32 [K, rows, columns] that sum to 1 over K.
 
-        Logits are resized to the picture (bilinear, align_corners=False), softmax over the allowed labels,
+        Logits are resized to the picture (bilinear, align_corners=False), made probabilities (`label_probs`),
         then averaged over scales and flips; labels that are not allowed are 0.
         """
         total: Tensor | None = None
         for each in self.logits:
-            part = _upsampled(each, self.size, rows, columns)
-            if self.allowed is not None:
-                part = part.masked_fill(~self.allowed[:, None, None], -torch.inf)
-            part = part.softmax(0)
+            part = label_probs(_upsampled(each, self.size, rows, columns), self.allowed)
             total = part if total is None else total.add_(part)
         if total is None:
             raise ValueError("There are no logits to make probabilities of.")
