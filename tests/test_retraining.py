@@ -12,9 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tag2mask import Segmenter, evaluate, loop, pseudo_label, retrain, train
+from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig
 from tag2mask.data import open_data
-from tag2mask.retraining import with_training_masks
+from tag2mask.distributed import ALONE
+from tag2mask.losses import balanced_cross_entropy, cross_entropy
+from tag2mask.models import build_network
+from tag2mask.objective import Moment
+from tag2mask.retraining import _MaskObjective, with_training_masks
 
 
 @pytest.fixture
@@ -83,6 +88,29 @@ def test_it_learns_its_masks(second, builtin):
     )
     losses = [float(line.split(",")[4]) for line in (run / "metrics.csv").read_text().splitlines()[1:]]
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("loss, mean", [("plain", cross_entropy), ("balanced", balanced_cross_entropy)])
+def test_the_loss_is_that_of_the_config(second, loss, mean):
+    torch.manual_seed(0)
+    config = second.replace(loss=loss, backbone="test_efficientnet")
+    network = build_network(config, ("a", "b")).eval()
+    mask = torch.zeros(2, 64, 64, dtype=torch.int64)
+    mask[:, :8], mask[0, :, :4], mask[1, -4:] = 2, IGNORE, 1
+    rgb, all_valid = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.ones(2, 64, 64, dtype=torch.bool)
+    batch = Batch(rgb, all_valid, torch.zeros(2, 2, dtype=torch.bool), mask, ("x", "y"))
+    at = Moment(model=network, network=network, average=None, phase="supervised", progress=0.0, team=ALONE)
+    with torch.no_grad():
+        got = _MaskObjective(config).losses(at, batch).total
+        scores = network(network.normalize(rgb, all_valid), all_valid).seg_logits
+        others = {f(scores, mask).item() for f in (cross_entropy, balanced_cross_entropy)}
+    assert got.item() == pytest.approx(mean(scores, mask).item(), rel=1e-6)
+    assert len(others) == 2
+
+
+def test_the_papers_second_step_has_its_plain_loss():
+    for name in ("deeplab-v2-resnet101", "deeplab-v2-vgg16"):
+        assert RetrainConfig.preset(name).loss == "plain"
 
 
 def test_masks_are_read_as_labels_of_the_data(second, builtin, tmp_path):

@@ -394,6 +394,8 @@ class RetrainConfig(RunConfig):
     """deeplab-v2 (any timm --backbone), largefov-vgg16, or smp:NAME of segmentation-models-pytorch."""
     supervised_steps: int = 800
     """Training steps."""
+    loss: Literal["plain", "balanced"] = "plain"
+    """Cross entropy: `plain`, the mean over all pixels, or `balanced`, that of background plus that of objects."""
     ema: float = 0.0
     """Decay of a running average of the weights that becomes the model; 0 switches it off."""
 

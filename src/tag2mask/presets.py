@@ -34,6 +34,7 @@ def small_retrain() -> RetrainConfig:
         freeze_stride=4,
         batch_size=8,
         supervised_steps=900,
+        loss="balanced",
         optim=OptimConfig(lr=0.005, warmup=20, clip_norm=5.0),
         augment=AugmentConfig(jitter=(0.3, 0.3, 0.3, 0.0)),
         workers=1,

@@ -13,7 +13,7 @@ from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureSet
 from tag2mask.data.dataset import label_codes
 from tag2mask.loop import run_training
-from tag2mask.losses import cross_entropy
+from tag2mask.losses import balanced_cross_entropy, cross_entropy
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.objective import Moment
 from tag2mask.render import SampleRow
@@ -72,13 +72,14 @@ def with_training_masks(pictures: PictureSet, config: RetrainConfig) -> PictureS
 
 @dataclass(frozen=True)
 class _MaskObjective:
-    """Cross entropy on all labeled pixels."""
+    """Cross entropy on the labeled pixels, of the kind that the config names."""
 
     config: RetrainConfig
 
     def losses(self, at: Moment, batch: Batch) -> Losses:
         outputs = at.model(at.network.normalize(batch.rgb, batch.valid), batch.valid)
-        return Losses({"segmentation": cross_entropy(outputs.seg_logits.float(), batch.mask, team=at.team)})
+        loss = balanced_cross_entropy if self.config.loss == "balanced" else cross_entropy
+        return Losses({"segmentation": loss(outputs.seg_logits.float(), batch.mask, team=at.team)})
 
     def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
         batch = batch.first(4)

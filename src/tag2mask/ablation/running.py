@@ -159,7 +159,7 @@ class Ablation:
                 out=masks,
                 split=self.second_split,
                 crf=True,
-                flip=True,
+                scales=(1.5,),
             )
 
     def _scored(

@@ -16,6 +16,10 @@ _UNSAID = (None, False, "", "auto", "val", "ignore", "tags")
 """Values that an option has anyway."""
 
 
+_BEST_MASKS: dict[str, object] = {"crf": True, "scales": 1.5}
+"""What `pseudo-label` is told for masks to train on (docs/results.md)."""
+
+
 def next_command(*words: object, **options: object) -> str:
     """The line `next: tag2mask ...`, quoted for the shell; options that only say their default are left out."""
     line = [*map(str, words)]
@@ -67,8 +71,7 @@ def after_training(run: Path, config: RunConfig) -> str:
         split=config.train_split,
         data_format=config.data_format,
         tags_from=config.tags_from,
-        crf=True,
-        flip=True,
+        **_BEST_MASKS,
         out=beside(run, "masks"),
     )
 
@@ -92,7 +95,7 @@ def after_scoring(run: str, data: Path, data_format: str) -> str:
     """The second step for a run of the first on tagged data; else the model for use elsewhere."""
     if not _is_second_step(run) and pictures_of(data, data_format=data_format, need_tags=True) is not None:
         out = beside(run, "masks")
-        return next_command("pseudo-label", run, data=data, data_format=data_format, crf=True, flip=True, out=out)
+        return next_command("pseudo-label", run, data=data, data_format=data_format, **_BEST_MASKS, out=out)
     return next_command("export", run, data=data if data_format == "auto" else None)
 
 

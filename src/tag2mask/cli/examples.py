@@ -22,7 +22,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tag2mask evaluate --masks results/masks --data photos",
     ),
     "pseudo-label": (
-        "tag2mask pseudo-label runs/photos --data photos --crf --flip --out photo_masks",
+        "tag2mask pseudo-label runs/photos --data photos --crf --scales 1.5 --out photo_masks",
         "tag2mask pseudo-label runs/photos --data photos --min-confidence 0.7 --out photo_masks",
     ),
     "retrain": (
