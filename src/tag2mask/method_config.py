@@ -165,8 +165,8 @@ class MethodConfig:
     teacher: float = 0.8
     """Share of the running average's own segmentation, given the tags, in the maps that become labels; it rises
     from 0 to this between a quarter and half of the joint phase, and with it the share of pixels that are labeled rises
-    to all (not in the paper). Needs --method.ema; 0 switches it off, which is better for joint phases far longer than
-    the 300 steps of `small`, in which it drifts [M]."""
+    to all (not in the paper). Needs --method.ema; 0 switches it off. With it a joint phase far longer than the 300
+    steps of `small` gains nothing [M]."""
     teacher_power: float = 1.5
     """Exponent of the background score when the teacher is there in full: its maps need no sharpening."""
     pool_valid: bool = True

@@ -14,7 +14,7 @@ _Config = TypeVar("_Config", bound=RunConfig)
 def small() -> TrainConfig:
     """EfficientNet-lite0 at stride 16, tags then all losses: less than an hour on two CPU cores.
 
-    With 1200 and 900 steps the masks become worse, not better: the teacher has more time to drift (docs/results.md).
+    Three times as long a joint phase gains nothing (docs/results.md).
     """
     return TrainConfig(
         freeze_stride=4,
