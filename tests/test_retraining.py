@@ -93,7 +93,7 @@ def test_it_learns_its_masks(second, builtin):
 @pytest.mark.parametrize("loss, mean", [("plain", cross_entropy), ("balanced", balanced_cross_entropy)])
 def test_the_loss_is_that_of_the_config(second, loss, mean):
     torch.manual_seed(0)
-    config = second.replace(loss=loss, backbone="test_efficientnet")
+    config = second.replace(loss=loss)
     network = build_network(config, ("a", "b")).eval()
     mask = torch.zeros(2, 64, 64, dtype=torch.int64)
     mask[:, :8], mask[0, :, :4], mask[1, -4:] = 2, IGNORE, 1
