@@ -44,6 +44,7 @@ def seen(monkeypatch, tmp_path):
     def fake(config, *, resume=None):
         calls.append((config, resume))
         print("chatter")
+        (tmp_path / "environment.json").write_text('{"data": {"train": {"num_images": 3, "findings": []}}}')
         return tmp_path
 
     monkeypatch.setattr(tag2mask.training, "train", fake)
@@ -148,7 +149,10 @@ def test_profile_sets_the_rules_and_fields_override_them(seen):
 def test_train_json_is_one_object(seen, capsys, tmp_path):
     assert call("train", "small", "--data", "d", "--json") == 0
     told = capsys.readouterr()
-    assert json.loads(told.out) == {"run": str(tmp_path)}
+    assert json.loads(told.out) == {
+        "run": str(tmp_path),
+        "data": {"train": {"num_images": 3, "findings": []}},
+    }
     assert "chatter" in told.err
 
 

@@ -17,6 +17,7 @@ from tag2mask.cli.advice import after_exporting, beside, next_command
 from tag2mask.cli.examples import EXAMPLES
 from tag2mask.config import RetrainConfig, TrainConfig
 from tag2mask.console import SECONDS_PER_LINE, Bar
+from tag2mask.formats import DataOptions
 
 ROWS, COLUMNS = 48, 100
 """A screen."""
@@ -107,7 +108,17 @@ def test_help_all_lists_every_option_and_help_the_main_ones(config, capsys, monk
 
 
 def test_help_all_is_help_elsewhere(capsys, monkeypatch):
-    assert help_of(capsys, monkeypatch, "check", "--help-all") == help_of(capsys, monkeypatch, "check", "--help")
+    assert help_of(capsys, monkeypatch, "explain", "--help-all") == help_of(capsys, monkeypatch, "explain", "--help")
+
+
+@pytest.mark.parametrize("verb", ["check", "evaluate", "pseudo-label", "convert"])
+def test_help_all_shows_every_way_to_read_a_data_set(verb, capsys, monkeypatch):
+    short, full = (help_of(capsys, monkeypatch, verb, word) for word in ("--help", "--help-all"))
+    assert f"tag2mask {verb} --help-all lists every one." in " ".join(short.replace("│", "").split())
+    for field in dataclasses.fields(DataOptions):
+        option = f"--{field.name.replace('_', '-')} "
+        assert option in full
+        assert (option in short) == (field.name == "data_format")
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------

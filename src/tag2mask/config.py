@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from tag2mask.files import model_file
-from tag2mask.formats import DataFormat
+from tag2mask.formats import DataOptions
 from tag2mask.json_fields import from_dict
 from tag2mask.method_config import (
     CRFParams,
@@ -143,7 +143,7 @@ class Phase(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(DataOptions):
     """What every training run has, whatever it learns from."""
 
     kind: ClassVar[str]
@@ -153,16 +153,10 @@ class RunConfig:
     """Preset that the run started from."""
     data: str = ""
     """Folder of a data set: pictures and tags in any format of docs/data.md."""
-    data_format: DataFormat = "auto"
-    """Format of --data when looking is not enough."""
     train_split: str | None = None
     """Name of a split, or a file with one picture per line."""
     val_split: str = "val"
     """Split that validation reads; it is skipped when there is none."""
-    tags_from: Literal["tags", "masks"] = "tags"
-    """`masks` derives the tags from the masks; never done unless asked."""
-    others: Literal["ignore", "background"] = "ignore"
-    """Mask ids outside the class list become 255, or 0."""
     out: str | None = None
     """Run folder; default runs/<preset>, then -2, -3 ..."""
     backbone: str = "tf_efficientnet_lite0"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tag2mask.formats import MASK_FORMATS
+from tag2mask.formats import MASK_FORMATS, DataOptions
 
 if TYPE_CHECKING:
     from tag2mask.data.writing import ConvertedData
@@ -22,13 +22,14 @@ def convert(
     *,
     to: str,
     out: str | Path,
-    data_format: str = "auto",
     splits: Sequence[str] = (),
     link: bool = False,
     classes: str | Path | None = None,
     images: str | Path | None = None,
     options: OutputOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
+    data_options: DataOptions | None = None,
+    **fields: Any,
 ) -> ConvertedWeights | ConvertedData | ConvertedMasks:
     """Write `source` in another format.
 
@@ -38,13 +39,14 @@ def convert(
         to: `folder`, the plain folder; `safetensors`, the weights of this package; `coco`, `yolo`, `label-studio`,
             `cvat`, `geojson` or `voc`, masks for annotation tools.
         out: New folder or file, as the format wants it: `NAME.safetensors`, `NAME.json`, `NAME.zip`.
-        data_format: Format of a data set when looking is not enough.
         splits: Splits of a data set to write; default all.
         link: Hard links to the pictures instead of copies, where the file system can do it.
         classes: For masks: text file with a class per line in the order of the labels (see `convert_masks`).
         images: For masks: folder of their pictures, for names and sizes.
         options: For masks: how objects are written.
         progress: Called with (done, all) pictures.
+        data_options: How a data set is read where looking is not enough.
+        fields: Fields of `data_options` by name, as `data_format`.
 
     Raises:
         FileExistsError: there is something at `out`.
@@ -64,7 +66,8 @@ def convert(
     if to == "folder":
         from tag2mask.data.writing import write_plain_folder
 
-        return write_plain_folder(source, out, data_format=data_format, splits=splits, link=link, progress=progress)
+        reading = DataOptions.merged(data_options, fields)
+        return write_plain_folder(source, out, options=reading, splits=splits, link=link, progress=progress)
     from tag2mask.weights_conversion import convert_weights
 
     return convert_weights(source, out)

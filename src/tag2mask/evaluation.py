@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from tag2mask.boundary import BoundaryCounter
 from tag2mask.charts import Series, save_plot
 from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
+from tag2mask.data.findings import log_findings
 from tag2mask.distributed import ALONE, Team
 from tag2mask.files import write_text
+from tag2mask.formats import DataOptions
 from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
 from tag2mask.score_maps import probability_parts
 from tag2mask.scores import (
@@ -53,6 +56,7 @@ __all__ = [
     "with_masks",
 ]
 
+log = logging.getLogger("tag2mask")
 
 _MASKS_FIRST = "write its masks with tag2mask predict MODEL PICTURES --out DIR, and score them with --masks DIR/masks"
 
@@ -66,8 +70,6 @@ def evaluate(
     crf: CRFChoice = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    data_format: str = "auto",
-    others: str = "ignore",
     boundary: bool = False,
     cam: bool = False,
     cam_scales: Sequence[Sequence[float]] | None = None,
@@ -78,6 +80,8 @@ def evaluate(
     out: str | Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    data_options: DataOptions | None = None,
+    **fields: Any,
 ) -> Report:
     """Score a run, or a folder of masks, against the masks of a data set at their own size.
 
@@ -90,8 +94,6 @@ def evaluate(
         crf: Refine the probabilities (see `Segmenter.predict`).
         scales: Factors on the network's picture size.
         flip: Average with the mirrored picture.
-        data_format: Format of `data` when looking is not enough.
-        others: Mask ids outside the class list become 255 (`ignore`) or 0 (`background`).
         boundary: Also score the boundaries: `Report.boundary_f` (see `tag2mask.boundary`).
         cam: Also sweep the background threshold of the CAM: `Report.cam` (see `cam_curves`).
         cam_scales: Scales of each curve; None is one curve at the scales of the run's training.
@@ -102,6 +104,8 @@ def evaluate(
         out: Folder for evaluation.json and, with `cam`, the curves as cam.svg and cam.png.
         device: Where the network runs.
         progress: Called with (done, all).
+        data_options: How `data` is read where looking is not enough.
+        fields: Fields of `data_options` by name, as `data_format`.
 
     Raises:
         ValueError: neither or both of `run` and `masks`, a data set without masks, masks that do not fit, or a CAM or
@@ -111,7 +115,9 @@ def evaluate(
         raise ValueError("evaluate needs either a run or --masks DIR, not both.")
     need_network(run, "evaluate", _MASKS_FIRST)
     need_tags = reliable or (cam and "true" in cam_tags)
-    pictures = open_data(data, split=split, data_format=data_format, others=others, need_tags=need_tags)
+    reading = DataOptions.merged(data_options, fields)
+    pictures = open_data(data, split=split, options=reading, need_tags=need_tags)
+    log_findings(pictures.findings, log)
     if run is None:
         if crf or tuple(scales) != (1.0,) or flip or cam or reliable:
             raise ValueError(

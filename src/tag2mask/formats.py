@@ -1,8 +1,9 @@
-"""Names of the formats of data sets. Imports nothing, so that settings and commands can use it."""
+"""Names of formats, and how a data set is read. Imports nothing of ours, so that settings and commands can use it."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 DataFormat = Literal[
     "auto",
@@ -18,6 +19,55 @@ DataFormat = Literal[
     "webdataset",
 ]
 """`--data-format`: `auto` looks; the others are described in docs/data.md."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How a data set is read where looking at it is not enough: one record from the command to the reader."""
+
+    data_format: DataFormat = "auto"
+    """Format of --data when looking is not enough."""
+    tags_from: Literal["tags", "shapes", "masks"] = "tags"
+    """`tags`: image tags, and the labels of shapes only where no picture has an image tag; `shapes`: the labels of
+    shapes; `masks` derives the tags from the masks, never done unless asked."""
+    tag_separator: str = ";"
+    """What stands between two tags of a cell."""
+    unlabeled: Literal["auto", "negative", "skip"] = "auto"
+    """Pictures that nobody labelled: negatives, or left out; `auto` does what the tools of the format do."""
+    others: Literal["ignore", "background"] = "ignore"
+    """Mask ids outside the class list become 255, or 0."""
+    mask_ids: tuple[str, ...] = ()
+    """Classes of mask ids that are not labels, as in 255=ball."""
+
+    @classmethod
+    def of(cls, options: DataOptions) -> Self:
+        """These options alone of a config that has more."""
+        return cls(**{each.name: getattr(options, each.name) for each in fields(DataOptions)})
+
+    @classmethod
+    def merged(cls, options: DataOptions | None, values: dict[str, Any]) -> DataOptions:
+        """`options` with some fields given by name, as the functions for users take them.
+
+        Raises:
+            TypeError: there is no such field.
+            ValueError: a word that the field does not know.
+        """
+        if unknown := sorted(values.keys() - {each.name for each in fields(DataOptions)}):
+            raise TypeError(f"unknown argument {', '.join(unknown)}; see tag2mask.data.DataOptions")
+        merged = replace(DataOptions() if options is None else cls.of(options), **values)
+        for name, kind in get_type_hints(DataOptions).items():
+            words = get_args(kind) if get_origin(kind) is Literal else ()
+            if words and getattr(merged, name) not in words:
+                raise ValueError(
+                    f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(merged, name)!r}"
+                )
+        return merged
+
+    def asked(self) -> dict[str, Any]:
+        """Those that differ from their default, by name."""
+        values = {each.name: getattr(self, each.name) for each in fields(DataOptions)}
+        return {each.name: values[each.name] for each in fields(DataOptions) if values[each.name] != each.default}
+
 
 MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc"]
 """Formats of annotation tools that masks are written in (docs/formats.md)."""

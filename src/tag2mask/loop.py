@@ -26,6 +26,7 @@ from tag2mask.batch_fitting import with_fitting_batches
 from tag2mask.config import RunConfig, load_config
 from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
+from tag2mask.data.findings import log_findings
 from tag2mask.data.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
 from tag2mask.distributed import Team, leave, timeout, together
 from tag2mask.files import write_text
@@ -109,7 +110,7 @@ def _run_training(
     model = build_network(config, pictures.classes, pretrained=resume is None)
     if resume is None:
         config = with_fitting_batches(config, model, pictures, objective, accelerator)
-    run = team.from_main(lambda: _new_run(config, team) if resume is None else Path(resume))
+    run = team.from_main(lambda: _new_run(config, team, pictures, held_out) if resume is None else Path(resume))
     if resume is None:
         config = _resolved(config, run)
     else:
@@ -117,17 +118,24 @@ def _run_training(
     with log_to(run) if team.is_main else errors_only(), together():
         log.info("run folder: %s", run)
         log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))
+        log_findings(dict.fromkeys((*pictures.findings, *(held_out.findings if held_out else ()))), log)
         _fit(config, run, accelerator, team, model.to(accelerator.device), pictures, held_out, objective, state)
         leave()
     return run
 
 
-def _new_run(config: RunConfig, team: Team) -> Path:
+def _new_run(config: RunConfig, team: Team, pictures: PictureSet, held_out: PictureSet | None) -> Path:
     """Make the run folder with what is known before training."""
     run = new_run_folder(config.out, config.preset_name)
     write_text(run / "config.json", _resolved(config, run).to_json())
-    write_text(run / "environment.json", json.dumps(environment() | {"processes": team.count}, indent=2) + "\n")
+    data = {each.split: _data_summary(each) for each in (pictures, held_out) if each is not None}
+    about = environment() | {"processes": team.count, "data": data}
+    write_text(run / "environment.json", json.dumps(about, indent=2) + "\n")
     return run
+
+
+def _data_summary(pictures: PictureSet) -> dict[str, Any]:
+    return {"num_images": len(pictures.pictures), "findings": [each.as_dict() for each in pictures.findings]}
 
 
 def _check_share(config: RunConfig, team: Team) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,14 @@ import torch
 from tag2mask import render
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
+from tag2mask.data.findings import Finding, log_findings
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import write_text
+from tag2mask.formats import DataOptions
 from tag2mask.score_maps import probability_parts
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
+
+log = logging.getLogger("tag2mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,8 @@ class PseudoLabelSummary:
     """Share of all pixels that are 255 for lack of confidence, in 0..1."""
     errors: dict[str, str]
     """Message per picture that could not be done."""
+    findings: tuple[Finding, ...] = ()
+    """What was left out of the data set, or may not be what it was taken for."""
 
 
 def pseudo_label(
@@ -43,10 +51,10 @@ def pseudo_label(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     min_confidence: float = 0.0,
-    data_format: str = "auto",
-    tags_from: str = "tags",
     device: str = "auto",
     progress: Progress | None = None,
+    data_options: DataOptions | None = None,
+    **fields: Any,
 ) -> PseudoLabelSummary:
     """Write OUT/NAME.png for every picture: labels 0..C of the data's class list, only those of the picture's tags.
 
@@ -60,10 +68,10 @@ def pseudo_label(
         flip: Average with the mirrored picture.
         min_confidence: Pixels to whose label the network gives a lower probability become 255; 0 keeps all. With a CRF
             this is still the probability before it: those after it lie near 1 almost everywhere, right or wrong.
-        data_format: Format of `data` when looking is not enough.
-        tags_from: "tags"; "masks" reads them from the masks instead (said in `pseudo_labels.json`).
         device: Where the network runs.
         progress: Called with (done, all).
+        data_options: How `data` is read where looking is not enough; said in `pseudo_labels.json`.
+        fields: Fields of `data_options` by name, as `data_format`.
 
     Raises:
         ValueError: tags that the run does not know, two pictures with one mask name, or masks of the data set in the
@@ -73,7 +81,9 @@ def pseudo_label(
         raise ValueError(f"--min-confidence must lie in [0, 1], got {min_confidence}.")
     need_network(run, "pseudo-label", "tag2mask predict MODEL PICTURES --tags FILE --out DIR knows the tags as well")
     out, params = Path(out), resolve_crf(crf)
-    pictures = open_data(data, split=split, data_format=data_format, tags_from=tags_from)
+    reading = DataOptions.merged(data_options, fields)
+    pictures = open_data(data, split=split, options=reading)
+    log_findings(pictures.findings, log)
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
@@ -108,13 +118,15 @@ def pseudo_label(
         num_images=len(places) - len(errors),
         ignored_share=ignored / max(total, 1),
         errors=errors,
+        findings=pictures.findings,
     )
     settings = {
         "data": str(pictures.root),
         "split": pictures.split,
         "classes": list(pictures.classes),
         "label_prior": "tags of the picture",
-        "tags_from": tags_from,
+        "tags_from": reading.tags_from,
+        "reading": reading.asked(),
         "crf": None if params is None else asdict(params),
         "scales": list(scales),
         "flip": flip,

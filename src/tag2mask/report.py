@@ -17,6 +17,8 @@ from tag2mask.evaluation import Report
 from tag2mask.files import write_text
 from tag2mask.html_page import escaped, html_page, html_table, html_tiles, image_tag
 
+_SHOWN_NAMES = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -63,6 +65,7 @@ def write_report(
         _curves(run / "metrics.csv"),
         _cost(run),
         _samples(run / "samples"),
+        _data(_environment(run).get("data", {})),
         _settings(run),
     ]
     title = title or f"tag2mask: {run.resolve().name}"
@@ -250,11 +253,26 @@ def _settings(run: Path) -> str:
     parts = ["<h2>Settings</h2>"]
     config = json.loads(load_config(run).to_json())
     parts.append(f"<details><summary>config.json</summary>{html_table(_flat(config))}</details>")
-    path = run / "environment.json"
-    if path.is_file():
-        values = _flat(json.loads(path.read_text(encoding="utf-8")))
+    if _environment(run):
+        values = _flat({key: value for key, value in _environment(run).items() if key != "data"})
         parts.append(f"<details><summary>environment.json</summary>{html_table(values)}</details>")
     return "".join(parts)
+
+
+def _environment(run: Path) -> dict[str, Any]:
+    path = run / "environment.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _data(splits: Mapping[str, Any]) -> str:
+    """What was left out of the data, or may not be what it was taken for."""
+    findings = {each["message"]: each for split in splits.values() for each in split["findings"]}
+    lines = [
+        f"<li>{escaped(each['message'])} {escaped(', '.join(each['names'][:_SHOWN_NAMES]))}"
+        f"{' ...' if each['count'] > _SHOWN_NAMES else ''} {escaped(each['cure'])}</li>"
+        for each in findings.values()
+    ]
+    return f"<h2>Data</h2><ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

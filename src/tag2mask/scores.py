@@ -113,6 +113,7 @@ def data_protocol(pictures: PictureSet, count: int, unknown: Sequence[str]) -> d
         "mean_over": "labels that occur in truth or masks, background included; pixels of all pictures pooled",
         "ignored_ids": "255 and every id outside the class list" if len(ignored) > 1 else "255",
         "classes_counted_as_255": list(unknown),
+        "findings": [each.as_dict() for each in pictures.findings],
     }
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import DataError
-from tag2mask.data.pictures import PICTURE_SUFFIXES, check_pixels, read_picture, to_rgb, upright
+from tag2mask.data.pictures import check_pixels, read_picture, to_rgb, upright
 from tag2mask.data.shards import find_shards, names_shards, pictures_in
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.voc import listed_ids, picture_id
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[Any]

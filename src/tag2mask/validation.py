@@ -19,6 +19,7 @@ from tag2mask.data import PictureSet, SplitError, open_data, read_mask, read_pic
 from tag2mask.distributed import ALONE, Team
 from tag2mask.evaluation import score_pictures, score_tags
 from tag2mask.files import write_text
+from tag2mask.formats import DataOptions
 from tag2mask.method import class_activation_maps
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
@@ -111,14 +112,7 @@ def _scored_sheet(segmenter: Segmenter, pictures: PictureSet, scores: dict[str, 
 
 def run_pictures(config: RunConfig, split: str | None, *, need_tags: bool = True) -> PictureSet:
     """A split of a run's data, opened as its config says; see `open_data`."""
-    return open_data(
-        config.data,
-        split=split,
-        data_format=config.data_format,
-        tags_from=config.tags_from,
-        others=config.others,
-        need_tags=need_tags,
-    )
+    return open_data(config.data, split=split, options=DataOptions.of(config), need_tags=need_tags)
 
 
 def validation_pictures(config: RunConfig) -> PictureSet | None:

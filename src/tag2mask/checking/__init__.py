@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from tag2mask.checking.looking import Look, Progress, look_at_pictures
 from tag2mask.checking.opening import UNLISTED, Opened, is_held_out, open_splits
 from tag2mask.checking.page import check_page_path, write_page
 from tag2mask.checking.picture_findings import mask_findings, picture_findings, side_histogram, size_summary
-from tag2mask.checking.results import SEVERITIES, CheckReport, Finding, SplitSummary, report_lines
+from tag2mask.checking.results import CheckReport, SplitSummary, report_lines
 from tag2mask.config import AugmentConfig
 from tag2mask.data.dataset import Picture, PictureSet
+from tag2mask.data.findings import SEVERITIES, Finding
+from tag2mask.formats import DataOptions
 
 __all__ = ["CheckReport", "Finding", "SplitSummary", "check", "report_lines"]
 
@@ -25,14 +27,14 @@ __all__ = ["CheckReport", "Finding", "SplitSummary", "check", "report_lines"]
 def check(
     data: str | Path,
     *,
-    data_format: str = "auto",
     train_split: str | Path | None = None,
-    tags_from: Literal["tags", "masks"] = "tags",
     min_images: int = 10,
     crop_size: int = AugmentConfig().crop_size,
     jobs: int = 0,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    data_options: DataOptions | None = None,
+    **fields: Any,
 ) -> CheckReport:
     """Open every split of a data set, read every picture and mask, and say what would hurt training.
 
@@ -41,14 +43,14 @@ def check(
 
     Args:
         data: Folder of the data set.
-        data_format: As in `open_data`.
         train_split: Name of the split to train on, or a file with one picture per line; default the usual one.
-        tags_from: "tags"; "masks" reads them from the masks instead, as training does when asked to.
         min_images: A class on fewer pictures of the split to train on is rare.
         crop_size: Height and width of a training crop in pixels, against which pictures count as tiny.
         jobs: Threads that read pictures; 0 for one per processor, 8 at most.
         out: File to write the report to as one self-contained HTML page; None writes nothing.
         progress: Called with (pictures done, pictures in all, name of the last).
+        data_options: How the data set is read where looking is not enough.
+        fields: Fields of `data_options` by name, as `data_format`.
 
     Returns:
         Counts per split and findings; `fit` is False where training would be pointless, `reason` says why.
@@ -63,10 +65,12 @@ def check(
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if out is not None:
         check_page_path(Path(out))
-    opened = open_splits(Path(data).expanduser(), data_format=data_format, train_split=train_split, tags_from=tags_from)
+    reading = DataOptions.merged(data_options, fields)
+    opened = open_splits(Path(data).expanduser(), train_split=train_split, options=reading)
     pictures, members = _each_once(opened.splits)
     looks = _looks(opened, pictures, jobs, progress)
     findings = list(opened.findings)
+    findings += dict.fromkeys(each for split in opened.splits.values() for each in split.findings)
     findings += _split_findings(opened, looks, members, min_images)
     findings += picture_findings(pictures, looks, crop_size)
     findings += _copies(opened, pictures, looks, members)

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.checking.results import Finding
-from tag2mask.checking.wording import are, listed, named, some
+from tag2mask.data.findings import Finding, are, listed, named, some
 
 ALMOST = 0.95
 """Share from which on a thing happens "(almost) always"."""

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from tag2mask.checking.fingerprint import NEAR, near_pairs
 from tag2mask.checking.looking import Look
-from tag2mask.checking.results import Finding
-from tag2mask.checking.wording import are, named, some
 from tag2mask.data.dataset import Picture
+from tag2mask.data.findings import Finding, are, named, some
 
 _SHOWN = 4
 """So many names of one group are written out."""

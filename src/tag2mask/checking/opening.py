@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
-from tag2mask.checking.results import Finding
-from tag2mask.checking.wording import named, some
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, detect_format, list_splits, open_data
 from tag2mask.data.dataset import label_codes
-from tag2mask.data.pictures import PICTURE_SUFFIXES
+from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.tables import TagTable, read_classes, read_tag_table
 from tag2mask.data.voc import VOC_CLASSES, listed_ids, picture_id
+from tag2mask.formats import DataFormat, DataOptions
 
 _HELD_OUT = ("val", "test", "dev", "eval", "holdout")
 UNLISTED = "files"
@@ -40,7 +41,7 @@ class Opened:
         return next((each.classes for each in self.splits.values()), ())
 
 
-def open_splits(root: Path, *, data_format: str, train_split: str | Path | None, tags_from: str) -> Opened:
+def open_splits(root: Path, *, train_split: str | Path | None, options: DataOptions) -> Opened:
     """Open the split to train on, then the others.
 
     A split whose tags cannot be used is opened without them; where nothing can be opened the picture files of a plain
@@ -49,16 +50,17 @@ def open_splits(root: Path, *, data_format: str, train_split: str | Path | None,
     Raises:
         DataError: there is no folder, or no data set that is recognised in it.
     """
-    kind = detect_format(root, data_format)
+    kind = detect_format(root, options.data_format)
+    options = replace(options, data_format=cast(DataFormat, kind))
     findings: list[Finding] = []
     splits: dict[str, PictureSet] = {}
     tagged = set()
-    own = _own_splits(root, kind)
+    own = _own_splits(root, options)
     first = str(train_split or ("train_aug" if kind == "voc" and "train_aug" in own else "train"))
     for name in dict.fromkeys([first, *(own or ("train", "val"))]):
         asked = train_split if name == first else name
         try:
-            pictures, problem = _open(root, asked, kind, tags_from)
+            pictures, problem = _open(root, asked, options)
         except SplitError as error:
             # that there are too few pictures for a `val` by hash is no mistake
             if name == first or name in own:
@@ -77,7 +79,7 @@ def open_splits(root: Path, *, data_format: str, train_split: str | Path | None,
             findings.append(_untagged(name, problem, fatal=name == first))
     if not splits and (stand_in := _files(root, kind)) is not None:
         splits[UNLISTED] = stand_in
-    findings = [*_merged(findings), *_table_findings(root, kind, splits, first, tags_from)]
+    findings = [*_merged(findings), *_table_findings(root, kind, splits, first, options.tags_from)]
     return Opened(
         root=root, data_format=kind, train=first, splits=splits, tagged=frozenset(tagged), findings=tuple(findings)
     )
@@ -88,29 +90,27 @@ def is_held_out(split: str) -> bool:
     return split.lower().startswith(_HELD_OUT)
 
 
-def _own_splits(root: Path, data_format: str) -> tuple[str, ...]:
+def _own_splits(root: Path, options: DataOptions) -> tuple[str, ...]:
     """Splits that the data set itself has; none where they are made by hash."""
     try:
-        return list_splits(root, data_format=data_format)
+        return list_splits(root, options=options)
     except DataError:  # opening the split to train on will say it
         return ()
 
 
-def _open(
-    root: Path, split: str | Path | None, data_format: str, tags_from: str
-) -> tuple[PictureSet, DataError | None]:
+def _open(root: Path, split: str | Path | None, options: DataOptions) -> tuple[PictureSet, DataError | None]:
     """A split, and why its tags cannot be used.
 
     Raises:
         DataError: it cannot be opened even without tags.
     """
     try:
-        return open_data(root, split=split, data_format=data_format, tags_from=tags_from), None
+        return open_data(root, split=split, options=options), None
     except SplitError:
         raise
     except DataError as error:
         try:
-            return open_data(root, split=split, data_format=data_format, need_tags=False), error
+            return open_data(root, split=split, options=replace(options, tags_from="tags"), need_tags=False), error
         except DataError:
             raise error from None  # what is wrong with tags too says more
 

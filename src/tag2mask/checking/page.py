@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tag2mask.checking.results import SEVERITIES, CheckReport, Finding, cell, class_rows, summary_rows
+from tag2mask.checking.results import CheckReport, cell, class_rows, summary_rows
+from tag2mask.data.findings import SEVERITIES, Finding
 from tag2mask.data.pictures import PictureError, read_picture
 from tag2mask.files import write_text
 from tag2mask.html_page import escaped, html_page, html_tiles, image_tag

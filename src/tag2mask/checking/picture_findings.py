@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tag2mask.checking.looking import ALPHA, ANIMATED, CMYK, DEEP, GREY, Look
-from tag2mask.checking.results import Finding
-from tag2mask.checking.wording import are, named, some
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import Picture, PictureSet
+from tag2mask.data.findings import Finding, are, named, some
 
 ELONGATED = 4.0
 """Longer side over shorter side from which on a picture is elongated."""

@@ -4,46 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-MOST_NAMES = 20
-"""So many names are kept per finding; `count` says how many there are."""
+from tag2mask.data.findings import SEVERITIES, Finding, Severity
+
 MOST_CLASSES = 40
 """So many classes are shown on the terminal, the rarest; the others are in --json and on the page."""
 _WIDTH = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing to know about a data set."""
-
-    severity: Severity
-    """error: training would be pointless. warning: the result will suffer. note: good to know."""
-    code: str
-    """A word for programs, such as `near_duplicates`; docs/check.md lists them."""
-    message: str
-    cure: str
-    names: tuple[str, ...] = ()
-    """Pictures, classes or groups of them: the first `MOST_NAMES`."""
-    count: int = 0
-    """How many there are in all."""
-    files: tuple[tuple[Path, ...], ...] = field(default=(), repr=False)
-    """Pictures behind the first names, for the page; not in `as_dict`."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values, without `files`."""
-        return {
-            "severity": self.severity,
-            "code": self.code,
-            "message": self.message,
-            "cure": self.cure,
-            "names": list(self.names),
-            "count": self.count,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)

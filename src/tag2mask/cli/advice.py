@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tag2mask.config import RetrainConfig, RunConfig, load_config
+from tag2mask.formats import DataOptions
 
 if TYPE_CHECKING:
     from tag2mask.data import PictureSet
@@ -26,7 +27,7 @@ def next_command(*words: object, **options: object) -> str:
     for name, value in options.items():
         if value not in _UNSAID:
             line.append(f"--{name.replace('_', '-')}")
-            line += [] if value is True else [str(value)]
+            line += [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
     return f"next: {shlex.join(['tag2mask', *line])}"
 
 
@@ -38,13 +39,13 @@ def beside(path: str | Path, word: str) -> Path:
 
 
 def pictures_of(
-    data: str | Path, *, split: str | None = None, data_format: str = "auto", need_tags: bool = False
+    data: str | Path, *, split: str | None = None, options: DataOptions | None = None, need_tags: bool = False
 ) -> PictureSet | None:
     """A split of a data set, or None where it cannot be opened: advice never fails a command that is done."""
     from tag2mask.data import open_data
 
     try:
-        return open_data(data, split=split, data_format=data_format, need_tags=need_tags)
+        return open_data(data, split=split, options=options, need_tags=need_tags)
     except (ValueError, OSError):
         return None
 
@@ -57,20 +58,17 @@ def folder_of_pictures(pictures: PictureSet | None) -> Path | None:
 
 def after_training(run: Path, config: RunConfig) -> str:
     """Scores where there are true masks; else what the first or the second step is for."""
-    held_out = pictures_of(config.data, split=config.val_split, data_format=config.data_format)
+    reading = DataOptions.of(config)
+    held_out = pictures_of(config.data, split=config.val_split, options=reading)
     if held_out is not None and held_out.has_masks:
-        split, others = config.val_split, config.others
-        return next_command(
-            "evaluate", run, data=config.data, split=split, data_format=config.data_format, others=others
-        )
+        return next_command("evaluate", run, data=config.data, split=config.val_split, **reading.asked())
     if isinstance(config, RetrainConfig):
-        return next_command("export", run, data=config.data if config.data_format == "auto" else None)
+        return next_command("export", run, data=None if reading.asked() else config.data)
     return next_command(
         *("pseudo-label", run),
         data=config.data,
         split=config.train_split,
-        data_format=config.data_format,
-        tags_from=config.tags_from,
+        **reading.asked(),
         **_BEST_MASKS,
         out=beside(run, "masks"),
     )
@@ -91,12 +89,12 @@ def after_predicting(
     return next_command("predict", run, *sources, out=beside(out, "ranked"), rank=True)
 
 
-def after_scoring(run: str, data: Path, data_format: str) -> str:
+def after_scoring(run: str, data: Path, reading: DataOptions) -> str:
     """The second step for a run of the first on tagged data; else the model for use elsewhere."""
-    if not _is_second_step(run) and pictures_of(data, data_format=data_format, need_tags=True) is not None:
+    if not _is_second_step(run) and pictures_of(data, options=reading, need_tags=True) is not None:
         out = beside(run, "masks")
-        return next_command("pseudo-label", run, data=data, data_format=data_format, **_BEST_MASKS, out=out)
-    return next_command("export", run, data=data if data_format == "auto" else None)
+        return next_command("pseudo-label", run, data=data, **reading.asked(), **_BEST_MASKS, out=out)
+    return next_command("export", run, data=None if reading.asked() else data)
 
 
 def _is_second_step(run: str) -> bool:
@@ -106,15 +104,13 @@ def _is_second_step(run: str) -> bool:
         return False
 
 
-def after_scoring_masks(masks: Path, data: Path, data_format: str, split: str) -> str:
+def after_scoring_masks(masks: Path, data: Path, reading: DataOptions, split: str) -> str:
     """The second step where every training picture has its mask in the folder; else the scores in full, as a file."""
-    train = pictures_of(data, data_format=data_format)
+    train = pictures_of(data, options=reading)
     if train is not None and all((masks / each.name).with_suffix(".png").is_file() for each in train.pictures):
-        return next_command("retrain", "small", data=data, data_format=data_format, masks=masks)
+        return next_command("retrain", "small", data=data, **reading.asked(), masks=masks)
     out = beside(masks, "scores")
-    return next_command(
-        "evaluate", masks=masks, data=data, split=split, data_format=data_format, boundary=True, out=out
-    )
+    return next_command("evaluate", masks=masks, data=data, split=split, **reading.asked(), boundary=True, out=out)
 
 
 def after_exporting(format: str, out: Path, run: str, data: Path | None, split: str) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
 from tag2mask.cli.examples import EXAMPLES
+from tag2mask.data.findings import Finding
+from tag2mask.formats import DataOptions
 
 Result = tuple[dict[str, Any], list[str], int]
 """The object for --json, the lines for people, the exit code."""
@@ -19,7 +22,8 @@ Verb = Callable[[Sequence[str]], Result]
 """A command: its arguments to its result; the first line of its docstring is its help."""
 CRFPreset = Literal["inference", "aaai_inference"]
 ALL_OPTIONS = "--help-all"
-"""The help with every option; only `train` and `retrain` have more than --help shows."""
+"""The help with every option; --help shows the main ones."""
+MAIN_OPTIONS = "These are the main options; tag2mask {} --help-all lists every one."
 Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 _TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
@@ -47,11 +51,48 @@ def verb(name: str, command: Callable[..., Result]) -> Verb:
     """The command `name`: a function whose parameters are the options."""
 
     def run(rest: Sequence[str]) -> Result:
-        result: Result = parsed(name, command, rest, prog=f"tag2mask {name}", config=_TYRO)
+        shown = _main_reading(name, command) if {"--help", "-h"} & set(rest) else command
+        result: Result = parsed(name, shown, rest, prog=f"tag2mask {name}", config=_TYRO)
         return result
 
     run.__doc__ = command.__doc__
     return run
+
+
+def _suppressed(kind: Any) -> Any:
+    return Annotated[kind, tyro.conf.Suppress]
+
+
+def with_main_options(options: type[Any], main: frozenset[str]) -> type[Any]:
+    """The dataclass `options` with all but the main fields hidden; their defaults stay."""
+    kinds = get_type_hints(options, include_extras=True)
+    hidden: list[tuple[str, Any, Any]] = []
+    for each in dataclasses.fields(options):
+        default = None if each.default is dataclasses.MISSING else each.default  # the commands give every value
+        if each.name not in main:
+            hidden.append((each.name, _suppressed(kinds[each.name]), dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(options.__name__, hidden, bases=(options,), frozen=True, kw_only=True)
+
+
+def _main_reading(name: str, command: Callable[..., Result]) -> Callable[..., Result]:
+    """The command as its short help shows it: of the options of its parameter `reading` only the format."""
+    parameters = inspect.signature(command, eval_str=True).parameters
+    if "reading" not in parameters:
+        return command
+    kind = with_main_options(DataOptions, frozenset(("data_format",)))
+
+    def shown(**values: Any) -> Result:
+        return command(**values)
+
+    first, _, rest = (command.__doc__ or "").partition("\n")
+    shown.__doc__ = f"{first}\n\n    {MAIN_OPTIONS.format(name)}\n{rest}"
+    kept = [
+        each.replace(annotation=kind, default=kind()) if each.name == "reading" else each
+        for each in parameters.values()
+    ]
+    shown.__signature__ = inspect.Signature(kept, return_annotation=Any)  # type: ignore[attr-defined]
+    shown.__annotations__ = {each.name: each.annotation for each in kept}
+    return shown
 
 
 def parsed(name: str, command: Callable[..., Any], rest: Sequence[str], **options: Any) -> Any:
@@ -63,6 +104,11 @@ def parsed(name: str, command: Callable[..., Any], rest: Sequence[str], **option
         if not stop.code:  # after --help
             print("\n".join(["examples:", *(f"  {line}" for line in EXAMPLES[name])]))
         raise
+
+
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """A line per finding: what was left out, and what to do about it."""
+    return [f"{each.severity}: {each.message} {each.cure}" for each in findings]
 
 
 def jsonable(value: Any) -> Any:

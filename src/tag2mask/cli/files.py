@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Result, jsonable
+from tag2mask.cli.common import Result, finding_lines, jsonable
 from tag2mask.console import Bar
-from tag2mask.formats import DataFormat, MaskFormat
+from tag2mask.formats import DataOptions, MaskFormat
 
 if TYPE_CHECKING:
     from tag2mask.data.writing import ConvertedData
@@ -23,7 +23,6 @@ def convert_command(
     *,
     to: Literal["folder", "safetensors"] | MaskFormat,
     out: Path,
-    data_format: DataFormat = "auto",
     splits: tuple[str, ...] = (),
     link: bool = False,
     classes: Path | None = None,
@@ -32,25 +31,25 @@ def convert_command(
     instances: bool = False,
     tolerance: float = 0.0,
     picture_prefix: str = "/data/local-files/?d=",
+    reading: DataOptions = DataOptions(),
     json: bool = False,
 ) -> Result:
     """Data sets to a plain folder, masks to the formats of annotation tools, published weights to ours.
 
     Args:
-        source: Folder of a data set; folder of masks NAME.png; or MXNet .params, res38_cls.pth, RRM_final.pth,
-            RRM(attention)_final.pth.
-        to: folder: images/, tags.csv, classes.txt, splits/, masks/. safetensors: a complete model, or weights to start
-            training from. The others write masks for annotation tools (docs/formats.md).
+        source: Folder of a data set; folder of masks NAME.png; or a published file of weights (docs/weights.md).
+        to: folder: the plain folder of a data set. safetensors: a model, or weights to start from. The others: masks
+            for annotation tools (docs/formats.md).
         out: New folder, or new file NAME.safetensors, .json (coco, label-studio) or .zip (cvat).
-        data_format: Format of the data set when looking is not enough.
         splits: Splits of the data set to write; default all.
-        link: Hard links to the pictures instead of copies, where possible.
+        link: Hard links to the pictures instead of copies.
         classes: Masks: file with a class per line, in the order of the labels; default classes.txt beside the masks.
-        images: Masks: folder of their pictures, for the names and to compare the sizes.
+        images: Masks: folder of their pictures, for names and sizes.
         shapes: Masks: objects of coco and label-studio as run lengths, which are exact, or as polygons.
-        instances: Masks: one object per connected region instead of one per class.
+        instances: Masks: an object per connected region, not per class.
         tolerance: Masks: pixels by which polygons may miss the outline; 0 is exact, 1 is good for editing by hand.
         picture_prefix: Masks: what label-studio puts before the path of a picture.
+        reading: How a data set is read.
         json: Print one JSON object on stdout and nothing else.
     """
     from tag2mask.conversion import convert
@@ -64,13 +63,13 @@ def convert_command(
             source,
             to=to,
             out=out,
-            data_format=data_format,
             splits=splits,
             link=link,
             classes=classes,
             images=images,
             options=options,
             progress=bar.update,
+            data_options=reading,
         )
     if isinstance(result, ConvertedMasks):
         return jsonable(result), _mask_lines(result), 0
@@ -106,6 +105,7 @@ def _data_lines(result: ConvertedData) -> list[str]:
         f"{result.num_masks} with mask",
         f"classes: {', '.join(result.classes)}",
         f"splits: {splits}",
+        *finding_lines(result.findings),
         f"folder: {result.out}",
         next_command("train", "small", data=result.out),
     ]

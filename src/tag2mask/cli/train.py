@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any
 
 import tyro
 
 from tag2mask.cli.advice import after_training
-from tag2mask.cli.common import ALL_OPTIONS, Misuse, Result, parsed, suggest
+from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Misuse, Result, parsed, suggest, with_main_options
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
 from tag2mask.manifest import Share
 
@@ -71,17 +72,6 @@ _MAIN = frozenset(
 """Fields that --help shows."""
 
 
-def _with_main_options(command: type[Any]) -> type[Any]:
-    """`command` with all but the main options hidden; their defaults stay."""
-    kinds = get_type_hints(command, include_extras=True)
-    hidden = [
-        (each.name, Annotated[kinds[each.name], tyro.conf.Suppress], dataclasses.field(default=None))
-        for each in dataclasses.fields(command)
-        if each.name not in _MAIN
-    ]
-    return dataclasses.make_dataclass(command.__name__, hidden, bases=(command,), frozen=True, kw_only=True)
-
-
 def _command(
     rest: Sequence[str],
     kind: type[Any],
@@ -110,8 +100,8 @@ def _command(
     defaults = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
     shown, about = command, description.format(presets=", ".join(presets))
     if help_asked:
-        shown = _with_main_options(command)
-        about += f"\n\nThese are the main options; tag2mask {verb} PRESET --help-all lists every one."
+        shown = with_main_options(command, _MAIN)
+        about += f"\n\n{MAIN_OPTIONS.format(f'{verb} PRESET')}"
     values = parsed(
         verb,
         shown,
@@ -129,7 +119,9 @@ def _command(
     folder = run(config, None if resume is None else Path(resume))
     if Share.of_environment().index > 0:
         return {}, [], 0  # of the processes that torchrun starts one speaks for all
-    return {"run": str(folder)}, [f"run folder: {folder}", after_training(folder, config)], 0
+    about = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    result = {"run": str(folder), "data": about.get("data", {})}
+    return result, [f"run folder: {folder}", after_training(folder, config)], 0
 
 
 def _option(options: Sequence[str], name: str) -> str | None:

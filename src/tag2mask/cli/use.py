@@ -13,7 +13,7 @@ from tag2mask.cli.advice import after_predicting, after_scoring, after_scoring_m
 from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
 from tag2mask.config import MAX_PIXELS
 from tag2mask.console import Bar
-from tag2mask.formats import DataFormat, OutputFormat
+from tag2mask.formats import DataOptions, OutputFormat
 
 
 def predict_command(
@@ -116,8 +116,6 @@ def evaluate_command(
     crf_preset: CRFPreset | None = None,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
-    data_format: DataFormat = "auto",
-    others: Literal["ignore", "background"] = "ignore",
     boundary: bool = False,
     cam: bool = False,
     cam_scales: tuple[str, ...] | None = None,
@@ -126,6 +124,7 @@ def evaluate_command(
     reliable: bool = False,
     limit: int = 0,
     out: Path | None = None,
+    reading: DataOptions = DataOptions(),
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -140,8 +139,6 @@ def evaluate_command(
         crf_preset: Parameters of that CRF (implies --crf).
         scales: Factors on the network's picture size, averaged.
         flip: Average with the mirrored picture.
-        data_format: Format of --data when looking is not enough.
-        others: Mask ids outside the class list become 255, or 0.
         boundary: Also the boundary F-score per class.
         cam: Also the mIoU of the CAM against its background threshold.
         cam_scales: A curve per word, commas between averaged scales: 1 1,0.5,1.5,2; implies --cam.
@@ -151,6 +148,7 @@ def evaluate_command(
         limit: Score only the first so many pictures; 0 for all.
         out: Folder for evaluation.json, and cam.svg, cam.png with --cam.
         device: auto, cpu, cuda or mps.
+        reading: How a data set is read.
         json: Print one JSON object on stdout and nothing else.
     """
     if (run is None) == (masks is None):
@@ -169,8 +167,6 @@ def evaluate_command(
             crf=crf_choice(crf, crf_preset),
             scales=scales,
             flip=flip,
-            data_format=data_format,
-            others=others,
             boundary=boundary,
             cam=cam or curves is not None or cam_thresholds is not None,
             cam_scales=curves,
@@ -181,14 +177,15 @@ def evaluate_command(
             out=out,
             device=device,
             progress=bar.update,
+            data_options=reading,
         )
     lines = report_lines(report)
     written = f"scores: {out / 'evaluation.json'}" if out else "no file was written; --out DIR writes evaluation.json"
     lines.append(written)
     if masks is not None:
-        lines.append(after_scoring_masks(masks, data, data_format, split))
+        lines.append(after_scoring_masks(masks, data, reading, split))
     else:
-        lines.append(after_scoring(str(run), data, data_format))
+        lines.append(after_scoring(str(run), data, reading))
     return report.as_dict(), lines, 0
 
 
@@ -213,8 +210,7 @@ def pseudo_label_command(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     min_confidence: float = 0.0,
-    data_format: DataFormat = "auto",
-    tags_from: Literal["tags", "masks"] = "tags",
+    reading: DataOptions = DataOptions(),
     device: str = "auto",
     json: bool = False,
 ) -> Result:
@@ -230,9 +226,8 @@ def pseudo_label_command(
         scales: Factors on the network's picture size, averaged.
         flip: Average with the mirrored picture.
         min_confidence: Pixels to whose label the network gives less (before any CRF) become 255.
-        data_format: Format of --data when looking is not enough.
-        tags_from: `masks` reads the tags from the masks; never done unless asked.
         device: auto, cpu, cuda or mps.
+        reading: How a data set is read.
         json: Print one JSON object on stdout and nothing else.
     """
     from tag2mask.config import RetrainConfig
@@ -248,15 +243,14 @@ def pseudo_label_command(
             scales=scales,
             flip=flip,
             min_confidence=min_confidence,
-            data_format=data_format,
-            tags_from=tags_from,
             device=device,
             progress=bar.update,
+            data_options=reading,
         )
     for message in result.errors.values():
         print(f"tag2mask: error: {message}", file=sys.stderr)
     lines = [f"{result.num_images} masks, {result.ignored_share:.1%} of their pixels ignored: {result.out}"]
-    used = {"data": data, "data_format": data_format, "train_split": split}
+    used = {"data": data, **reading.asked(), "train_split": split}
     same = result.backbone == RetrainConfig.preset("small").backbone
     start = run if same and Path(run).exists() else None  # a model of the hub is no file to start from
     lines.append(next_command("retrain", "small", **used, masks=result.out, weights=start))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tag2mask.data.class_folders import list_class_folders
 from tag2mask.data.coco import list_coco
@@ -27,12 +28,13 @@ from tag2mask.data.pictures import PictureError, PictureTooLarge, open_picture, 
 from tag2mask.data.voc import VOC_CLASSES, open_voc
 from tag2mask.data.webdataset import list_webdataset
 from tag2mask.data.yolo import list_yolo
-from tag2mask.formats import DataFormat
+from tag2mask.formats import DataFormat, DataOptions
 
 __all__ = [
     "VOC_CLASSES",
     "DataError",
     "DataFormat",
+    "DataOptions",
     "MissingDataError",
     "Picture",
     "PictureError",
@@ -48,7 +50,7 @@ __all__ = [
     "voc_palette",
 ]
 
-_LISTINGS: dict[str, Callable[[Path], Listing]] = {
+_LISTINGS: dict[str, Callable[[Path, DataOptions], Listing]] = {
     "imagefolder": list_class_folders,
     "hf-imagefolder": list_metadata,
     "coco": list_coco,
@@ -64,10 +66,9 @@ def open_data(
     path: str | Path,
     *,
     split: str | Path | None = None,
-    data_format: str = "auto",
-    tags_from: str = "tags",
-    others: str = "ignore",
     need_tags: bool = True,
+    options: DataOptions | None = None,
+    **fields: Any,
 ) -> PictureSet:
     """One split of the data set at `path`, with every check that needs no decoding of pictures done.
 
@@ -75,19 +76,19 @@ def open_data(
         path: Its folder, in one of the formats of docs/data.md; tar files also by name or pattern.
         split: Name of a split, or a file with one picture per line. None is the split to train on: `train`, in a VOC
             tree `train_aug` if that is there.
-        data_format: Name of the format (`tag2mask.formats.DataFormat`), or "auto" to look.
-        tags_from: "tags"; "masks" reads them from the masks instead.
-        others: Mask ids outside the class list become 255 ("ignore") or 0 ("background").
         need_tags: False where only pictures and masks matter; tags are then read if they are there.
+        options: How the data set is read where looking is not enough.
+        fields: The same field by field, as in `open_data("photos", data_format="coco")`.
+
+    Returns:
+        The pictures; its `findings` say what was left out.
 
     Raises:
         DataError: (a ValueError) the data set cannot be used; the message names file, line and cure.
         MissingDataError: (also a FileNotFoundError) a file is not there.
         SplitError: the split does not exist or is empty.
     """
-    pictures = read_split(
-        path, split=split, data_format=data_format, tags_from=tags_from, others=others, need_tags=need_tags
-    )
+    pictures = read_split(path, split=split, need_tags=need_tags, options=options, **fields)
     if need_tags and not any(picture.tags for picture in pictures.pictures):
         raise DataError(
             f"No usable picture: none of the {len(pictures.pictures)} pictures of split {pictures.split!r} in "
@@ -100,37 +101,34 @@ def read_split(
     path: str | Path,
     *,
     split: str | Path | None = None,
-    data_format: str = "auto",
-    tags_from: str = "tags",
-    others: str = "ignore",
     need_tags: bool = True,
+    options: DataOptions | None = None,
+    **fields: Any,
 ) -> PictureSet:
     """As `open_data`, but a split of negatives only is taken."""
-    if tags_from not in ("tags", "masks"):
-        raise ValueError(f"tags_from must be tags or masks, got {tags_from!r}")
-    if others not in ("ignore", "background"):
-        raise ValueError(f"others must be ignore or background, got {others!r}")
+    options = DataOptions.merged(options, fields)
     root = Path(path).expanduser()
-    found = detect_format(root, data_format)
+    found = detect_format(root, options.data_format)
     name = None if split is None else str(split)
     if found in _LISTINGS:
-        listing = _LISTINGS[found](root)
+        listing = _LISTINGS[found](root, options)
         folder = root if root.is_dir() else listing.source.parent  # shards may be named by a pattern
-        return picture_set(listing, folder, split=name, tags_from=tags_from, others=others)
+        return picture_set(listing, folder, split=name, options=options)
     read = open_voc if found == "voc" else open_folder
-    return read(root, split=name, tags_from=tags_from, others=others, need_tags=need_tags)
+    return read(root, split=name, options=options, need_tags=need_tags)
 
 
-def list_splits(path: str | Path, *, data_format: str = "auto") -> tuple[str, ...]:
+def list_splits(path: str | Path, *, options: DataOptions | None = None, **fields: Any) -> tuple[str, ...]:
     """Names of the splits that the data set itself has, for `open_data`; empty where `train` and `val` are by hash.
 
     Raises:
         DataError: as `open_data`.
     """
+    options = DataOptions.merged(options, fields)
     root = Path(path).expanduser()
-    found = detect_format(root, data_format)
+    found = detect_format(root, options.data_format)
     if found == "voc":
         return tuple(file.stem for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")))
     if found == "folder" or (root.is_dir() and split_files(root)):
         return tuple(split_files(root))
-    return tuple(name for name in _LISTINGS[found](root).splits if name != NO_SPLIT)
+    return tuple(name for name in _LISTINGS[found](root, options).splits if name != NO_SPLIT)

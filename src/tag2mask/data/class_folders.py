@@ -8,10 +8,11 @@ from tag2mask.data.dataset import MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, pictures_below
 from tag2mask.data.naming import NO_SPLIT, known_split
-from tag2mask.data.pictures import PICTURE_SUFFIXES
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
+from tag2mask.formats import DataOptions
 
 
-def list_class_folders(root: Path) -> Listing:
+def list_class_folders(root: Path, options: DataOptions) -> Listing:
     """CLASS/**/picture, or SPLIT/CLASS/**/picture where every folder is called train, val or test.
 
     Pictures that lie in no class folder are left out. Classes are sorted by name, as torchvision does.

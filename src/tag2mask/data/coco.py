@@ -11,6 +11,7 @@ from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.naming import NO_SPLIT, file_splits, known_split
 from tag2mask.data.tables import read_json
+from tag2mask.formats import DataOptions
 
 _KEYS = ("images", "annotations", "categories")
 _HEAD = re.compile(r'\s*\{\s*"(info|licenses|type|images|annotations|categories)"\s*:')
@@ -19,7 +20,7 @@ _SMALL = 1 << 22
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_", "stuff_")
 
 
-def list_coco(root: Path) -> Listing:
+def list_coco(root: Path, options: DataOptions) -> Listing:
     """Tags from COCO JSON files in the data folder, its annotations/, or the folders of its splits.
 
     Each category that one of a picture's annotations has is a tag, crowds (`iscrowd`) as well; boxes and polygons are

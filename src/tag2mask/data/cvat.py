@@ -9,11 +9,12 @@ from tag2mask.data.coco import head_of
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing, choices_or_shapes
 from tag2mask.data.naming import NO_SPLIT, known_split
+from tag2mask.formats import DataOptions
 
 _SHAPES = ("box", "polygon", "mask", "polyline", "points", "ellipse", "cuboid", "skeleton")
 
 
-def list_cvat(root: Path) -> Listing:
+def list_cvat(root: Path, options: DataOptions) -> Listing:
     """Tags from a CVAT export: the `<tag>` elements of each `<image>`.
 
     Where the file has none at all, the labels of its shapes are taken, and a log line says so. An image without is a

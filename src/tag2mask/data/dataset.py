@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.data.findings import Finding
 
 
 class DataError(ValueError):
@@ -50,6 +51,8 @@ class PictureSet:
     split: str
     data_format: str
     """As in `tag2mask.formats.DataFormat`."""
+    findings: tuple[Finding, ...] = ()
+    """What is left out of the data set, or may not be what it is taken for; counted and named."""
 
     @property
     def num_classes(self) -> int:

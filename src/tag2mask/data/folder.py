@@ -10,7 +10,8 @@ import numpy as np
 
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError, label_codes
 from tag2mask.data.links import refuse_links_out
-from tag2mask.data.pictures import PICTURE_SUFFIXES, read_mask
+from tag2mask.data.pictures import read_mask
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.tables import (
     TagTable,
     checked_classes,
@@ -20,29 +21,30 @@ from tag2mask.data.tables import (
     read_tag_table,
     safe_name,
 )
+from tag2mask.formats import DataOptions
 
 HELD_OUT = 10
 """One picture in ten is held out where there is no splits folder."""
 
 
-def open_folder(root: Path, *, split: str | None, tags_from: str, others: str, need_tags: bool) -> PictureSet:
+def open_folder(root: Path, *, split: str | None, options: DataOptions, need_tags: bool) -> PictureSet:
     """One split of a plain folder, checked; rules in docs/data.md.
 
     Raises:
         DataError: with file, line and cure.
     """
     split = split or "train"
-    table = _table(root, needed=need_tags and tags_from == "tags")
+    table = _table(root, needed=need_tags and options.tags_from == "tags")
     classes = _classes(root, table)
     names = _all_names(root, table)
     refuse_links_out(root, ("images", "masks"))
     chosen = split_names(root, split, names)
-    codes = label_codes(len(classes), others=others)
+    codes = label_codes(len(classes), others=options.others)
     pictures = []
     tags_of = _tags(table, classes, root)
     for name in chosen:
         mask = mask_path(root / "masks", name)
-        tags = mask_tags(mask, codes, name) if tags_from == "masks" else tags_of.get(name, ())
+        tags = mask_tags(mask, codes, name) if options.tags_from == "masks" else tags_of.get(name, ())
         pictures.append(Picture(root / "images" / name, name, tags, mask))
     return PictureSet(classes, tuple(pictures), codes, root, split, "folder")
 

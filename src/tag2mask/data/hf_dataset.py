@@ -12,12 +12,13 @@ from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.metadata import as_tags
 from tag2mask.data.naming import NO_SPLIT, known_split
 from tag2mask.data.tables import read_json, safe_name
+from tag2mask.formats import DataOptions
 
 _TAG_COLUMNS = ("tags", "labels", "label")
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 
 
-def list_hf_dataset(root: Path) -> Listing:
+def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
     """Tags from a data set or a dictionary of them (its keys are the splits), as `datasets` saved it.
 
     Pictures are the column `image`, or the first of type Image; they stay where they are and are read when they are

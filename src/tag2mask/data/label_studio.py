@@ -16,8 +16,9 @@ from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing, choices_or_shapes
 from tag2mask.data.locating import address_path
 from tag2mask.data.naming import file_splits
-from tag2mask.data.pictures import PICTURE_SUFFIXES
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.tables import read_json, read_text, shown, split_tags
+from tag2mask.formats import DataOptions
 
 _PICTURE_KEYS = ("image", "img", "picture", "photo", "url")
 _CHOICE_KEYS = frozenset(("choice", "choices", "tag", "tags", "label", "labels", "class", "classes"))
@@ -44,7 +45,7 @@ class _Row(NamedTuple):
     where: str
 
 
-def list_label_studio(root: Path) -> Listing:
+def list_label_studio(root: Path, options: DataOptions) -> Listing:
     """Tags from the choices of a Label Studio export in the data folder.
 
     All choices of all annotators of a picture are its tags. Where the file has none at all, the labels of its regions

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError, label_codes
+from tag2mask.data.findings import Finding
 from tag2mask.data.folder import mask_path, mask_tags, split_files, split_names
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate
 from tag2mask.data.naming import NO_SPLIT
 from tag2mask.data.tables import checked_classes, class_indices, read_classes
+from tag2mask.formats import DataOptions
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class Listing:
     """Whether tags come from a fixed list, so that classes.txt may choose from it; else a tag outside is a mistake."""
     files: PictureFiles | None = None
     """The picture files of the data folder, where the reader has looked for them."""
+    findings: tuple[Finding, ...] = ()
+    """As in `PictureSet`."""
 
 
 class _Placed(NamedTuple):
@@ -56,7 +60,7 @@ class _Placed(NamedTuple):
     entry: Entry
 
 
-def picture_set(listing: Listing, root: Path, *, split: str | None, tags_from: str, others: str) -> PictureSet:
+def picture_set(listing: Listing, root: Path, *, split: str | None, options: DataOptions) -> PictureSet:
     """One split of a listing, with classes.txt, masks/ and splits/ of the data folder as in a plain folder.
 
     Pictures of other splits need not be there.
@@ -78,16 +82,16 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, tags_from: s
         names = split_names(root, split, placed) if placed else []
     if not names:
         raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.")
-    codes = label_codes(len(classes), others=others)
+    codes = label_codes(len(classes), others=options.others)
     masks = root / "masks" if (root / "masks").is_dir() else None
     cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
     pictures = []
     for name in names:
         path, entry = placed[name]
         mask = entry.stored_mask if masks is None else mask_path(masks, name)
-        tags = mask_tags(mask, codes, name) if tags_from == "masks" else _tags(entry, listing, classes, cure)
+        tags = mask_tags(mask, codes, name) if options.tags_from == "masks" else _tags(entry, listing, classes, cure)
         pictures.append(Picture(path, name, tags, mask))
-    return PictureSet(classes, tuple(pictures), codes, root, split, listing.data_format)
+    return PictureSet(classes, tuple(pictures), codes, root, split, listing.data_format, listing.findings)
 
 
 def class_list(listing: Listing, root: Path) -> tuple[str, ...]:

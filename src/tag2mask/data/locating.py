@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.links import leaves, walk
-from tag2mask.data.pictures import PICTURE_SUFFIXES
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.tables import is_path, safe_name, shown
 
 _ADDRESS = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/data/(?:upload|local-files)/)", re.IGNORECASE)

@@ -10,11 +10,12 @@ from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.naming import by_folder
 from tag2mask.data.tables import TagRow, TagTable, numbered_lines, read_tag_table, safe_name, shown, split_tags
+from tag2mask.formats import DataOptions
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 
 
-def list_metadata(root: Path) -> Listing:
+def list_metadata(root: Path, options: DataOptions) -> Listing:
     """metadata.csv or metadata.jsonl in the data folder, or one in each folder (of a split, as a rule).
 
     `file_name` is relative to the folder of the table. `tags` is a list, or text with `;` between tags; a csv may have

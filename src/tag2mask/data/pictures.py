@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import stat
@@ -16,16 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from tag2mask.config import MAX_PIXELS
-from tag2mask.data.shards import PICTURE_SUFFIXES, is_in_shard, shard_bytes
+from tag2mask.data.shards import is_in_shard, shard_bytes
+from tag2mask.data.suffixes import FORMATS
 
 _ORIENTATION = 0x0112
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What is decoded, whatever a file's suffix says; Pillow's other readers are not for strangers' files (EPS runs a
-program). Phones' MPO counts as JPEG."""
-
 __all__ = [
-    "FORMATS", "PICTURE_SUFFIXES", "PictureError", "PictureTooLarge",
+    "PictureError", "PictureTooLarge",
     "check_pixels", "is_stored", "open_picture", "opened", "read_mask", "read_picture", "to_rgb", "upright",
 ]  # fmt: skip
 
@@ -51,6 +49,8 @@ def opened(file: BinaryIO | Path, max_pixels: int | None = MAX_PIXELS) -> Iterat
     Raises:
         PictureTooLarge: more than `max_pixels`; None is no limit.
     """
+    if "HEIF" in FORMATS:
+        _register_heif()
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -60,6 +60,13 @@ def opened(file: BinaryIO | Path, max_pixels: int | None = MAX_PIXELS) -> Iterat
     with image:
         check_pixels(image, max_pixels)
         yield image
+
+
+@functools.cache
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 def check_pixels(image: Image.Image, max_pixels: int | None) -> None:

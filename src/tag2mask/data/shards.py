@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tag2mask.data.dataset import DataError, MissingDataError
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.tables import safe_name
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -100,8 +101,6 @@ def shard_bytes(path: Path) -> bytes:
     return read_bytes(shard, offset, size)
 
 
-PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-"""Suffixes, in lower case, of files that count as pictures when a folder or shard is searched."""
 MASK_SUFFIX = "mask.png"
 """A member KEY.mask.png is the mask of the picture KEY."""
 

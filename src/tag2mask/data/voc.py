@@ -24,6 +24,7 @@ from tag2mask.data.dataset import (
 from tag2mask.data.folder import mask_path, mask_tags
 from tag2mask.data.links import refuse_links_out
 from tag2mask.data.tables import class_indices, numbered_lines, read_classes, read_tag_table, safe_name
+from tag2mask.formats import DataOptions
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -34,7 +35,7 @@ _SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
-def open_voc(root: Path, *, split: str | None, tags_from: str, others: str, need_tags: bool) -> PictureSet:
+def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: bool) -> PictureSet:
     """One split of a VOC tree, checked; rules in docs/data.md.
 
     Raises:
@@ -42,13 +43,13 @@ def open_voc(root: Path, *, split: str | None, tags_from: str, others: str, need
     """
     classes_file = root / "classes.txt"
     classes = read_classes(classes_file) if classes_file.is_file() else VOC_CLASSES
-    codes = voc_codes(classes, others=others)
+    codes = voc_codes(classes, others=options.others)
     list_file = split_file(root, split)
     lines = listed_ids(list_file)
     paths = {name: _picture_path(root, name, f"{list_file} line {line}") for name, line in lines.items()}
     masks = {name: _mask(root, name) for name in lines}
     refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
-    if tags_from == "masks":
+    if options.tags_from == "masks":
         tags = {name: mask_tags(mask, codes, name) for name, mask in masks.items()}
     else:
         tags = _tags(root, lines, list_file, classes, need_tags=need_tags)

@@ -13,9 +13,10 @@ from tag2mask.data.dataset import DataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.metadata import as_tags
 from tag2mask.data.naming import NO_SPLIT, known_split
-from tag2mask.data.pictures import PICTURE_SUFFIXES
 from tag2mask.data.shards import MASK_SUFFIX, Member, find_shards, member_path, members, read_bytes
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.tables import read_classes, split_tags
+from tag2mask.formats import DataOptions
 
 _TAG_SUFFIXES = ("json", "txt", "cls")
 _MAX_TAG_BYTES = 1 << 20
@@ -37,7 +38,7 @@ class ShardSample(NamedTuple):
     """Its member KEY.mask.png, as `picture`; for evaluation only."""
 
 
-def list_webdataset(root: Path) -> Listing:
+def list_webdataset(root: Path, options: DataOptions) -> Listing:
     """Pictures and tags of shards; the pictures stay in the tar files.
 
     A sample is what shares a name up to the first dot: a picture; tags as KEY.json (`tags`, a list or text with `;`),

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_mask, read_split
+from tag2mask.data.findings import Finding
 from tag2mask.data.pictures import is_stored
 from tag2mask.files import make_folder_atomically, write_text
+from tag2mask.formats import DataOptions
 from tag2mask.render import save_mask
 
 _log = logging.getLogger(__name__)
@@ -32,13 +34,15 @@ class ConvertedData:
     num_negatives: int
     splits: dict[str, int]
     """Pictures per split; empty where the data set has none (`train` and `val` are then by hash)."""
+    findings: tuple[Finding, ...] = ()
+    """What was left out, or may not be what it was taken for."""
 
 
 def write_plain_folder(
     source: Path,
     out: Path,
     *,
-    data_format: str = "auto",
+    options: DataOptions | None = None,
     splits: Sequence[str] = (),
     link: bool = False,
     progress: Callable[[int, int], object] | None = None,
@@ -52,7 +56,7 @@ def write_plain_folder(
     Args:
         source: Folder of the data set.
         out: New folder.
-        data_format: Format of `source` when looking is not enough.
+        options: How `source` is read where looking is not enough.
         splits: Only these; default all.
         link: Hard links to the pictures instead of copies, where the file system can do it.
         progress: Called with (done, all) pictures.
@@ -63,8 +67,8 @@ def write_plain_folder(
     """
     if out.exists():
         raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
-    own = tuple(splits) or list_splits(source, data_format=data_format)
-    sets = _open(source, own, data_format)
+    own = tuple(splits) or list_splits(source, options=options)
+    sets = _open(source, own, options)
     first = next(iter(sets.values()))
     pictures = {picture.name: picture for each in sets.values() for picture in each.pictures}
     lists = {name: [picture.name for picture in sets[name].pictures] for name in own}
@@ -86,16 +90,17 @@ def write_plain_folder(
         num_masks=sum(picture.mask is not None for picture in pictures.values()),
         num_negatives=sum(not picture.tags for picture in pictures.values()),
         splits={name: len(members) for name, members in lists.items()},
+        findings=tuple(dict.fromkeys(each for part in sets.values() for each in part.findings)),
     )
 
 
-def _open(source: Path, own: Sequence[str], data_format: str) -> dict[str, PictureSet]:
+def _open(source: Path, own: Sequence[str], options: DataOptions | None) -> dict[str, PictureSet]:
     """The splits of a data set, or its two halves by hash."""
     if own:
-        return {name: read_split(source, split=name, data_format=data_format) for name in own}
-    sets = {"train": read_split(source, split="train", data_format=data_format)}
+        return {name: read_split(source, split=name, options=options) for name in own}
+    sets = {"train": read_split(source, split="train", options=options)}
     try:
-        sets["val"] = read_split(source, split="val", data_format=data_format)
+        sets["val"] = read_split(source, split="val", options=options)
     except SplitError as error:  # a single picture
         _log.info("%s", error)
     return sets

@@ -12,9 +12,10 @@ from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate, pictures_below
 from tag2mask.data.naming import NO_SPLIT, by_folder
 from tag2mask.data.tables import is_path, numbered_lines, read_classes, read_text, shown
+from tag2mask.formats import DataOptions
 
 
-def list_yolo(root: Path) -> Listing:
+def list_yolo(root: Path, options: DataOptions) -> Listing:
     """Tags from YOLO label files (boxes, polygons or poses: only the class at the start of each line is read).
 
     Classes are the `names` of data.yaml (or of the only *.yaml with names); without one, classes.txt gives them. Its

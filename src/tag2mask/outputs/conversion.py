@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tag2mask.config import IGNORE
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.pictures import PICTURE_SUFFIXES, PictureError, opened, read_mask
+from tag2mask.data.pictures import PictureError, opened, read_mask
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.tables import read_classes
 from tag2mask.data.voc import VOC_CLASSES, voc_codes
 from tag2mask.files import make_folder_atomically

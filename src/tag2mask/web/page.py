@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from tag2mask.data.pictures import PICTURE_SUFFIXES
+from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.prediction import Segmenter
 from tag2mask.web.actions import RankedPicture, look, save
 

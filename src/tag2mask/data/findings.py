@@ -1,0 +1,86 @@
+"""What there is to know about a data set: what is left out of it or may be mistaken, counted and named.
+
+Readers put findings into `PictureSet.findings`; `tag2mask check` adds those that need a look at every picture.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+MOST_NAMES = 20
+"""So many names are kept per finding; `count` says how many there are."""
+MOST_FILES = 8
+"""So many names of a finding are shown as pictures on the page."""
+_LOGGED_NAMES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing to know about a data set."""
+
+    severity: Severity
+    """error: training would be pointless. warning: the result will suffer. note: good to know."""
+    code: str
+    """A word for programs, such as `near_duplicates`; docs/check.md lists them."""
+    message: str
+    cure: str
+    names: tuple[str, ...] = ()
+    """Pictures, classes or groups of them: the first `MOST_NAMES`."""
+    count: int = 0
+    """How many there are in all."""
+    files: tuple[tuple[Path, ...], ...] = field(default=(), repr=False)
+    """Pictures behind the first names, for the page; not in `as_dict`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values, without `files`."""
+        return {
+            "severity": self.severity,
+            "code": self.code,
+            "message": self.message,
+            "cure": self.cure,
+            "names": list(self.names),
+            "count": self.count,
+        }
+
+
+class Named(TypedDict):
+    """The fields of a `Finding` that name things."""
+
+    names: tuple[str, ...]
+    count: int
+    files: tuple[tuple[Path, ...], ...]
+
+
+def log_findings(findings: Iterable[Finding], log: logging.Logger) -> None:
+    """A line per finding, with the first names and the cure; notes as information, the others as warnings."""
+    for each in findings:
+        names = ", ".join(each.names[:_LOGGED_NAMES]) + (" ..." if each.count > _LOGGED_NAMES else "")
+        level = logging.INFO if each.severity == "note" else logging.WARNING
+        log.log(level, "%s%s %s", each.message, f" ({names})" if names else "", each.cure)
+
+
+def named(names: Sequence[str], files: Sequence[tuple[Path, ...]] = ()) -> Named:
+    """The first names, how many there are, and the first files."""
+    return {"names": tuple(names[:MOST_NAMES]), "count": len(names), "files": tuple(files[:MOST_FILES])}
+
+
+def some(count: int, word: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{count} {word}{'' if count == 1 else 's' if not word.endswith('s') else 'es'}"
+
+
+def are(count: int, what: str) -> str:
+    """`1 class is`, `2 classes are`."""
+    return f"{some(count, what)} {'is' if count == 1 else 'are'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
