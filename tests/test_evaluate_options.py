@@ -26,6 +26,7 @@ from tag2mask.label_quality import (
     score_reliable_labels,
     tag_vector,
 )
+from tag2mask.method import teacher_rule
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs import save_model
@@ -222,7 +223,7 @@ def test_label_quality_per_label_by_hand():
 
 def test_reliable_labels_bring_their_protocol(segmenter, data):
     quality = score_reliable_labels(segmenter, open_data(data, split="val"))
-    assert quality.protocol["rules"] == dataclasses.asdict(segmenter.config.method.reliable)
+    assert quality.protocol["rules"] == dataclasses.asdict(teacher_rule(segmenter.config.method, 1.0))
     assert quality.protocol["scales"] == list(segmenter.config.method.cam_scales)
     assert quality.protocol["num_images"] == quality.num_images == 4
     line = protocol_line(quality.protocol)

@@ -17,11 +17,11 @@ from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
 from tag2mask.method import (
     class_activation_maps,
-    maps_of_the_average,
+    taught,
+    teacher_maps,
     teacher_ramp,
     teacher_rule,
     training_losses,
-    with_teacher,
 )
 from tag2mask.models import build_network
 from tag2mask.reliable import reliable_labels
@@ -385,8 +385,7 @@ def test_the_teacher_knows_tags_and_padding(tiny_config):
     images = network.normalize(batch.rgb, batch.valid)
     cams = torch.rand(2, 2, *batch.rgb.shape[-2:]) * tags[:, :, None, None] * batch.valid[:, None]
     scores = network(images).seg_logits
-    assert torch.equal(with_teacher(cams, scores, batch, 0.0), cams)
-    mixed = with_teacher(cams, scores, batch, 0.25)
+    mixed = 0.75 * cams + 0.25 * teacher_maps(scores, batch)
     logits = torch.nn.functional.interpolate(scores, cams.shape[-2:], mode="bilinear")
     object_share = 1 - logits[0].softmax(0)[0]  # all of it is "a", as "b" is not there
     expected = 0.75 * cams[0, 0] + 0.25 * object_share * batch.valid[0]
@@ -405,13 +404,16 @@ def test_the_teachers_pass_serves_the_cams_too(tiny_config, monkeypatch):
     cams, scores = class_activation_maps(network, images, batch, method), network(images).seg_logits
     passes = []
     network.register_forward_hook(lambda *args: passes.append(args))
-    alone, rule = maps_of_the_average(network, images, batch, method, 0.0)
-    assert torch.equal(alone, cams)
-    assert rule == method.reliable
+    alone = taught(network, images, batch, method, average=network, progress=0.25)
+    assert torch.equal(alone.maps, cams)
+    assert alone.teacher is None
+    assert alone.rule == method.reliable
     assert len(passes) == len(method.cam_scales)
     passes.clear()
-    mixed, _ = maps_of_the_average(network, images, batch, method, 1.0)
-    assert torch.equal(mixed, with_teacher(cams, scores, batch, method.teacher))
+    mixed = taught(network, images, batch, method, average=network, progress=1.0)
+    share = method.teacher
+    assert mixed.teacher_share == share
+    assert torch.equal(mixed.maps, (1 - share) * cams + share * teacher_maps(scores, batch))
     assert len(passes) == len(method.cam_scales), "the teacher's own and those at the other scales"
 
 

@@ -34,7 +34,8 @@ def test_a_look_shows_the_mask_and_the_steps(segmenter, picture):
     seen = look(segmenter, picture, tags=["ball", "leaf"])
     assert set(np.unique(seen.prediction.mask)) <= {0, 1, 4}
     assert [caption for _, caption in seen.steps][:2] == ["CAM: ball", "CAM: leaf"]
-    assert "reliable labels" in seen.steps[2][1]
+    assert [caption for _, caption in seen.steps][2:4] == ["teacher: ball", "teacher: leaf"]
+    assert "reliable labels" in seen.steps[-1][1]
     assert seen.scores.keys() == set(segmenter.classes)
     open_look = look(segmenter, picture, crf=True)
     np.testing.assert_array_equal(open_look.prediction.mask, segmenter.predict(picture, crf=True).mask)

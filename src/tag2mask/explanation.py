@@ -1,4 +1,4 @@
-"""One picture step by step: tag scores, CAMs, the two CRF votes, reliable labels, prediction."""
+"""One picture step by step: tag scores, CAMs, the teacher's maps, CRF votes, reliable labels, prediction."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tag2mask import render
 from tag2mask.config import IGNORE, CRFParams
 from tag2mask.files import write_text
-from tag2mask.label_quality import picture_cams, tag_vector
-from tag2mask.reliable import crf_votes, labels_from_votes
+from tag2mask.label_quality import picture_taught, tag_vector
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 from tag2mask.sources import Source, as_rgb
 
@@ -44,8 +42,9 @@ def explain(
 ) -> Explanation:
     """Show how the method labels one picture, and what the trained network predicts.
 
-    CAMs, votes and reliable labels are computed as in training, on the whole picture at the network's size and
-    without dropout. The classes are `tags`, else those with a tag score above 0.5, else the one with the best score.
+    CAMs, the teacher's maps, votes and reliable labels are those of the end of the training (`picture_taught`), on the
+    whole picture at the network's size and without dropout. The classes are `tags`, else those with a tag score above
+    0.5, else the one with the best score.
 
     Args:
         run: Run folder, .safetensors file or `Segmenter`.
@@ -63,16 +62,17 @@ def explain(
     rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"
     prediction = segmenter.predict(rgb, tags=tags)
     names = _classes(prediction.tag_scores) if tags is None else [n for n in segmenter.classes if n in tags]
-    vector, rule = tag_vector(segmenter, names), segmenter.first_step()[1].reliable
-    cams, small = picture_cams(segmenter, rgb, vector)
-    present = vector[None].to(cams.device)
-    with torch.no_grad():
-        votes = crf_votes(small, cams, present, rule)
-        labels = labels_from_votes(cams, votes, present, rule)[0].cpu().numpy()
-    low, high = (vote[0].argmax(0).cpu().numpy() for vote in (votes.low, votes.high))
-    picture = small[0].permute(1, 2, 0).cpu().numpy()
+    lesson = picture_taught(segmenter, rgb, tag_vector(segmenter, names))
+    rule, labels = lesson.rule, lesson.labels[0].cpu().numpy()
+    votes = lesson.votes_of(0)
+    assert votes is not None
+    low, high = (vote.cpu().numpy() for vote in votes)
+    picture = segmenter.resized(rgb).permute(1, 2, 0).cpu().numpy()
     cells = [("picture", picture)]
-    cells += [(f"CAM of {n}", render.heat_map(picture, _cam(segmenter, cams, n))) for n in names]
+    cells += [(f"CAM of {n}", render.heat_map(picture, _map(segmenter, lesson.cams, n))) for n in names]
+    if lesson.teacher is not None:
+        caption = f"teacher's map of {{}} (share {lesson.teacher_share:g})"
+        cells += [(caption.format(n), render.heat_map(picture, _map(segmenter, lesson.teacher, n))) for n in names]
     cells.append((f"CRF vote for objects (power {rule.foreground_power:g})", render.blend_labels(picture, low)))
     if rule.votes == "two":
         caption = f"CRF vote for background (power {rule.background_power:g})"
@@ -88,7 +88,9 @@ def explain(
         "tag_scores": prediction.tag_scores,
         "classes": names,
         "classes_from": "tag scores" if tags is None else "given tags",
-        "cam": {n: _cam_numbers(_cam(segmenter, cams, n)) for n in names},
+        "cam": {n: _numbers(_map(segmenter, lesson.cams, n)) for n in names},
+        "teacher": None if lesson.teacher is None else {n: _numbers(_map(segmenter, lesson.teacher, n)) for n in names},
+        "teacher_share": lesson.teacher_share,
         "foreground_vote": shares(low, segmenter.classes),
         "background_vote": shares(high, segmenter.classes),
         "reliable_labels": shares(labels, segmenter.classes),
@@ -104,12 +106,12 @@ def _classes(scores: dict[str, float]) -> list[str]:
     return [n for n, score in scores.items() if score > 0.5] or [max(scores, key=lambda n: scores[n])]
 
 
-def _cam(segmenter: Segmenter, cams: Tensor, name: str) -> NDArray[np.float32]:
-    return np.asarray(cams[0, segmenter.classes.index(name)].cpu().numpy(), dtype=np.float32)
+def _map(segmenter: Segmenter, maps: Tensor, name: str) -> NDArray[np.float32]:
+    return np.asarray(maps[0, segmenter.classes.index(name)].cpu().numpy(), dtype=np.float32)
 
 
-def _cam_numbers(cam: NDArray[np.float32]) -> dict[str, float]:
-    return {"mean": float(cam.mean()), "share_above_0.5": float((cam > 0.5).mean())}
+def _numbers(values: NDArray[np.float32]) -> dict[str, float]:
+    return {"mean": float(values.mean()), "share_above_0.5": float((values > 0.5).mean())}
 
 
 def shares(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tag2mask.batch import Batch
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureSet
 from tag2mask.data.pictures import read_mask, read_picture
-from tag2mask.reliable import reliable_labels
+from tag2mask.method import Taught, taught
 from tag2mask.scores import (
     Progress,
     Report,
@@ -194,13 +195,30 @@ def picture_cams(
     return cams, small
 
 
-def picture_labels(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.int64]:
-    """Reliable labels int64 [h, w] of one picture at the network's size, with the named classes as its tags."""
-    tags = tag_vector(segmenter, names)
-    cams, small = picture_cams(segmenter, rgb, tags)
-    rule = segmenter.first_step()[1].reliable
-    labels = reliable_labels(small, cams, tags[None].to(small.device), rule)
-    return np.asarray(labels[0].cpu().numpy(), dtype=np.int64)
+def picture_taught(segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Tensor) -> Taught:
+    """What the end of the training teaches of one picture at the network's size, tags bool [C] given; see `taught`.
+
+    The network that was kept is the running average, where the run has one, so it is the teacher. CAMs are drawn
+    without dropout. A run without joint phase has taught nothing: these are the labels that one would begin with.
+
+    Raises:
+        ValueError: a network of the second step.
+    """
+    network, method = segmenter.first_step()
+    config = segmenter.config
+    small = segmenter.resized(rgb)[None]
+    valid = torch.ones_like(small[:, 0], dtype=torch.bool)
+    mask = torch.full_like(small[:, 0], IGNORE, dtype=torch.int64)
+    batch = Batch(small, valid, tags[None].to(small.device), mask, ("",))
+    with segmenter.inference():
+        return taught(
+            network,
+            network.normalize(small),
+            batch,
+            dataclasses.replace(method, cam_mode="eval"),
+            average=network if config.average_decay > 0 else None,
+            progress=float(config.phases[-1].name == "joint"),
+        )
 
 
 def tag_vector(segmenter: Segmenter, names: Sequence[str]) -> Tensor:
@@ -243,8 +261,9 @@ def cam_curves(
     """
     _, method = segmenter.first_step()
     chosen_scales = [tuple(each) for each in scales or (method.cam_scales,)]
-    if unknown := [source for source in tags if source not in ("true", "predicted")] or not tags:
-        raise ValueError(f"cam tags must be true or predicted, got {unknown if tags else 'none'}")
+    unknown = [source for source in tags if source not in get_args(TagSource)]
+    if unknown or not tags:
+        raise ValueError(f"cam tags must be true or predicted, got {', '.join(map(repr, unknown)) or 'none'}")
     chosen, codes = with_masks(pictures, limit), model_codes(segmenter.classes, pictures)
     labels = len(segmenter.classes) + 1
     sweeps = {(source, each): CamSweep(labels, thresholds) for source in tags for each in chosen_scales}
@@ -296,27 +315,27 @@ def score_reliable_labels(
 ) -> LabelQuality:
     """Coverage, precision and recall of the reliable labels of whole pictures at the network's size.
 
-    The labels are made as in training, by the rules of the run, from CAMs in evaluation mode; the true masks are
-    resized to them (nearest).
+    The labels are those of the end of the training (`picture_taught`); the true masks are resized to them (nearest).
 
     Raises:
         ValueError: a network of the second step, or no mask.
     """
     _, method = segmenter.first_step()
     chosen, codes = with_masks(pictures, limit), model_codes(segmenter.classes, pictures)
-    counter = LabelCounter(len(segmenter.classes) + 1)
+    counter, rule, share = LabelCounter(len(segmenter.classes) + 1), method.reliable, 0.0
     for picture in tracked(chosen, progress):
         tags = tag_vector(segmenter, [pictures.classes[i] for i in picture.tags])
-        cams, small = picture_cams(segmenter, read_picture(picture.path), tags)
-        labels = reliable_labels(small, cams, tags[None].to(cams.device), method.reliable)[0].cpu()
+        lesson = picture_taught(segmenter, read_picture(picture.path), tags)
+        rule, share = lesson.rule, lesson.teacher_share
         truth = torch.from_numpy(read_mask(picture.mask, codes))
-        truth = F.interpolate(truth[None, None].float(), labels.shape, mode="nearest")[0, 0].long()
-        counter.update(labels, truth)
+        truth = F.interpolate(truth[None, None].float(), lesson.labels.shape[1:], mode="nearest")[0, 0].long()
+        counter.update(lesson.labels[0].cpu(), truth)
     protocol = _first_step_protocol(segmenter, pictures, len(chosen), method.cam_scales) | {
         "masks_from": "reliable labels",
         "size": "the network's: true masks are resized to it (nearest)",
         "label_prior": "true tags",
-        "rules": dataclasses.asdict(method.reliable),
+        "rules": dataclasses.asdict(rule),
+        "teacher_share": share,
     }
     return counter.quality(segmenter.classes, protocol)
 

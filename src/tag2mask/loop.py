@@ -213,13 +213,13 @@ def _fit(
     records = Records(config, run, state.step, writes=team.is_main)
     with stop_signal() as stop, Bar("step", state.step, shown=team.is_main) as bar, named_deaths():
         while state.step < config.steps:
-            phase = config.phase_at(state.step)[0].name
-            row, batch = _step(config, accelerator, team, model, optimizer, state, batches, objective)
+            moment = _moment(config, state, model, team)
+            row, batch = _step(config, accelerator, moment, optimizer, state, batches, objective)
             if team.is_main and config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
-                sheet = objective.write_samples(run, state.keeper, batch, state.step, phase)
+                sheet = objective.write_samples(run, moment, batch, state.step)
                 records.write_picture("samples", sheet, state.step)
             if _due(state.step, config.validate_every, config.steps):
-                row |= _validate(config, run, team, state, held_out, phase)
+                row |= _validate(config, run, team, state, held_out, moment.phase)
             if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
                 records.write(row)
             bar.update(state.step, config.steps, describe(row))
@@ -242,27 +242,32 @@ def _save(run: Path, team: Team, state: TrainingState) -> None:
         save_state(run, saved)
 
 
+def _moment(config: RunConfig, state: TrainingState, model: torch.nn.Module, team: Team) -> Moment:
+    """Where the run stands before the next step."""
+    stretch, done = config.phase_at(state.step)
+    average = None if state.average is None else state.keeper
+    progress = done / stretch.steps
+    return Moment(model=model, network=state.model, average=average, phase=stretch.name, progress=progress, team=team)
+
+
 def _step(
     config: RunConfig,
     accelerator: Accelerator,
-    team: Team,
-    model: torch.nn.Module,
+    moment: Moment,
     optimizer: Any,
     state: TrainingState,
     batches: Iterator[Batch],
     objective: Objective,
 ) -> tuple[dict[str, Any], Batch]:
     """One update of the weights; returns its row of metrics and the last batch."""
-    stretch, done = config.phase_at(state.step)
-    phase, progress = stretch.name, done / stretch.steps
+    stretch, _ = config.phase_at(state.step)
+    model = moment.model
     rates = learning_rates(config, state.step)
     set_learning_rates(state.optimizer, rates)
     started, mining, finite = time.perf_counter(), 0.0, True
-    average = None if state.average is None else state.keeper
-    moment = Moment(model=model, network=state.model, average=average, phase=phase, progress=progress, team=team)
     for _ in range(config.optim.accumulate):
         batch = next(batches)
-        _note_broken(state, batch, team)
+        _note_broken(state, batch, moment.team)
         with accelerator.accumulate(model):
             with accelerator.autocast():
                 losses = objective.losses(moment, batch)
@@ -286,7 +291,7 @@ def _step(
     state.seconds += seconds
     row = {
         "step": state.step,
-        "phase": phase,
+        "phase": stretch.name,
         "lr": rates["old_weights"],
         "total_loss": losses.total.item(),
         "images_per_second": _number(stretch.batch_size) * config.optim.accumulate / seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from tag2mask.config import MethodConfig, ReliableConfig
 from tag2mask.distributed import ALONE, Team
 from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
 from tag2mask.models.network import Network
-from tag2mask.reliable import reliable_labels
+from tag2mask.reliable import Votes, crf_votes, labels_from_votes
 from tag2mask.score_maps import label_probs
 
 _LITTLE = 1e-6
@@ -59,14 +59,10 @@ def training_losses(
         return Losses(parts)
     if not bool(torch.isfinite(parts["tag"])):
         return Losses(parts)  # such maps give no labels; the loop skips the step, in every process alike
-    rule = method.reliable
-    if average is None:
-        cams = class_activation_maps(network, images, batch, method, outputs.features.detach())
-    else:
-        cams, rule = maps_of_the_average(average, images, batch, method, teacher_ramp(method, progress))
-    started = time.perf_counter()
-    labels = training_labels(cams, batch, rule, with_masks=with_masks)
-    mined = time.perf_counter() - started
+    features = outputs.features.detach() if average is None else None
+    labels, mined = taught(
+        network, images, batch, method, average=average, progress=progress, with_masks=with_masks, features=features
+    ).lesson
 
     seg_logits = F.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
     parts["segmentation"] = balanced_cross_entropy(seg_logits, labels, team=team)
@@ -84,18 +80,83 @@ def training_losses(
     return Losses(parts, share.item(), mined)
 
 
+class Taught(NamedTuple):
+    """What the segmentation of a batch is taught, and the steps to it."""
+
+    cams: Tensor
+    """float [B, C, H, W] in [0, 1]: the class activation maps."""
+    teacher: Tensor | None
+    """As `cams`: what the running average's segmentation gives to the tagged classes; None before it comes in."""
+    teacher_share: float
+    """Its share of `maps`."""
+    maps: Tensor
+    """As `cams`: both mixed; these become labels."""
+    rule: ReliableConfig
+    """How they become labels."""
+    by_mask: Tensor
+    """bool [B]: pictures whose true mask is their lesson; their maps play no part."""
+    votes: Votes | None
+    """Of the other pictures, in their order; None where there are none."""
+    labels: Tensor
+    """int64 [B, H, W] in {0..C, 255}: the lesson."""
+    seconds: float
+    """Wall time from the maps to the labels."""
+
+    @property
+    def lesson(self) -> tuple[Tensor, float]:
+        """Labels and seconds alone, so that a step need not keep the rest in memory."""
+        return self.labels, self.seconds
+
+    def votes_of(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Labels int64 [H, W] of picture `index` by the vote for objects and by that for background."""
+        if self.votes is None or bool(self.by_mask[index]):
+            return None
+        row = int((~self.by_mask[:index]).sum())
+        return self.votes.low[row].argmax(0), self.votes.high[row].argmax(0)
+
+
 @torch.no_grad()
-def maps_of_the_average(
-    average: Network, images: Tensor, batch: Batch, method: MethodConfig, ramp: float
-) -> tuple[Tensor, ReliableConfig]:
-    """The maps that become labels, [B, C, H, W] in [0, 1], and the rule for them, with the teacher in to `ramp`."""
+def taught(
+    network: Network,
+    images: Tensor,
+    batch: Batch,
+    method: MethodConfig,
+    *,
+    average: Network | None,
+    progress: float,
+    with_masks: bool = False,
+    features: Tensor | None = None,
+) -> Taught:
+    """What the segmentation is taught at a moment of the joint phase: the one place that decides it.
+
+    Training calls it, and so does whatever shows or scores the labels of training.
+
+    Args:
+        network: The network that trains, in evaluation mode or not.
+        images: float [B, 3, H, W], normalized.
+        batch: Pictures, tags, valid area, masks.
+        method: Rules of the step.
+        average: Running average of the network, which then draws the CAMs and is the teacher.
+        progress: Share of the joint phase that lies behind, in 0..1.
+        with_masks: Whether `batch.mask` teaches, see `training_losses`.
+        features: float [B, D, h, w] of the network's own pass, where it draws the CAMs.
+    """
+    ramp = 0.0 if average is None else teacher_ramp(method, progress)
+    teacher, share = None, method.teacher * ramp
     if ramp == 0:
-        return class_activation_maps(average, images, batch, method), method.reliable
-    teacher: Outputs = average(images)
-    features = teacher.features if method.cam_mode == "eval" else None  # the CAM's pass at scale 1 is the same
-    cams = class_activation_maps(average, images, batch, method, features)
-    assert teacher.seg_logits is not None
-    return with_teacher(cams, teacher.seg_logits, batch, method.teacher * ramp), teacher_rule(method, ramp)
+        cams = maps = class_activation_maps(network if average is None else average, images, batch, method, features)
+    else:
+        assert average is not None
+        outputs: Outputs = average(images)
+        shared = outputs.features if method.cam_mode == "eval" else None  # the CAM's pass at scale 1 is the same
+        cams = class_activation_maps(average, images, batch, method, shared)
+        assert outputs.seg_logits is not None
+        teacher = teacher_maps(outputs.seg_logits, batch)
+        maps = (1 - share) * cams + share * teacher
+    rule = teacher_rule(method, ramp)
+    started = time.perf_counter()
+    labels, votes, by_mask = training_labels(maps, batch, rule, with_masks=with_masks)
+    return Taught(cams, teacher, share, maps, rule, by_mask, votes, labels, time.perf_counter() - started)
 
 
 @torch.no_grad()
@@ -125,26 +186,35 @@ def class_activation_maps(
         network.train(was_training)
 
 
-def training_labels(cams: Tensor, batch: Batch, rule: ReliableConfig, *, with_masks: bool) -> Tensor:
+def training_labels(
+    maps: Tensor, batch: Batch, rule: ReliableConfig, *, with_masks: bool
+) -> tuple[Tensor, Votes | None, Tensor]:
     """What a batch's segmentation learns: the true labels of the pictures that have some, else reliable labels.
 
     Args:
-        cams: float [B, C, H, W] in [0, 1].
+        maps: float [B, C, H, W] in [0, 1].
         batch: Pictures, tags, valid area, masks.
         rule: Of the reliable labels.
         with_masks: Whether `batch.mask` teaches.
 
     Returns:
-        int64 [B, H, W] in {0..C, 255}.
+        labels int64 [B, H, W] in {0..C, 255}; the votes of the pictures without true labels, or None; bool [B] of the
+        pictures that have some.
     """
-    taught = (batch.mask != IGNORE).flatten(1).any(dim=1)
-    if not with_masks or not bool(taught.any()):
-        return reliable_labels(batch.rgb, cams, batch.tags, rule, batch.valid)
-    labels = batch.mask.clone()
-    rest = ~taught
-    if bool(rest.any()):
-        labels[rest] = reliable_labels(batch.rgb[rest], cams[rest], batch.tags[rest], rule, batch.valid[rest])
-    return labels
+    if not with_masks:
+        return (*_mined(batch.rgb, maps, batch.tags, rule, batch.valid), batch.tags.new_zeros(len(batch.tags)))
+    by_mask = (batch.mask != IGNORE).flatten(1).any(dim=1)
+    labels, rest = batch.mask.clone(), ~by_mask
+    if not bool(rest.any()):
+        return labels, None, by_mask
+    labels[rest], votes = _mined(batch.rgb[rest], maps[rest], batch.tags[rest], rule, batch.valid[rest])
+    return labels, votes, by_mask
+
+
+def _mined(rgb: Tensor, maps: Tensor, tags: Tensor, rule: ReliableConfig, valid: Tensor) -> tuple[Tensor, Votes]:
+    """Reliable labels int64 [B, H, W] and their votes."""
+    votes = crf_votes(rgb, maps, tags, rule, valid)
+    return labels_from_votes(maps, votes, tags, rule, valid), votes
 
 
 def teacher_ramp(method: MethodConfig, progress: float) -> float:
@@ -176,25 +246,22 @@ def teacher_rule(method: MethodConfig, ramp: float) -> ReliableConfig:
 
 
 @torch.no_grad()
-def with_teacher(cams: Tensor, logits: Tensor, batch: Batch, share: float) -> Tensor:
-    """CAMs mixed with the object probabilities of the running average: (1 - share) cam + share p.
+def teacher_maps(logits: Tensor, batch: Batch) -> Tensor:
+    """Object probabilities of the running average, which are mixed into the CAMs.
 
     Not in the paper. The average's segmentation is a finer map than the CAM, and it knows the tags: what it takes for
     an object is one of those that are there (`label_probs`).
 
     Args:
-        cams: float [B, C, H, W] in [0, 1].
         logits: float [B, C + 1, h, w], the running average's segmentation.
         batch: Tags and valid area.
-        share: In [0, 1].
 
     Returns:
         float [B, C, H, W] in [0, 1]: 0 for absent tags and where not valid.
     """
-    logits = F.interpolate(logits.float(), cams.shape[-2:], mode="bilinear", align_corners=False)
+    logits = F.interpolate(logits.float(), batch.rgb.shape[-2:], mode="bilinear", align_corners=False)
     allowed = torch.cat([batch.tags.new_ones(len(batch.tags), 1), batch.tags], dim=1)
-    probs = label_probs(logits, allowed)[:, 1:] * batch.valid[:, None]
-    return (1 - share) * cams + share * probs
+    return label_probs(logits, allowed)[:, 1:] * batch.valid[:, None]
 
 
 def _cam_precision(method: MethodConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -30,6 +30,11 @@ class Moment:
     team: Team
     """Processes that share the batch."""
 
+    @property
+    def keeper(self) -> SegmentationNetwork:
+        """The network that is shown and saved: the running average where there is one."""
+        return self.network if self.average is None else self.average
+
 
 class Objective(Protocol):
     """What a run learns."""
@@ -38,6 +43,6 @@ class Objective(Protocol):
         """The losses of the batch of which this process has B samples, on the model's device."""
         ...
 
-    def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
-        """Write `samples/step-N.jpg` of a batch; the random state stays as it was."""
+    def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
+        """Write `samples/step-N.jpg` of a batch that was learned at that moment; the random state stays as it was."""
         ...

@@ -164,6 +164,8 @@ class SampleRow:
     """Names of the classes in the picture."""
     cams: NDArray[Any] | None = None
     """float [C, H, W] in [0, 1]."""
+    teacher: NDArray[Any] | None = None
+    """float [C, H, W] in [0, 1]: what the running average's segmentation gives to the tagged classes."""
     cam_labels: Labels | None = None
     """The CAM's own labels [H, W], cut at a background threshold."""
     foreground_vote: Labels | None = None
@@ -182,6 +184,7 @@ class SampleRow:
 
 _COLUMNS = {
     "cams": "CAM (strongest class)",
+    "teacher": "teacher (strongest class)",
     "cam_labels": "CAM, best threshold",
     "foreground_vote": "CRF vote: objects",
     "background_vote": "CRF vote: background",
@@ -190,10 +193,11 @@ _COLUMNS = {
     "prediction": "prediction",
     "truth": "truth",
 }
+_HEAT_MAPS = ("cams", "teacher")
 
 
 def sample_sheet(rows: Sequence[SampleRow], classes: Sequence[str], *, title: str = "", cell: int = 200) -> Image.Image:
-    """A grid with one picture per row: picture, CAM, the two CRF votes, reliable labels, prediction, truth.
+    """A grid with one picture per row: picture, CAM, teacher, the two CRF votes, reliable labels, prediction, truth.
 
     Columns that no row fills are left out. `cell` is the width of a cell in pixels.
 
@@ -205,7 +209,7 @@ def sample_sheet(rows: Sequence[SampleRow], classes: Sequence[str], *, title: st
     columns = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in rows)]
     pad, size = 8, 13
     strips = [_sheet_row(row, columns, cell, pad, size) for row in rows]
-    used = sorted({int(i) for row in rows for name in columns[("cams" in columns) :] for i in _labels(row, name)})
+    used = sorted({int(i) for row in rows for name in columns if name not in _HEAT_MAPS for i in _labels(row, name)})
     entries = [(i, "background" if i == 0 else classes[i - 1]) for i in used if i <= len(classes)]
     if IGNORE in used:
         entries.append((IGNORE, "ignored: teaches nothing"))
@@ -257,7 +261,7 @@ def _cell(row: SampleRow, name: str) -> Rgb | None:
     values = getattr(row, name)
     if values is None:
         return None
-    if name == "cams":
+    if name in _HEAT_MAPS:
         return heat_map(row.rgb, values.max(0) if len(values) else np.zeros(row.rgb.shape[:2]))
     if name == "reliable":
         return color_labels(values)

@@ -14,7 +14,6 @@ from tag2mask.data import PictureSet
 from tag2mask.data.dataset import label_codes
 from tag2mask.loop import run_training
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
-from tag2mask.models.base import SegmentationNetwork
 from tag2mask.objective import Moment
 from tag2mask.render import SampleRow
 from tag2mask.validation import predicted_labels, run_pictures, write_sample_rows
@@ -81,8 +80,8 @@ class _MaskObjective:
         loss = balanced_cross_entropy if self.config.loss == "balanced" else cross_entropy
         return Losses({"segmentation": loss(outputs.seg_logits.float(), batch.mask, team=at.team)})
 
-    def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
-        batch = batch.first(4)
+    def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
+        batch, network = batch.first(4), at.keeper
         predictions = predicted_labels(network, batch)
         rows = [
             SampleRow(

@@ -17,7 +17,6 @@ from tag2mask.data.dataset import label_codes
 from tag2mask.data.folder import mask_path
 from tag2mask.loop import TrainingStopped, run_training
 from tag2mask.method import training_losses
-from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.objective import Moment
 from tag2mask.presets import check_weights
@@ -109,8 +108,8 @@ class _TagObjective:
             team=at.team,
         )
 
-    def write_samples(self, run: Path, network: SegmentationNetwork, batch: Batch, step: int, phase: str) -> Path:
-        return write_sample_sheet(run, self.config, cast(Network, network), batch, step, joint=phase == "joint")
+    def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
+        return write_sample_sheet(run, self.config, at, batch, step)
 
 
 def _check_tag_phase(config: TrainConfig, run: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,10 +21,10 @@ from tag2mask.distributed import ALONE, Team
 from tag2mask.evaluation import score_pictures, score_tags
 from tag2mask.files import write_text
 from tag2mask.formats import DataOptions
-from tag2mask.method import class_activation_maps
+from tag2mask.method import taught
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.reliable import crf_votes, labels_from_votes
+from tag2mask.objective import Moment
 from tag2mask.render import SampleRow, sample_sheet, save_picture
 from tag2mask.scores import Report, model_codes
 from tag2mask.segmenter import Segmenter
@@ -128,34 +129,39 @@ def validation_pictures(config: RunConfig) -> PictureSet | None:
 
 
 @torch.no_grad()
-def write_sample_sheet(
-    run: Path, config: TrainConfig, network: Network, batch: Batch, step: int, *, joint: bool, rows: int = 4
-) -> Path:
-    """Write `samples/step-N.jpg`: picture, CAM, the two CRF votes, reliable labels, prediction of a training batch.
+def write_sample_sheet(run: Path, config: TrainConfig, at: Moment, batch: Batch, step: int, *, rows: int = 4) -> Path:
+    """Write `samples/step-N.jpg`: a training batch with what it was taught at that moment, step by step.
 
-    The random state is left as it was, so that looking at a run does not change it.
+    Picture, CAM, the teacher's map once it comes in, the two CRF votes, the labels, prediction. Of a step of the tag
+    phase they are the labels that the joint phase would begin with. The random state is left as it was, so that
+    looking at a run does not change it.
     """
-    batch = batch.first(rows)
+    batch, joint = batch.first(rows), at.phase == "joint"
+    network, average = cast(Network, at.network), cast(Network | None, at.average)
     with torch.random.fork_rng():
-        images = network.normalize(batch.rgb, batch.valid)
-        cams = class_activation_maps(network, images, batch, config.method)
-        votes = crf_votes(batch.rgb, cams, batch.tags, config.method.reliable, batch.valid)
-        labels = labels_from_votes(cams, votes, batch.tags, config.method.reliable, batch.valid)
-    if config.masks_for_some:
-        taught = (batch.mask != IGNORE).flatten(1).any(dim=1)
-        labels[taught] = batch.mask[taught]
-    predictions = predicted_labels(network, batch) if joint else None
+        lesson = taught(
+            network,
+            network.normalize(batch.rgb, batch.valid),
+            batch,
+            config.method,
+            average=average,
+            progress=at.progress if joint else 0.0,
+            with_masks=bool(config.masks_for_some),
+        )
+    predictions = predicted_labels(at.keeper, batch) if joint else None
     sheet = []
     for i, name in enumerate(batch.names):
+        low, high = (None, None) if (votes := lesson.votes_of(i)) is None else (v.cpu().numpy() for v in votes)
         sheet.append(
             SampleRow(
                 name=name,
                 rgb=batch.rgb[i].permute(1, 2, 0).cpu().numpy(),
                 tags=tuple(c for c, present in zip(network.classes, batch.tags[i].tolist(), strict=True) if present),
-                cams=cams[i].cpu().numpy(),
-                foreground_vote=votes.low[i].argmax(0).cpu().numpy(),
-                background_vote=votes.high[i].argmax(0).cpu().numpy(),
-                reliable=labels[i].cpu().numpy(),
+                cams=lesson.cams[i].cpu().numpy(),
+                teacher=None if lesson.teacher is None else lesson.teacher[i].cpu().numpy(),
+                foreground_vote=low,
+                background_vote=high,
+                reliable=lesson.labels[i].cpu().numpy(),
                 prediction=None if predictions is None else predictions[i],
                 truth=batch.mask[i].cpu().numpy() if bool((batch.mask[i] != IGNORE).any()) else None,
             )

@@ -69,21 +69,24 @@ def look(segmenter: Segmenter, picture: str | Path, *, crf: bool = False, tags: 
 
 
 def _steps(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> list[tuple[Image.Image, str]]:
-    cams = segmenter.class_activation_maps(rgb, names)
-    if cams is None:
+    if segmenter.class_activation_maps(rgb, names) is None:
         return []
-    from tag2mask.label_quality import picture_labels  # needs torch, as the maps do
+    from tag2mask.label_quality import picture_taught, tag_vector  # needs torch, as the maps do
     from tag2mask.segmenter import Segmenter as TorchSegmenter
 
     assert isinstance(segmenter, TorchSegmenter)
-    height, width = cams.shape[1:]
+    lesson = picture_taught(segmenter, rgb, tag_vector(segmenter, names))
+    height, width = lesson.labels.shape[1:]
     small = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
-    steps = [
-        (Image.fromarray(render.heat_map(small, cam)), f"CAM: {name}") for name, cam in zip(names, cams, strict=True)
-    ]
-    labels = picture_labels(segmenter, rgb, names)
-    caption = "reliable labels (hatched: none)"
-    return [*steps, (Image.fromarray(render.color_labels(labels)), caption)]
+    steps = []
+    for caption, maps in (("CAM", lesson.cams), ("teacher", lesson.teacher)):
+        if maps is None:
+            continue
+        for name in names:
+            one = maps[0, segmenter.classes.index(name)].cpu().numpy()
+            steps.append((Image.fromarray(render.heat_map(small, one)), f"{caption}: {name}"))
+    labels = Image.fromarray(render.color_labels(lesson.labels[0].cpu().numpy()))
+    return [*steps, (labels, "reliable labels (hatched: none)")]
 
 
 def save(folder: Path, name: str, prediction: Prediction) -> Saved:
