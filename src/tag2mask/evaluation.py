@@ -25,6 +25,7 @@ from tag2mask.distributed import ALONE, Team
 from tag2mask.files import write_text
 from tag2mask.formats import DataOptions
 from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
+from tag2mask.learned import nothing_learned
 from tag2mask.score_maps import probability_parts
 from tag2mask.scores import (
     Progress,
@@ -117,7 +118,8 @@ def evaluate(
     need_tags = reliable or (cam and "true" in cam_tags)
     reading = DataOptions.merged(data_options, fields)
     pictures = open_data(data, split=split, options=reading, need_tags=need_tags)
-    log_findings(pictures.findings, log)
+    dead = nothing_learned(run)
+    log_findings((*pictures.findings, *dead), log)
     if run is None:
         if crf or tuple(scales) != (1.0,) or flip or cam or reliable:
             raise ValueError(
@@ -154,6 +156,9 @@ def evaluate(
             last = stage(progress, passes - 1, passes)
             quality = score_reliable_labels(segmenter, pictures, limit=limit, progress=last)
             report = dataclasses.replace(report, reliable=quality)
+    if dead:
+        findings = [*report.protocol["findings"], *(each.as_dict() for each in dead)]
+        report = dataclasses.replace(report, protocol=report.protocol | {"findings": findings})
     if out is not None:
         write_evaluation(Path(out), report)
     return report

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 
 from tag2mask import __version__
+from tag2mask.data.findings import log_findings
 from tag2mask.deployed import OUTPUTS, Deployed
 from tag2mask.files import write_atomically
+from tag2mask.learned import nothing_learned
 from tag2mask.parity import Parity, Predict, compare, comparison_pictures
 from tag2mask.segmenter import Segmenter, need_network
 
@@ -82,9 +84,10 @@ def export(
     if format not in _PLACES:
         raise ValueError(f"--format must be one of {', '.join(_PLACES)}, got {format!r}.")
     need_network(run, "export", "it is exported already, and its kind cannot be changed")
-    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device="cpu")
     folder = _folder_of(run)
     path = _new_place(format, out, folder)
+    log_findings(nothing_learned(run), _log)
+    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device="cpu")
     reference = Segmenter(_on_cpu(segmenter), segmenter.config, selection=segmenter.selection)
     pictures, origin = comparison_pictures(data, split, limit)
     _log.info("writing %s", path)

@@ -30,6 +30,7 @@ from tag2mask.data.findings import log_findings
 from tag2mask.data.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
 from tag2mask.distributed import Team, leave, timeout, together
 from tag2mask.files import write_text
+from tag2mask.learned import SUMMARY, look_at, nothing_learned
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.objective import Moment, Objective
@@ -38,6 +39,7 @@ from tag2mask.report import write_report
 from tag2mask.runs import (
     environment,
     errors_only,
+    load_model,
     load_state,
     log_to,
     new_run_folder,
@@ -45,6 +47,7 @@ from tag2mask.runs import (
     save_model,
     save_state,
 )
+from tag2mask.segmenter import Segmenter
 from tag2mask.tracking import Records, check_trackers, describe
 from tag2mask.training_state import TrainingState, own_random_state
 from tag2mask.validation import validate, validation_pictures
@@ -119,6 +122,8 @@ def _run_training(
         log.info("run folder: %s", run)
         log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))
         log_findings(dict.fromkeys((*pictures.findings, *(held_out.findings if held_out else ()))), log)
+        for dead in nothing_learned(config.weights):
+            log.warning("--weights %s: %s %s", config.weights, dead.message, dead.cure)
         _fit(config, run, accelerator, team, model.to(accelerator.device), pictures, held_out, objective, state)
         leave()
     return run
@@ -218,6 +223,8 @@ def _fit(
             if team.is_main and config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
                 sheet = objective.write_samples(run, moment, batch, state.step)
                 records.write_picture("samples", sheet, state.step)
+            if team.is_main and _tags_are_done(config, state.step):
+                _warn_of_nothing(Segmenter(state.keeper, config), pictures, masks=False)
             if _due(state.step, config.validate_every, config.steps):
                 row |= _validate(config, run, team, state, held_out, moment.phase)
             if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
@@ -233,7 +240,20 @@ def _fit(
                 )
     records.close(state.step)
     if team.is_main:
-        _finish(config, run, state)
+        _finish(config, run, state, pictures)
+
+
+def _tags_are_done(config: RunConfig, step: int) -> bool:
+    """Whether the tag phase ends with this step and another one follows."""
+    return step < config.steps and config.phase_at(step)[0] != config.phase_at(step - 1)[0]
+
+
+def _warn_of_nothing(segmenter: Segmenter, pictures: PictureSet, *, masks: bool) -> dict[str, Any]:
+    """Judge by training pictures what a network has learned, and warn where that is nothing."""
+    learned = look_at(segmenter, pictures, masks=masks)
+    finding = learned.finding(second_step=segmenter.config.kind == "retrain")
+    log_findings([finding] if finding else [], log)
+    return learned.as_dict() | {"finding": finding.as_dict() if finding else None}
 
 
 def _save(run: Path, team: Team, state: TrainingState) -> None:
@@ -383,11 +403,15 @@ def _validate(
     return scores
 
 
-def _finish(config: RunConfig, run: Path, state: TrainingState) -> None:
+def _finish(config: RunConfig, run: Path, state: TrainingState, pictures: PictureSet) -> None:
+    kept = state.keeper
     if config.select == "last" or state.best_miou < 0:
-        save_model(run / "model.safetensors", state.keeper, config, selection="last step")
-    summary = {"steps": state.step, "minutes_of_steps": round(state.seconds / 60, 2)} | peak_memory()
-    write_text(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+        save_model(run / "model.safetensors", kept, config, selection="last step")
+    else:
+        kept.load_state_dict(load_model(run)[0].state_dict())  # the run is over: nothing trains on
+    summary: dict[str, Any] = {"steps": state.step, "minutes_of_steps": round(state.seconds / 60, 2)} | peak_memory()
+    summary["learned"] = _warn_of_nothing(Segmenter(kept, config), pictures, masks=config.phases[-1].name != "tags")
+    write_text(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
     if state.broken:
         log.warning("%d pictures could not be read: %s", len(state.broken), ", ".join(sorted(state.broken)[:20]))
     write_report(run)

@@ -15,14 +15,16 @@ import torch
 from tag2mask import render
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
-from tag2mask.data.findings import Finding, log_findings
+from tag2mask.data.findings import Finding, log_findings, named, some
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import write_text
 from tag2mask.formats import DataOptions
+from tag2mask.learned import NEARLY_ALL, nothing_learned
 from tag2mask.score_maps import probability_parts
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 
 log = logging.getLogger("tag2mask")
+_EMPTY = "masks_without_objects"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,15 @@ class PseudoLabelSummary:
     """Share of all pixels that are 255 for lack of confidence, in 0..1."""
     errors: dict[str, str]
     """Message per picture that could not be done."""
+    background_only: int = 0
+    """Masks of tagged pictures that show no object."""
     findings: tuple[Finding, ...] = ()
-    """What was left out of the data set, or may not be what it was taken for."""
+    """What was left out of the data set, or may not be what it was taken for; what is wrong with the masks."""
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether no more is in the masks than a network could learn nothing from."""
+        return any(each.code == _EMPTY and each.severity == "warning" for each in self.findings)
 
 
 def pseudo_label(
@@ -83,7 +92,8 @@ def pseudo_label(
     out, params = Path(out), resolve_crf(crf)
     reading = DataOptions.merged(data_options, fields)
     pictures = open_data(data, split=split, options=reading)
-    log_findings(pictures.findings, log)
+    findings = (*pictures.findings, *nothing_learned(run))
+    log_findings(findings, log)
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
@@ -92,7 +102,7 @@ def pseudo_label(
     to_data[IGNORE] = IGNORE
     for i, name in enumerate(pictures.classes):
         to_data[segmenter.classes.index(name) + 1] = i + 1
-    ignored, total, errors = 0, 0, {}
+    ignored, total, errors, empty, tagged = 0, 0, {}, [], 0
     for picture, place in tracked(list(zip(pictures.pictures, places, strict=True)), progress):
         try:
             rgb = read_picture(picture.path)
@@ -111,14 +121,21 @@ def pseudo_label(
                 part[own.gather(0, best[None])[0].numpy() < min_confidence] = IGNORE
             labels[rows, columns] = part
         render.save_mask(place, labels)
+        tagged += bool(picture.tags)
+        if picture.tags and not ((labels > 0) & (labels != IGNORE)).any():
+            empty.append(picture.name)
         ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
+    if empty:
+        findings = (*findings, _without_objects(empty, tagged))
+        log_findings(findings[-1:], log)
     summary = PseudoLabelSummary(
         out=out,
         backbone=segmenter.config.backbone,
         num_images=len(places) - len(errors),
         ignored_share=ignored / max(total, 1),
         errors=errors,
-        findings=pictures.findings,
+        background_only=len(empty),
+        findings=findings,
     )
     settings = {
         "data": str(pictures.root),
@@ -133,10 +150,23 @@ def pseudo_label(
         "min_confidence": min_confidence,
         "num_images": summary.num_images,
         "ignored_share": summary.ignored_share,
+        "background_only": summary.background_only,
         "model_selection": segmenter.selection,
     }
     write_text(out / "pseudo_labels.json", json.dumps(settings, indent=2) + "\n")
     return summary
+
+
+def _without_objects(names: Sequence[str], tagged: int) -> Finding:
+    """Masks of tagged pictures that show no object: a few are usual, nearly all are of no use."""
+    few = len(names) < NEARLY_ALL * tagged
+    return Finding(
+        severity="note" if few else "warning",
+        code=_EMPTY,
+        message=f"{len(names)} of the {some(tagged, 'mask')} of tagged pictures show no object.",
+        cure="Look at them before you train on them." if few else "Do not train on them; train the first step longer.",
+        **named(names),
+    )
 
 
 def _places(pictures: PictureSet, out: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from tag2mask.config import load_config
 from tag2mask.evaluation import Report
 from tag2mask.files import write_text
 from tag2mask.html_page import escaped, html_page, html_table, html_tiles, image_tag
+from tag2mask.learned import nothing_learned
 
 _SHOWN_NAMES = 5
 
@@ -53,7 +54,7 @@ def write_report(
         The file.
     """
     run = Path(run)
-    sections = []
+    sections = [_listed("Warning", [each.as_dict() for each in nothing_learned(run)])]
     if tiles:
         sections.append(html_tiles(tiles))
     if scores:
@@ -65,7 +66,7 @@ def write_report(
         _curves(run / "metrics.csv"),
         _cost(run),
         _samples(run / "samples"),
-        _data(_environment(run).get("data", {})),
+        _listed("Data", [each for split in _environment(run).get("data", {}).values() for each in split["findings"]]),
         _settings(run),
     ]
     title = title or f"tag2mask: {run.resolve().name}"
@@ -264,15 +265,14 @@ def _environment(run: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def _data(splits: Mapping[str, Any]) -> str:
-    """What was left out of the data, or may not be what it was taken for."""
-    findings = {each["message"]: each for split in splits.values() for each in split["findings"]}
+def _listed(title: str, findings: Sequence[Mapping[str, Any]]) -> str:
+    """Findings as in `Finding.as_dict`, each once."""
     lines = [
         f"<li>{escaped(each['message'])} {escaped(', '.join(each['names'][:_SHOWN_NAMES]))}"
         f"{' ...' if each['count'] > _SHOWN_NAMES else ''} {escaped(each['cure'])}</li>"
-        for each in findings.values()
+        for each in {each["message"]: each for each in findings}.values()
     ]
-    return f"<h2>Data</h2><ul>{''.join(lines)}</ul>" if lines else ""
+    return f"<h2>{title}</h2><ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -67,6 +67,10 @@ class ScoreMaps:
             raise ValueError("There are no logits to make probabilities of.")
         return total.div_(len(self.logits))
 
+    def shows_objects(self) -> bool:
+        """Whether any cell of the maps, at their own size, is an object."""
+        return any(bool((label_probs(each, self.allowed).argmax(0) > 0).any()) for each in self.logits)
+
     def parts(self) -> Iterator[Part]:
         """Probabilities strip by strip."""
         for rows in row_strips(self.size, _STRIP):

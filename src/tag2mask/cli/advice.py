@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tag2mask.config import RetrainConfig, RunConfig, load_config
+from tag2mask.cli.common import finding_lines
+from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
 from tag2mask.formats import DataOptions
+from tag2mask.learned import nothing_learned
 
 if TYPE_CHECKING:
     from tag2mask.data import PictureSet
@@ -25,7 +28,7 @@ def next_command(*words: object, **options: object) -> str:
     """The line `next: tag2mask ...`, quoted for the shell; options that only say their default are left out."""
     line = [*map(str, words)]
     for name, value in options.items():
-        if value not in _UNSAID:
+        if value not in _UNSAID or type(value) in (int, float):  # 0 is not False
             line.append(f"--{name.replace('_', '-')}")
             line += [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
     return f"next: {shlex.join(['tag2mask', *line])}"
@@ -56,8 +59,40 @@ def folder_of_pictures(pictures: PictureSet | None) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
+def unless_dead(run: str | Path, line: str) -> str:
+    """`line`; of a run that has learned nothing what that says and another try, as nothing is built on such a model."""
+    dead = nothing_learned(run)
+    return "\n".join([*finding_lines(dead), _another_try(Path(run))]) if dead else line
+
+
+def _another_try(run: Path) -> str:
+    """Twice the steps that learn tags, all else as it was; a look at the data where there were none."""
+    config = load_config(run if run.is_dir() else run.parent)
+    if not isinstance(config, TrainConfig) or config.tag_steps == 0:
+        return next_command("check", config.data, **DataOptions.of(config).asked())
+    settings = _settings(type(config).preset(config.preset_name, profile=config.profile), config)
+    settings = {name: value for name, value in settings.items() if name not in ("out", "tag_phase", "tag_steps")}
+    return next_command("train", config.preset_name, **settings, tag_steps=2 * config.tag_steps)
+
+
+def _settings(preset: Any, config: Any, prefix: str = "") -> dict[str, Any]:
+    """Options by which a config differs from its preset."""
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(config):
+        one, two = getattr(preset, each.name), getattr(config, each.name)
+        if dataclasses.is_dataclass(one):
+            found |= _settings(one, two, f"{prefix}{each.name}.")
+        elif one != two or each.name == "profile":
+            found[f"{prefix}{each.name}"] = str(two) if two in (None, False) and type(two) not in (int, float) else two
+    return found
+
+
 def after_training(run: Path, config: RunConfig) -> str:
     """Scores where there are true masks; else what the first or the second step is for."""
+    return unless_dead(run, _after_training(run, config))
+
+
+def _after_training(run: Path, config: RunConfig) -> str:
     reading = DataOptions.of(config)
     held_out = pictures_of(config.data, split=config.val_split, options=reading)
     if held_out is not None and held_out.has_masks:
@@ -78,6 +113,12 @@ def after_predicting(
     run: str, sources: Sequence[str], out: Path, formats: Sequence[str], *, tools: bool, ranked: bool
 ) -> str:
     """The ranked list on the page, masks for a tool to correct them in, or which pictures to look at first."""
+    return unless_dead(run, _after_predicting(run, sources, out, formats, tools=tools, ranked=ranked))
+
+
+def _after_predicting(
+    run: str, sources: Sequence[str], out: Path, formats: Sequence[str], *, tools: bool, ranked: bool
+) -> str:
     folder = sources[0] if len(sources) == 1 and Path(sources[0]).is_dir() else None
     if ranked and folder is not None:
         return next_command("ui", run, ranked=out, pictures=folder)
@@ -91,6 +132,10 @@ def after_predicting(
 
 def after_scoring(run: str, data: Path, reading: DataOptions) -> str:
     """The second step for a run of the first on tagged data; else the model for use elsewhere."""
+    return unless_dead(run, _after_scoring(run, data, reading))
+
+
+def _after_scoring(run: str, data: Path, reading: DataOptions) -> str:
     if not _is_second_step(run) and pictures_of(data, options=reading, need_tags=True) is not None:
         out = beside(run, "masks")
         return next_command("pseudo-label", run, data=data, **reading.asked(), **_BEST_MASKS, out=out)
@@ -115,6 +160,10 @@ def after_scoring_masks(masks: Path, data: Path, reading: DataOptions, split: st
 
 def after_exporting(format: str, out: Path, run: str, data: Path | None, split: str) -> str:
     """The exported model at work on pictures of the data set, or of the one that the run was trained on."""
+    return unless_dead(run, _after_exporting(format, out, run, data, split))
+
+
+def _after_exporting(format: str, out: Path, run: str, data: Path | None, split: str) -> str:
     if format == "torch":
         code = (
             f"import torch; model = torch.export.load({str(out)!r}).module(); "

@@ -13,6 +13,7 @@ import tyro
 from tag2mask.cli.advice import after_training
 from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Misuse, Result, parsed, suggest, with_main_options
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
+from tag2mask.learned import nothing_learned
 from tag2mask.manifest import Share
 
 
@@ -120,7 +121,8 @@ def _command(
     if Share.of_environment().index > 0:
         return {}, [], 0  # of the processes that torchrun starts one speaks for all
     about = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    result = {"run": str(folder), "data": about.get("data", {})}
+    findings = [each.as_dict() for each in nothing_learned(folder)]
+    result = {"run": str(folder), "data": about.get("data", {})} | ({"findings": findings} if findings else {})
     return result, [f"run folder: {folder}", after_training(folder, config)], 0
 
 

@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tag2mask.cli.advice import after_predicting, after_scoring, after_scoring_masks, beside, next_command
+from tag2mask.cli.advice import (
+    after_predicting,
+    after_scoring,
+    after_scoring_masks,
+    beside,
+    next_command,
+    unless_dead,
+)
 from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
 from tag2mask.config import MAX_PIXELS
 from tag2mask.console import Bar
@@ -253,7 +260,10 @@ def pseudo_label_command(
     used = {"data": data, **reading.asked(), "train_split": split}
     same = result.backbone == RetrainConfig.preset("small").backbone
     start = run if same and Path(run).exists() else None  # a model of the hub is no file to start from
-    lines.append(next_command("retrain", "small", **used, masks=result.out, weights=start))
+    again = next_command("retrain", "small", **used, masks=result.out, weights=start)
+    if result.shows_nothing:
+        again = next_command("check", data, **reading.asked(), train_split=split, out="check.html")
+    lines.append(unless_dead(run, again))
     return jsonable(result), lines, 1 if result.errors else 0
 
 
@@ -282,5 +292,5 @@ def explain_command(
 
     result = explain(run, image, out, tags=tags, crf=crf_preset, device=device)
     lines = [f"sheet: {result.sheet}", f"numbers: {result.json}"]
-    lines.append(next_command("predict", run, image.parent, out=beside(run, "predicted")))
+    lines.append(unless_dead(run, next_command("predict", run, image.parent, out=beside(run, "predicted"))))
     return jsonable(result), lines, 0
