@@ -221,6 +221,12 @@ def test_label_quality_per_label_by_hand():
     assert (empty.coverage, empty.precision, empty.recall, empty.object_recall) == (0.0, None, None, None)
 
 
+@pytest.mark.parametrize(("tags", "named"), [(("true", "guessed"), "got 'guessed'"), ((), "got none")])
+def test_unknown_cam_tags_are_named(segmenter, data, tags, named):
+    with pytest.raises(ValueError, match=f"cam tags must be true or predicted, {named}"):
+        cam_curves(segmenter, open_data(data, split="val"), tags=tags)
+
+
 def test_reliable_labels_bring_their_protocol(segmenter, data):
     quality = score_reliable_labels(segmenter, open_data(data, split="val"))
     assert quality.protocol["rules"] == dataclasses.asdict(teacher_rule(segmenter.config.method, 1.0))

@@ -16,7 +16,7 @@ from tag2mask import cli
 from tag2mask.cli.advice import after_exporting, beside, next_command
 from tag2mask.cli.examples import EXAMPLES
 from tag2mask.config import RetrainConfig, TrainConfig
-from tag2mask.console import SECONDS_PER_LINE, Bar
+from tag2mask.console import SECONDS_PER_LINE, Bar, Remaining
 from tag2mask.formats import DataOptions
 
 ROWS, COLUMNS = 48, 100
@@ -137,6 +137,31 @@ def test_progress_is_sparse_lines_where_there_is_no_terminal(monkeypatch, capsys
     assert len(lines) == 100 * 0.3 // SECONDS_PER_LINE
     assert lines[0].split() == ["work", "17/100", "a.jpg", "0:25", "left"]
     assert lines[-1].startswith("work 100/100")
+
+
+def test_no_time_is_shown_before_there_is_a_pace(monkeypatch, capsys):
+    """A first step of 10 s, as processes start, then 0.2 s each; the estimate was 18:10 then."""
+    now = 0.0
+    monkeypatch.setattr("tag2mask.console.time.monotonic", lambda: now)
+    with Bar("step") as bar:
+        for done in range(1, 111):
+            now += 10.0 if done == 1 else 0.2 if done <= 60 else 1.0
+            bar.update(done, 110)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "step 1/110  "
+    assert lines[1] == "step 27/110  0:17 left"
+    shown = {int(line.split()[1].split("/")[0]): line.split()[2] for line in lines[1:]}
+    late = {done: left for done, left in shown.items() if 91 <= done < 110}
+    assert late
+    assert late == {done: f"0:{110 - done:02d}" for done in late}, "the pace is that of the last 30 seconds"
+
+
+def test_the_pace_of_few_and_slow_items():
+    remaining = Remaining()
+    assert [remaining.update(60.0 * i, i, 20) for i in range(3)] == [None] * 3
+    assert remaining.update(180.0, 3, 20) == 17 * 60
+    assert remaining.update(200.0, 1, 20) is None, "another pass over the items"
+    assert remaining.update(1e3, 20, 20) == 0
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):

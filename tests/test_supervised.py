@@ -9,13 +9,14 @@ import timm
 import torch
 from torch import nn
 
-from tag2mask.config import TrainConfig
+from tag2mask.config import AugmentConfig, RetrainConfig, TrainConfig, load_config
 from tag2mask.models import build_network
 from tag2mask.models.base import tag_logits_of_map
 from tag2mask.models.deeplab import ASPP, DeepLabV2
 from tag2mask.models.largefov import VGG16, LargeFOV, load_vgg16
 from tag2mask.models.supervised import build_supervised
 from tag2mask.models.weights import packaged_lite0_state
+from tag2mask.retraining import retrain
 from tag2mask.runs import save_model
 
 CLASSES = ("bird", "cat", "dog")
@@ -375,3 +376,20 @@ def test_scores_of_smp_models_are_those_of_smp():
     with torch.no_grad():
         ours = nn.functional.interpolate(network(images).seg_logits, (64, 96), mode="bilinear", align_corners=True)
         torch.testing.assert_close(ours, theirs(images), rtol=1e-4, atol=1e-5)
+
+
+@needs_smp
+def test_one_picture_per_step_is_refused_where_a_norm_would_see_one_value(builtin, tmp_path):
+    base = {
+        "data": str(builtin), "own_masks": True, "backbone": "resnet18", "weights": "none", "image_size": 64,
+        "augment": AugmentConfig(crop_size=64), "supervised_steps": 1, "workers": 0, "val_split": "none", "batch_size": 1,
+    }  # fmt: skip
+    config = RetrainConfig.preset("small", **base, architecture="smp:deeplabv3", out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"--batch-size 1 leaves one picture per step.*Use --batch-size 2 or more"):
+        retrain(config)
+    assert not (tmp_path / "run").exists()
+    assert (retrain(config.replace(batch_size=2)) / "model.safetensors").is_file()
+    plain = config.replace(architecture="smp:unet", out=str(tmp_path / "unet"))
+    assert (retrain(plain) / "model.safetensors").is_file(), "a decoder that pools nothing takes one picture"
+    auto = retrain(config.replace(batch_size="auto", out=str(tmp_path / "auto")))
+    assert load_config(auto).batch_size >= 2

@@ -6,13 +6,14 @@ import csv
 import dataclasses
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import tag2mask
-from tag2mask import loop, training
+from tag2mask import cli, loop, training
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
 from tag2mask.method import (
@@ -107,6 +108,69 @@ def test_a_tag_phase_that_is_taken_over_equals_one_that_was_trained(tiny_config,
     with pytest.raises(ValueError, match="has joint steps"):
         train(tiny_config.replace(out=str(tmp_path / "no"), method=method, tag_phase=str(whole)))
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "during"), [(signal.SIGINT, 2, False), (signal.SIGTERM, 4, False), (signal.SIGINT, 2, True)]
+)
+def test_no_validation_after_an_interrupt_until_the_run_goes_on(tiny_config, tmp_path, monkeypatch, number, at, during):
+    config = tiny_config.replace(tag_steps=1, validate_every=2, validate_pictures=1, save_every=9)
+    whole = train(config.replace(out=str(tmp_path / "whole")))
+    step, validate, validations = loop._step, loop.validate, []
+
+    def interrupted(*args, **kwargs):
+        result = step(*args, **kwargs)
+        if result[0]["step"] == at and not during:
+            os.kill(os.getpid(), number)
+        return result
+
+    def noted(*args, **kwargs):
+        validations.append(len(validations))
+        if during and len(validations) == 1:
+            os.kill(os.getpid(), number)
+        return validate(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(loop, "validate", noted)
+    with pytest.raises(KeyboardInterrupt, match=rf"step {at} of 4.*train --resume"):
+        train(config)
+    assert len(validations) == at // 2 - 1 + during
+    monkeypatch.setattr(loop, "_step", step)
+    run = train(config, resume=config.out)
+    assert len(validations) == 2 + during
+    assert same_weights(run, whole)
+    same = [
+        [(row["step"], row["miou"], row["tag_map"], row["total_loss"]) for row in rows(each)] for each in (run, whole)
+    ]
+    assert same[0] == same[1]
+
+
+def test_ctrl_c_says_it_once(tiny_config, monkeypatch, capsys):
+    step = loop._step
+
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(*args, **kwargs)
+
+    config = tiny_config.replace(joint_steps=0)
+    monkeypatch.setattr(loop, "_step", interrupted)
+    words = ["--tag-steps", "3", "--joint-steps", "0", "--backbone", "test_efficientnet", "--weights", "none"]
+    words += ["--workers", "0", "--batch-size", "2", "--image-size", "64", "--augment.crop-size", "64"]
+    assert cli.main(["train", "small", "--data", config.data, "--out", config.out, *words]) == 1
+    told = capsys.readouterr().err
+    assert told.count("Stopped and saved at step 1 of 3") == 1
+    assert "KeyboardInterrupt: Stopped and saved" in (Path(config.out) / "log.txt").read_text(encoding="utf-8")
+
+
+def test_an_error_of_a_run_is_printed_once(tiny_config, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(loop, "_step", broken)
+    words = ["--tag-steps", "1", "--joint-steps", "0", "--backbone", "test_efficientnet", "--weights", "none"]
+    assert cli.main(["train", "small", "--data", tiny_config.data, "--out", tiny_config.out, *words]) == 1
+    assert capsys.readouterr().err.count("no such luck") == 1
+    assert "no such luck" in (Path(tiny_config.out) / "log.txt").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_config, monkeypatch):

@@ -52,11 +52,13 @@ def with_fitting_batches(
             continue
         with torch.random.fork_rng():
             step = _trial(config, phase, network, pictures, objective, accelerator)
-            largest = _by_trying(step, len(pictures.pictures)) if accelerator.device.type == "cuda" else None
-            if largest is None:
-                largest = _by_measuring(step, config, len(pictures.pictures))
-        if largest < 1:
-            raise MemoryError("not even one picture per step fits")
+            least, most = network.smallest_batch(config.augment.crop_size), len(pictures.pictures)
+            if most < least:
+                raise ValueError(f"This network needs {least} pictures per step, and there is {most}; add pictures.")
+            on_gpu = accelerator.device.type == "cuda"
+            largest = _by_trying(step, most, least) if on_gpu else _by_measuring(step, config, most, least)
+        if largest < least:
+            raise MemoryError("not even one picture per step fits" if least == 1 else f"not even {least} pictures fit")
         option = names[phase.name].replace("_", "-")
         log.info("--%s auto: %d pictures per step fit", option, largest)
         config = config.replace(**{names[phase.name]: largest})
@@ -91,9 +93,9 @@ def _trial(
     return step
 
 
-def _by_measuring(step: Callable[[int], None], config: RunConfig, most: int) -> int:
+def _by_measuring(step: Callable[[int], None], config: RunConfig, most: int, least: int) -> int:
     """From the memory of two small steps, and what is free."""
-    step(1)  # what is taken once and kept
+    step(least)  # what is taken once and kept
     few, more = (peak_bytes(lambda n=n: step(n)) for n in (_FEW, _MORE))  # type: ignore[misc]
     free = free_bytes()
     if free is None:
@@ -104,16 +106,18 @@ def _by_measuring(step: Callable[[int], None], config: RunConfig, most: int) -> 
     return min(most, int(SHARE * free / each))
 
 
-def _by_trying(step: Callable[[int], None], most: int) -> int:
+def _by_trying(step: Callable[[int], None], most: int, least: int = 1) -> int:
     """Doubling until it does not fit, then halving the gap to a sixteenth."""
-    fits, fails, count = 0, most + 1, 1
+    fits, fails, count = 0, most + 1, least
     while fits < most < fails:
         fits, fails = (count, fails) if _fits(step, count) else (fits, count)
         count = min(2 * count, most)
     while fails - fits > max(1, fits // 16):
         middle = (fits + fails) // 2
+        if middle < least:
+            return 0
         fits, fails = (middle, fails) if _fits(step, middle) else (fits, middle)
-    return fits if fits in (0, most) else max(1, int(SHARE * fits))
+    return fits if fits in (0, most) else max(least, int(SHARE * fits))
 
 
 def _fits(step: Callable[[int], None], count: int) -> bool:

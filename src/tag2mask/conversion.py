@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tag2mask.files import check_folder
 from tag2mask.formats import MASK_FORMATS, DataOptions
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def convert(
         raise ValueError(f"--to {to} is no format that can be written; formats: {', '.join(FORMATS)}")
     if out.exists() or out.is_symlink():
         raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
+    check_folder(out.absolute().parent)
     if to in MASK_FORMATS:
         from tag2mask.outputs.conversion import convert_masks
 

@@ -22,7 +22,7 @@ from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.findings import log_findings
 from tag2mask.distributed import ALONE, Team
-from tag2mask.files import write_text
+from tag2mask.files import check_folder, write_text
 from tag2mask.formats import DataOptions
 from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
 from tag2mask.learned import nothing_learned
@@ -115,6 +115,8 @@ def evaluate(
     if (run is None) == (masks is None):
         raise ValueError("evaluate needs either a run or --masks DIR, not both.")
     need_network(run, "evaluate", _MASKS_FIRST)
+    if out is not None:
+        check_folder(Path(out))
     need_tags = reliable or (cam and "true" in cam_tags)
     reading = DataOptions.merged(data_options, fields)
     pictures = open_data(data, split=split, options=reading, need_tags=need_tags)

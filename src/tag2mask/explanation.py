@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tag2mask import render
 from tag2mask.config import IGNORE, CRFParams
-from tag2mask.files import write_text
+from tag2mask.files import check_folder, write_text
 from tag2mask.label_quality import picture_taught, tag_vector
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 from tag2mask.sources import Source, as_rgb
@@ -58,6 +58,7 @@ def explain(
         ValueError: an unknown tag or an unusable picture.
     """
     need_network(run, "explain", "tag2mask predict MODEL PICTURE --out DIR shows the mask alone")
+    check_folder(Path(out))
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"
     prediction = segmenter.predict(rgb, tags=tags)

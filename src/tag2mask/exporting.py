@@ -24,7 +24,7 @@ from torch.export import Dim, ExportedProgram
 from tag2mask import __version__
 from tag2mask.data.findings import log_findings
 from tag2mask.deployed import OUTPUTS, Deployed
-from tag2mask.files import write_atomically
+from tag2mask.files import check_file, check_new_folder, write_atomically
 from tag2mask.learned import nothing_learned
 from tag2mask.parity import Parity, Predict, compare, comparison_pictures
 from tag2mask.segmenter import Segmenter, need_network
@@ -123,6 +123,10 @@ def _new_place(format: ExportFormat, out: str | Path | None, folder: Path | None
         raise ValueError(f"--format {format} writes a {suffix} file, got --out {path}; name it {path.stem}{suffix}.")
     if path.is_file() or (suffix and path.exists()):
         raise FileExistsError(f"{path} exists; remove it or choose another --out.")
+    if suffix:
+        check_file(path)
+    else:
+        check_new_folder(path)
     return path
 
 

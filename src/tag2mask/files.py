@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,57 @@ from pathlib import Path
 def model_file(source: Path) -> Path:
     """The file with the weights: of a run folder its model, there or not; any other path as it is."""
     return source / "model.safetensors" if source.is_dir() else source
+
+
+def check_folder(folder: Path, option: str = "--out") -> None:
+    """Refuse, before any work, a folder that could not be written to.
+
+    Raises:
+        NotADirectoryError, PermissionError: with the option that named it.
+    """
+    folder = Path(folder)
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{option} {folder}: {there} is no folder. Choose another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{option} {folder}: {there} may not be written to. Choose another place")
+
+
+def check_file(path: Path, option: str = "--out") -> None:
+    """Refuse, before any work, a file that could not be written; see `check_folder`.
+
+    Raises:
+        IsADirectoryError: it is a folder.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{option} {path} is a folder; a file is needed. Choose another name")
+    check_folder(Path(path).absolute().parent, option)
+
+
+def check_new_folder(folder: Path, option: str = "--out") -> None:
+    """Refuse, before any work, a folder that holds something: nothing is ever overwritten silently.
+
+    Raises:
+        FileExistsError: what is there, and the command that goes on where it is a run that was interrupted.
+        NotADirectoryError, PermissionError: as `check_folder`.
+    """
+    check_folder(folder, option)
+    if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
+        return
+    told = f"{option} {folder} exists and is not empty. Choose another folder, remove it"
+    if (verb := _kind_of_run(Path(folder))) is not None:
+        raise FileExistsError(f"{told}, or go on with the run in it by `tag2mask {verb} --resume {folder}`.")
+    raise FileExistsError(f"{told}; there is no run in it that --resume could go on with.")
+
+
+def _kind_of_run(folder: Path) -> str | None:
+    """The command that went as far as a saved state in this folder, or None."""
+    if not (folder / "last" / "state.pt").is_file():
+        return None
+    try:
+        return {"train": "train", "retrain": "retrain"}.get(json.loads((folder / "config.json").read_text())["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 from tag2mask import __version__
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
-from tag2mask.files import write_text
+from tag2mask.files import check_new_folder, write_text
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs import save_model
 from tag2mask.scores import protocol_line
@@ -45,8 +45,7 @@ def save(
     Raises:
         FileExistsError: the folder holds something.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not empty; choose another folder or remove it.")
+    check_new_folder(folder, "the folder")
     config = without_paths(config)
     card = model_card(config, network.classes, stride=network.stride, selection=selection, evaluation=evaluation)
     write_text(folder / "README.md", card)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
 from tag2mask.data.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
 from tag2mask.distributed import Team, leave, timeout, together
-from tag2mask.files import write_text
+from tag2mask.files import check_folder, check_new_folder, write_text
 from tag2mask.learned import SUMMARY, look_at, nothing_learned
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
@@ -111,6 +112,7 @@ def _run_training(
     state = load_state(start) if start is not None else None
     set_seed(config.seed)
     model = build_network(config, pictures.classes, pretrained=resume is None)
+    _check_smallest_batch(config, model, team)
     if resume is None:
         config = with_fitting_batches(config, model, pictures, objective, accelerator)
     run = team.from_main(lambda: _new_run(config, team, pictures, held_out) if resume is None else Path(resume))
@@ -127,6 +129,14 @@ def _run_training(
         _fit(config, run, accelerator, team, model.to(accelerator.device), pictures, held_out, objective, state)
         leave()
     return run
+
+
+def check_out(config: RunConfig) -> None:
+    """Refuse a place for the run before anything is read; see `new_run_folder`, which makes it."""
+    if config.out is None:
+        check_folder(Path("runs"), "the default --out")
+    else:
+        check_new_folder(Path(config.out))
 
 
 def _new_run(config: RunConfig, team: Team, pictures: PictureSet, held_out: PictureSet | None) -> Path:
@@ -155,6 +165,20 @@ def _check_share(config: RunConfig, team: Team) -> None:
             raise ValueError(
                 f"the {phase.name} phase has {phase.batch_size} pictures per step, which {team.count} processes cannot "
                 "share; start fewer processes or raise the batch size"
+            )
+
+
+def _check_smallest_batch(config: RunConfig, model: SegmentationNetwork, team: Team) -> None:
+    """Refuse shares of a batch in which a norm of the network would see a single value; auto finds a size that fits."""
+    for phase, name in zip(config.phases, config.batch_fields, strict=True):
+        if isinstance(phase.batch_size, str) or phase.batch_size // team.count > 1:
+            continue
+        if (least := model.smallest_batch(config.augment.crop_size)) > 1:
+            each = f" of {team.count} processes" if team.count > 1 else ""
+            raise ValueError(
+                f"--{name.replace('_', '-')} {phase.batch_size} leaves one picture per step{each}, too few for this "
+                "network: its norms average over a picture that it has pooled to one cell. Use --"
+                f"{name.replace('_', '-')} {least * team.count} or more."
             )
 
 
@@ -216,24 +240,34 @@ def _fit(
     network.train()
     batches = _batches(config, pictures, network, state.step, team)
     records = Records(config, run, state.step, writes=team.is_main)
-    with stop_signal() as stop, Bar("step", state.step, shown=team.is_main) as bar, named_deaths():
+    with stop_signal() as stop, Bar("step", shown=team.is_main) as bar, named_deaths():
+        if state.unvalidated is not None:  # it was interrupted where a validation was due
+            row, state.unvalidated = state.unvalidated, None
+            records.write(row | _validate(config, run, team, state, held_out, row["phase"]))
         while state.step < config.steps:
             moment = _moment(config, state, model, team)
             row, batch = _step(config, accelerator, moment, optimizer, state, batches, objective)
-            if team.is_main and config.sample_every > 0 and _due(state.step, config.sample_every, config.steps):
+            stopping = team.any(stop.is_set())
+            sheets = team.is_main and not stopping and config.sample_every > 0
+            if sheets and _due(state.step, config.sample_every, config.steps):
                 sheet = objective.write_samples(run, moment, batch, state.step)
                 records.write_picture("samples", sheet, state.step)
-            if team.is_main and _tags_are_done(config, state.step):
+            if team.is_main and not stopping and _tags_are_done(config, state.step):
                 _warn_of_nothing(Segmenter(state.keeper, config), pictures, masks=False)
-            if _due(state.step, config.validate_every, config.steps):
-                row |= _validate(config, run, team, state, held_out, moment.phase)
-            if _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
+            validates = _due(state.step, config.validate_every, config.steps)
+            if validates and not stopping:
+                try:
+                    row |= _validate(config, run, team, state, held_out, moment.phase, stop)
+                except _Interrupted:
+                    stopping = True
+            if validates and stopping:
+                state.unvalidated = row
+            elif _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
                 records.write(row)
             bar.update(state.step, config.steps, describe(row))
-            stopping = team.any(stop.is_set())
             if _due(state.step, config.save_every, config.steps) or stopping:
                 _save(run, team, state)
-            if stopping and state.step < config.steps:
+            if stopping:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
                     f"Go on with: tag2mask {config.kind} --resume {run}"
@@ -388,13 +422,33 @@ def _count_nonfinite(config: RunConfig, state: TrainingState, losses: Losses, *,
         )
 
 
+class _Interrupted(Exception):
+    """Ctrl-C during a validation."""
+
+
 def _validate(
-    config: RunConfig, run: Path, team: Team, state: TrainingState, held_out: PictureSet | None, phase: str
+    config: RunConfig,
+    run: Path,
+    team: Team,
+    state: TrainingState,
+    held_out: PictureSet | None,
+    phase: str,
+    stop: Event | None = None,
 ) -> dict[str, float]:
-    """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags."""
+    """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags.
+
+    Raises:
+        _Interrupted: `stop` was set meanwhile; several processes, which wait for each other, go on to the end.
+    """
+
+    def go_on(done: int, total: int) -> None:
+        if stop is not None and stop.is_set() and team.count == 1:
+            raise _Interrupted
+
     last = state.step == config.steps
+    details = run if last else None
     masks = phase != "tags"
-    scores = validate(config, state.keeper, held_out, masks=masks, details=run if last else None, team=team)
+    scores = validate(config, state.keeper, held_out, masks=masks, details=details, team=team, progress=go_on)
     if config.select == "miou" and scores.get("miou", -1.0) > state.best_miou:
         state.best_miou = scores["miou"]
         selection = f"best mIoU on {config.val_split} at step {state.step}"

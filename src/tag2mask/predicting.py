@@ -18,7 +18,7 @@ from tag2mask import __version__, outputs, ranking, render, voc_archive
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.pictures import PictureTooLarge, opened
 from tag2mask.data.tables import class_indices, read_tag_table
-from tag2mask.files import model_file, whole_file, write_atomically, write_text
+from tag2mask.files import check_folder, model_file, whole_file, write_atomically, write_text
 from tag2mask.formats import OUTPUT_FORMATS, OutputFormat
 from tag2mask.manifest import Gathered, Manifest, Share, file_digest, fingerprint
 from tag2mask.memory import ran_out
@@ -110,6 +110,7 @@ def predict(
     if unknown := sorted(set(formats) - set(OUTPUT_FORMATS)):
         raise ValueError(f"--format must be one of {', '.join(OUTPUT_FORMATS)}, got {', '.join(unknown)}.")
     out, competition = Path(out), voc_archive.competition_of(formats)
+    check_folder(out)
     pictures = find_pictures([sources] if isinstance(sources, (str, Path)) else sources)
     if list_file is not None:
         pictures = only_listed(pictures, Path(list_file))

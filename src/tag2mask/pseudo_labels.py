@@ -17,7 +17,7 @@ from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.data.findings import Finding, log_findings, named, some
 from tag2mask.evaluation import Progress, tracked
-from tag2mask.files import write_text
+from tag2mask.files import check_folder, write_text
 from tag2mask.formats import DataOptions
 from tag2mask.learned import NEARLY_ALL, nothing_learned
 from tag2mask.score_maps import probability_parts
@@ -90,14 +90,15 @@ def pseudo_label(
         raise ValueError(f"--min-confidence must lie in [0, 1], got {min_confidence}.")
     need_network(run, "pseudo-label", "tag2mask predict MODEL PICTURES --tags FILE --out DIR knows the tags as well")
     out, params = Path(out), resolve_crf(crf)
+    check_folder(out)
     reading = DataOptions.merged(data_options, fields)
     pictures = open_data(data, split=split, options=reading)
     findings = (*pictures.findings, *nothing_learned(run))
     log_findings(findings, log)
+    places = _places(pictures, out)
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
-    places = _places(pictures, out)
     to_data = np.zeros(256, dtype=np.uint8)
     to_data[IGNORE] = IGNORE
     for i, name in enumerate(pictures.classes):

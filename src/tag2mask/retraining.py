@@ -12,7 +12,7 @@ from tag2mask.batch import IGNORE, Batch, Losses
 from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureSet
 from tag2mask.data.dataset import label_codes
-from tag2mask.loop import run_training
+from tag2mask.loop import check_out, run_training
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
 from tag2mask.objective import Moment
 from tag2mask.render import SampleRow
@@ -35,6 +35,8 @@ def retrain(config: RetrainConfig, *, resume: Path | None = None) -> Path:
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
+    if resume is None:
+        check_out(config)
     pictures = run_pictures(config, config.train_split)
     return run_training(config, with_training_masks(pictures, config), _MaskObjective(config), resume=resume)
 

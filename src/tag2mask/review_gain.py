@@ -22,7 +22,7 @@ from tag2mask.data import PictureSet, open_data
 from tag2mask.data.shapes import write_builtin
 from tag2mask.demonstration import demo_config
 from tag2mask.evaluation import score_pictures
-from tag2mask.files import write_text
+from tag2mask.files import check_new_folder, write_text
 from tag2mask.predicting import predict
 from tag2mask.segmenter import Segmenter
 from tag2mask.training import train
@@ -45,8 +45,7 @@ def review_gain(out: str | Path, *, counts: Sequence[int] = (20, 40), seed: int 
         FileExistsError: `out` is not empty.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"--out {out} is not empty. Choose another folder or remove it")
+    check_new_folder(out)
     data = write_builtin(out / "data")
     pictures = open_data(data)
     whole = demo_config(data, out / "tags-only").replace(seed=seed, sample_every=0, val_split="none")

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from tag2mask import __version__
 from tag2mask.config import RunConfig, parse_config, require_finished
 from tag2mask.data.tables import MAX_CLASSES, is_class_name
-from tag2mask.files import model_file, whole_file, write_atomically
+from tag2mask.files import check_new_folder, model_file, whole_file, write_atomically
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits
@@ -53,11 +53,7 @@ def new_run_folder(out: str | None, preset: str) -> Path:
     """
     if out is not None:
         folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(
-                f"--out {folder} exists and is not empty. Choose another folder, remove it, or go on with an "
-                f"interrupted run by `tag2mask train --resume {folder}`."
-            )
+        check_new_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     number = 1
@@ -113,7 +109,9 @@ def log_to(run: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        log.error("%s: %s", type(error).__name__, error)
+        # to the file alone: whoever called says it to the person
+        told = f"{type(error).__name__}: {error}"
+        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, told, (), None))
         raise
     finally:
         log.setLevel(level)

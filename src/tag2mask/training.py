@@ -15,7 +15,7 @@ from tag2mask.config import MethodConfig, TrainConfig, load_config
 from tag2mask.data import PictureSet, read_mask, read_picture
 from tag2mask.data.dataset import label_codes
 from tag2mask.data.folder import mask_path
-from tag2mask.loop import TrainingStopped, run_training
+from tag2mask.loop import TrainingStopped, check_out, run_training
 from tag2mask.method import training_losses
 from tag2mask.models.network import Network
 from tag2mask.objective import Moment
@@ -46,6 +46,7 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
     """
     if resume is None:
         check_weights(config)
+        check_out(config)
     start = None
     if config.tag_phase is not None and resume is None:
         start = Path(config.tag_phase)

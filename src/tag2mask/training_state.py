@@ -28,6 +28,8 @@ class TrainingState:
     best_miou: float = -1.0
     seconds: float = 0.0
     """Wall time of the steps so far, over all attempts."""
+    unvalidated: dict[str, Any] | None = None
+    """The last step's row of metrics, where its validation was due and an interrupt came before it."""
 
     def to_dict(self, team: Team) -> dict[str, Any]:
         """All of it as tensors and plain values, with the random states of all processes."""
@@ -43,6 +45,7 @@ class TrainingState:
             "broken": sorted(self.broken),
             "best_miou": self.best_miou,
             "seconds": self.seconds,
+            "unvalidated": self.unvalidated,
             **random[0],
             "rng_of_others": random[1:],
         }
@@ -71,7 +74,7 @@ class TrainingState:
             self.scaler.load_state_dict(saved["scaler"])
         self.step, self.skipped = saved["step"], saved["skipped"]
         self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
-        self.seconds = saved.get("seconds", 0.0)
+        self.seconds, self.unvalidated = saved.get("seconds", 0.0), saved.get("unvalidated")
         if not isinstance(self.step, int) or self.step < 0:
             raise ValueError(f"step is {self.step!r}")
         self.broken = set(saved["broken"])

@@ -26,7 +26,7 @@ from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.objective import Moment
 from tag2mask.render import SampleRow, sample_sheet, save_picture
-from tag2mask.scores import Report, model_codes
+from tag2mask.scores import Progress, Report, model_codes
 from tag2mask.segmenter import Segmenter
 
 log = logging.getLogger("tag2mask")
@@ -45,12 +45,14 @@ def validate(
     masks: bool,
     details: Path | None = None,
     team: Team = ALONE,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Scores on the validation split: `miou` where it has masks and `masks` asks for it, else `tag_map`.
 
     Empty without such a split. `config.validate_pictures` limits the work; pictures that cannot be read are named and
     left out. With `details`, a run folder, its `validation/` gets scores.json (the report, and each picture's mIoU) and
     the best and worst pictures as best.jpg and worst.jpg. The processes of `team` share the pictures and get the same.
+    `progress` is called with (done, all).
     """
     if pictures is None:
         return {}
@@ -64,6 +66,7 @@ def validate(
             limit=limit,
             broken=broken,
             each=lambda p, own: each.update({p.name: _miou(own)}),
+            progress=progress,
             team=team,
         )
         name, score = "miou", report.miou
@@ -72,7 +75,8 @@ def validate(
             if team.is_main:
                 _write_details(details / FOLDER, segmenter, pictures, report, every)
     else:
-        name, score = "tag_map", score_tags(segmenter, pictures, limit=limit, broken=broken, team=team).map
+        scored = score_tags(segmenter, pictures, limit=limit, broken=broken, progress=progress, team=team)
+        name, score = "tag_map", scored.map
     for message in broken.values():
         log.warning("left out of the validation: %s", message)
     return {} if math.isnan(score) else {name: score}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tag2mask.ablation import ROWS, Ablation, Plan, ablate
+from tag2mask.files import check_folder
 
 
 def main() -> int:
@@ -38,6 +39,7 @@ def main() -> int:
     out = options.out
     ablation = Ablation(data=options.data, out=out, plan=plan, second_split=options.second_split)
     try:
+        check_folder(out)
         ablate(ablation, None if options.rows is None else tuple(options.rows))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

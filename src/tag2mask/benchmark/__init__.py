@@ -23,6 +23,7 @@ from tag2mask.benchmark.page import draw, markdown, table_lines
 from tag2mask.benchmark.peer import NO_PEER, load_peer
 from tag2mask.benchmark.results import BenchReport, Point, Row
 from tag2mask.benchmark.training_step import measure_training
+from tag2mask.files import check_folder
 
 __all__ = ["CASES", "NAMES", "BenchReport", "Point", "Row", "bench", "check_arguments", "markdown", "table_lines"]
 
@@ -93,6 +94,8 @@ def check_arguments(only: Sequence[str], rounds: int | None, plots: str | Path |
             raise ValueError(f"there is no measurement {name!r}; there are: {', '.join(NAMES)}.{hint}")
     if rounds is not None and rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    if plots is not None:
+        check_folder(Path(plots), "--plots")
     if plots is not None and only and not {"pixels", "labels"} <= set(only):
         raise ValueError(f"plots show the curves pixels and labels, but only {', '.join(only)} is asked for; add them")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tag2mask.checking.results import CheckReport, cell, class_rows, summary_rows
 from tag2mask.data.findings import SEVERITIES, Finding
 from tag2mask.data.pictures import PictureError, read_picture
-from tag2mask.files import write_text
+from tag2mask.files import check_file, write_text
 from tag2mask.html_page import escaped, html_page, html_tiles, image_tag
 
 _THUMBNAIL = 160
@@ -65,6 +65,7 @@ def check_page_path(path: Path) -> None:
     """
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise ValueError(f"--out takes the name of a page to write, such as check.html, got {path}.")
+    check_file(path)
 
 
 def _finding(finding: Finding) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal, Self
 
@@ -84,6 +85,22 @@ class SegmentationNetwork(nn.Module):
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(False)
         return self
+
+    def smallest_batch(self, side: int) -> int:
+        """The fewest pictures [side, side] that can train together: 2 where a norm sees one value per picture, else 1.
+
+        Such are the norms of decoders that pool the whole picture, and of maps of a single cell. Nothing is changed.
+        """
+        trial = copy.deepcopy(self).train()
+        picture = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.mean.device)
+        try:
+            with torch.no_grad(), torch.random.fork_rng():
+                trial(trial.normalize(picture))
+        except ValueError as error:  # torch has no kind of its own for it
+            if "more than 1 value per channel" not in str(error):
+                raise
+            return 2
+        return 1
 
     def parameter_groups(self) -> dict[GroupName, list[nn.Parameter]]:
         """Every parameter that trains, once: old (pretrained part) or new (heads), weights or biases.
