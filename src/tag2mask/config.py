@@ -55,6 +55,10 @@ MAX_STEPS = 10_000_000
 """Most steps of a phase."""
 MAX_WORKERS = 1024
 """Most processes that load pictures."""
+NO_SPLIT = "none"
+"""`--val-split none`: nothing is validated."""
+_PATH = {"path": True}
+"""Marks a field that holds, or may hold, a path of this machine; see `path_fields`."""
 MAX_PIXELS = 200_000_000
 """Pictures with more pixels are refused unless the caller says otherwise: a small file may unpack into any size."""
 
@@ -151,17 +155,17 @@ class RunConfig(DataOptions):
 
     preset_name: str = "small"
     """Preset that the run started from."""
-    data: str = ""
+    data: str = field(default="", metadata=_PATH)
     """Folder of a data set: pictures and tags in any format of docs/data.md."""
-    train_split: str | None = None
+    train_split: str | None = field(default=None, metadata=_PATH)
     """Name of a split, or a file with one picture per line."""
-    val_split: str = "val"
-    """Split that validation reads; it is skipped when there is none."""
-    out: str | None = None
+    val_split: str = field(default="val", metadata=_PATH)
+    """Split to validate on, by name or as a file; `none` for no validation, as with `val` where there is none."""
+    out: str | None = field(default=None, metadata=_PATH)
     """Run folder; default runs/<preset>, then -2, -3 ..."""
     backbone: str = "tf_efficientnet_lite0"
     """Any timm model, or wide_resnet38."""
-    weights: str = "default"
+    weights: str = field(default="default", metadata=_PATH)
     """`default` pretrained weights of the backbone, `none`, or a file (.safetensors, .pth, MXNet's .params)."""
     output_stride: int = 16
     """Stride of the feature map, 8, 16 or 32; a plain ViT keeps its patch size."""
@@ -203,7 +207,7 @@ class RunConfig(DataOptions):
     """Model that is kept: the last step, as published, or the best on validation masks."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "out", "train_split", "weights"):
+        for name in path_fields(type(self)):
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
         require_finite(self)
@@ -224,6 +228,15 @@ class RunConfig(DataOptions):
             not (self.select == "miou" and self.validate_every == 0),
             "--select miou compares validations during training, so it needs --validate-every N",
         )
+        require(
+            not (self.select == "miou" and self.held_out is None),
+            "--select miou compares validations, which --val-split none switches off; name a split with masks",
+        )
+
+    @property
+    def held_out(self) -> str | None:
+        """`val_split`, or None where nothing is to be validated."""
+        return None if self.val_split == NO_SPLIT else self.val_split
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -316,17 +329,15 @@ class TrainConfig(RunConfig):
     """Steps that train on tags only."""
     joint_steps: int = 450
     """Steps with all losses, after the tag phase."""
-    tag_phase: str | None = None
+    tag_phase: str | None = field(default=None, metadata=_PATH)
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
-    masks_for_some: str = ""
+    masks_for_some: str = field(default="", metadata=_PATH)
     """Folder of true masks NAME.png of some pictures: labels 0..C and 255. There they replace the reliable labels."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Rules of the training step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.masks_for_some, os.PathLike):
-            object.__setattr__(self, "masks_for_some", os.fspath(self.masks_for_some))
         require(
             self.segment_dilation is None or self.segment_dilation >= 1,
             f"--segment-dilation must be at least 1, got {self.segment_dilation}",
@@ -380,7 +391,7 @@ class RetrainConfig(RunConfig):
 
     kind: ClassVar[str] = "retrain"
 
-    masks: str = ""
+    masks: str = field(default="", metadata=_PATH)
     """Folder of training masks NAME.png, as pseudo-label writes them: labels 0..C of the data's class list and 255."""
     own_masks: bool = False
     """Train on the data set's own masks instead: what full supervision reaches."""
@@ -395,8 +406,6 @@ class RetrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.masks, os.PathLike):
-            object.__setattr__(self, "masks", os.fspath(self.masks))
         require(
             1 <= self.supervised_steps <= MAX_STEPS,
             f"--supervised-steps must be 1 to {MAX_STEPS}, got {self.supervised_steps}",
@@ -412,6 +421,11 @@ class RetrainConfig(RunConfig):
     def average_decay(self) -> float:
         """`ema`."""
         return self.ema
+
+
+def path_fields(kind: type[RunConfig]) -> tuple[str, ...]:
+    """Names of the fields that hold, or may hold, a path of this machine."""
+    return tuple(each.name for each in dataclasses.fields(kind) if each.metadata.get("path"))
 
 
 _KINDS: dict[str, type[RunConfig]] = {"train": TrainConfig, "retrain": RetrainConfig}

@@ -36,6 +36,7 @@ from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.objective import Moment, Objective
 from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
+from tag2mask.places import OLDER, RECORD, check_record, going_on, located, moved, write_record
 from tag2mask.report import write_report
 from tag2mask.runs import (
     environment,
@@ -98,13 +99,22 @@ def run_training(
 def _run_training(
     config: RunConfig, pictures: PictureSet, objective: Objective, resume: Path | None, start: Path | None
 ) -> Path:
-    if resume is not None and config != load_config(resume):
-        raise ValueError(f"{resume} was trained with other settings; going on takes everything from its config.json")
+    relocated: dict[str, tuple[str, str]] = {}
+    if resume is not None:
+        saved, config = load_config(resume), going_on(resume, config)
+        relocated = moved(saved, config)
     check_trackers(config)
     accelerator = _accelerator(config)
     team = Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
     _check_share(config, team)
-    held_out = validation_pictures(config)
+    held_out, why_none = validation_pictures(config, goes_on=resume is not None)
+    differing = [] if resume is None else check_record(resume, config, pictures, held_out)
+    if differing and relocated:
+        places = " ".join(f"--{name.replace('_', '-')} {new}" for name, (_, new) in relocated.items())
+        raise ValueError(
+            f"{places} does not hold what {resume} began with: {'; '.join(differing)}. Give the place where the same "
+            "files lie now, or start a new run"
+        )
     if config.select == "miou" and (held_out is None or not held_out.has_masks):
         raise ValueError(
             f"--select miou needs masks of split {config.val_split!r} of {config.data}; add masks or use --select last"
@@ -118,11 +128,22 @@ def _run_training(
     run = team.from_main(lambda: _new_run(config, team, pictures, held_out) if resume is None else Path(resume))
     if resume is None:
         config = _resolved(config, run)
-    else:
+    elif relocated and team.is_main:
+        write_text(run / "config.json", config.to_json())
+    if resume is not None:
         state = load_state(run)
     with log_to(run) if team.is_main else errors_only(), together():
         log.info("run folder: %s", run)
+        for name, (old, new) in relocated.items():
+            log.info("--%s has moved from %s to %s", name.replace("_", "-"), old, new)
+        if relocated:
+            compared = "the same by name, size and tags" if (run / RECORD).is_file() else OLDER
+            log.info("its pictures are %s", compared)
+        if differing:
+            log.warning("the data is not what this run began with: %s", "; ".join(differing))
         log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))
+        if held_out is None:
+            log.log(logging.INFO if config.held_out is None else logging.WARNING, "no validation: %s", why_none)
         log_findings(dict.fromkeys((*pictures.findings, *(held_out.findings if held_out else ()))), log)
         for dead in nothing_learned(config.weights):
             log.warning("--weights %s: %s %s", config.weights, dead.message, dead.cure)
@@ -144,6 +165,7 @@ def _new_run(config: RunConfig, team: Team, pictures: PictureSet, held_out: Pict
     run = new_run_folder(config.out, config.preset_name)
     write_text(run / "config.json", _resolved(config, run).to_json())
     data = {each.split: _data_summary(each) for each in (pictures, held_out) if each is not None}
+    write_record(run, config, pictures, held_out)
     about = environment() | {"processes": team.count, "data": data}
     write_text(run / "environment.json", json.dumps(about, indent=2) + "\n")
     return run
@@ -182,19 +204,9 @@ def _check_smallest_batch(config: RunConfig, model: SegmentationNetwork, team: T
             )
 
 
-_PATHS = ("train_split", "weights", "masks", "masks_for_some", "tag_phase")
-_FOLDERS = ("masks", "masks_for_some", "tag_phase")
-
-
 def _resolved(config: RunConfig, run: Path) -> RunConfig:
-    """The config with its folders and files spelled out, so that the run goes on from any folder."""
-    changes = {"out": str(run), "data": str(Path(config.data).expanduser().resolve())}
-    for name in _PATHS:
-        value = getattr(config, name, None)
-        # a split's name or `default` is no file, even where a folder happens to bear that name
-        if value and (path := Path(value).expanduser()).exists() and (path.is_file() or name in _FOLDERS):
-            changes[name] = str(path.resolve())
-    return config.replace(**changes)
+    """The config with its places spelled out, so that the run goes on from any folder."""
+    return located(config).replace(out=str(run))
 
 
 def _accelerator(config: RunConfig) -> Accelerator:

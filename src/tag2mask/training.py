@@ -19,6 +19,7 @@ from tag2mask.loop import TrainingStopped, check_out, run_training
 from tag2mask.method import training_losses
 from tag2mask.models.network import Network
 from tag2mask.objective import Moment
+from tag2mask.places import located
 from tag2mask.presets import check_weights
 from tag2mask.validation import run_pictures, write_sample_sheet
 
@@ -131,12 +132,10 @@ def _check_tag_phase(config: TrainConfig, run: Path) -> None:
 
 def _tag_settings(config: TrainConfig) -> TrainConfig:
     """`config` with everything that the tag phase does not read at its default."""
-    plain = TrainConfig()
-    data = str(Path(config.data).expanduser().resolve())
+    plain, config = TrainConfig(), located(config)
     return dataclasses.replace(
         config,
         preset_name=plain.preset_name,
-        data=data,
         out=None,
         profile=plain.profile,
         tag_phase=None,

@@ -120,16 +120,23 @@ def run_pictures(config: RunConfig, split: str | None, *, need_tags: bool = True
     return open_data(config.data, split=split, options=DataOptions.of(config), need_tags=need_tags)
 
 
-def validation_pictures(config: RunConfig) -> PictureSet | None:
-    """The validation split of a run, or None where there is none.
+def validation_pictures(config: RunConfig, *, goes_on: bool = False) -> tuple[PictureSet | None, str]:
+    """The validation split of a run; or None, and why nothing is validated.
+
+    Only the default may be absent, and what a run that `goes_on` may have begun without.
 
     Raises:
+        SplitError: a split that was asked for does not exist or is empty.
         DataError: anything else that is wrong with it.
     """
+    if config.held_out is None:
+        return None, "--val-split none"
     try:
-        return run_pictures(config, config.val_split, need_tags=False)
-    except SplitError:
-        return None
+        return run_pictures(config, config.held_out, need_tags=False), ""
+    except SplitError as error:
+        if config.held_out != type(config).val_split and not goes_on:
+            raise SplitError(f"--val-split: {error} --val-split none validates nothing.") from error
+        return None, str(error)
 
 
 @torch.no_grad()

@@ -94,7 +94,7 @@ def after_training(run: Path, config: RunConfig) -> str:
 
 def _after_training(run: Path, config: RunConfig) -> str:
     reading = DataOptions.of(config)
-    held_out = pictures_of(config.data, split=config.val_split, options=reading)
+    held_out = None if config.held_out is None else pictures_of(config.data, split=config.held_out, options=reading)
     if held_out is not None and held_out.has_masks:
         return next_command("evaluate", run, data=config.data, split=config.val_split, **reading.asked())
     if isinstance(config, RetrainConfig):

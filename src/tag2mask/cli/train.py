@@ -114,7 +114,10 @@ def _command(
     )
     config: RunConfig = kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind)})
     if resume is not None:
-        _refuse_conflicts(start, config, preset)
+        from tag2mask.places import moved
+
+        where = {name: old for name, (old, _) in moved(start, config).items()}
+        _refuse_conflicts(start, config.replace(**where), preset)
     elif not config.data:
         raise Misuse(f"{verb} needs --data PATH: a folder of pictures and tags, or a PASCAL VOC tree.")
     folder = run(config, None if resume is None else Path(resume))

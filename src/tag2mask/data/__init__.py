@@ -118,6 +118,18 @@ def read_split(
     return read(root, split=name, options=options, need_tags=need_tags)
 
 
+def split_list(path: str | Path, split: str, *, options: DataOptions | None = None) -> Path | None:
+    """The file with one picture per line that `split` stands for; None where it is the name of a split.
+
+    Raises:
+        DataError: as `open_data`.
+    """
+    if not Path(split).is_file():
+        return None
+    own = list_splits(path, options=options) or ("train", "val")
+    return None if split in own else Path(split)
+
+
 def list_splits(path: str | Path, *, options: DataOptions | None = None, **fields: Any) -> tuple[str, ...]:
     """Names of the splits that the data set itself has, for `open_data`; empty where `train` and `val` are by hash.
 

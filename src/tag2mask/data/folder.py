@@ -83,9 +83,10 @@ def split_names(root: Path, split: str, names: Iterable[str]) -> list[str]:
     files = split_files(root)
     if split in files:
         return listed_names(files[split], names)
-    if Path(split).is_file():
+    by_hash = not files and split in ("train", "val")
+    if not by_hash and Path(split).is_file():
         return listed_names(Path(split), names)
-    if files or split not in ("train", "val"):
+    if not by_hash:
         known = ", ".join(files) or "train, val (by hash, as there is no splits folder)"
         raise SplitError(f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.")
     train, held_out = hash_split(names)
