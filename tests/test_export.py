@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
@@ -34,6 +36,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 CLASSES = ("cat", "dog", "cow")
+OPENED: list[OnnxSegmenter] = []
+"""What forked children of a test inherit."""
 DOCS = Path(__file__).parents[1] / "docs" / "export.md"
 SIZES = ((50, 90), (90, 50), (1, 1), (1, 70), (70, 1), (64, 64), (211, 160), (31, 47))
 
@@ -94,6 +98,26 @@ def session(summary):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(summary.out, options)
+
+
+def mask_of(path):
+    return OnnxSegmenter(path, device="cpu").predict(picture((90, 120)), crf=True).mask
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_onnx_models_predict_in_forked_children(summary, onnx, monkeypatch):
+    """Each child opens the file anew, or goes on with what its parent has opened and used."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    here = mask_of(summary.out)
+    OPENED[:] = [onnx]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        there = pool.map_async(mask_of, [summary.out] * 2).get(timeout=60)
+        again = pool.map_async(mask_of_opened, range(2)).get(timeout=60)
+    assert all((here == each).all() for each in (*there, *again))
+
+
+def mask_of_opened(_):
+    return OPENED[0].predict(picture((90, 120)), crf=True).mask
 
 
 def picture(size, seed=0):
