@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def write_run(folder, config, seed):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64, data="/home/me/photos")
+    paths = {name: f"/home/me/{name}" for name in TrainConfig.path_names()}
+    config = TrainConfig.preset("small", backbone="test_resnet", image_size=64, **paths | {"weights": "none"})
     return write_run(tmp_path_factory.mktemp("export") / "first", config, seed=3)
 
 
@@ -551,6 +553,16 @@ def test_code_of_the_docs_runs(first, summary, program_file, tmp_path, monkeypat
     assert (tmp_path / "cat_overlay.png").is_file()
     assert "'cat': " in capsys.readouterr().out
     assert (tmp_path / "photos-hub" / "README.md").is_file()
+
+
+def test_no_path_of_this_machine_is_exported(summary, program_file, network):
+    homes = [b"/home/me", str(Path(exporting.__file__).parents[1]).encode(), str(Path(torch.__file__).parent).encode()]
+    with zipfile.ZipFile(program_file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for name, content in {summary.out.name: summary.out.read_bytes(), **parts}.items():
+        assert not [home for home in homes if home in content], name
+    chosen = Segmenter(network.model, network.config, selection="best mIoU on /home/me/val.txt at step 7")
+    assert exporting.metadata(chosen)["selection"] == "best mIoU on val.txt at step 7"
 
 
 def test_padding_in_whole_numbers_is_timms():

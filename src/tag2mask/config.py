@@ -125,6 +125,11 @@ class OptimConfig:
         )
 
 
+def path_field(default: Any) -> Any:
+    """A field of a config that names a folder or file; such values stay on this machine (`RunConfig.path_names`)."""
+    return field(default=default, metadata={"path": True})
+
+
 def _check_batch(option: str, size: int | str) -> None:
     known = size == "auto" or (isinstance(size, int) and 1 <= size <= MAX_BATCH)
     require(known, f"{option} must be 1 to {MAX_BATCH}, or auto, got {size}")
@@ -151,17 +156,17 @@ class RunConfig(DataOptions):
 
     preset_name: str = "small"
     """Preset that the run started from."""
-    data: str = ""
+    data: str = path_field("")
     """Folder of a data set: pictures and tags in any format of docs/data.md."""
-    train_split: str | None = None
+    train_split: str | None = path_field(None)
     """Name of a split, or a file with one picture per line."""
-    val_split: str = "val"
+    val_split: str = path_field("val")
     """Split that validation reads; it is skipped when there is none."""
-    out: str | None = None
+    out: str | None = path_field(None)
     """Run folder; default runs/<preset>, then -2, -3 ..."""
     backbone: str = "tf_efficientnet_lite0"
     """Any timm model, or wide_resnet38."""
-    weights: str = "default"
+    weights: str = path_field("default")
     """`default` pretrained weights of the backbone, `none`, or a file (.safetensors, .pth, MXNet's .params)."""
     output_stride: int = 16
     """Stride of the feature map, 8, 16 or 32; a plain ViT keeps its patch size."""
@@ -203,7 +208,7 @@ class RunConfig(DataOptions):
     """Model that is kept: the last step, as published, or the best on validation masks."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "out", "train_split", "weights"):
+        for name in self.path_names():
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
         require_finite(self)
@@ -252,6 +257,11 @@ class RunConfig(DataOptions):
                 return phase, step
             step -= phase.steps
         raise ValueError(f"the run has {self.steps} steps, there is no step {self.steps + step}")
+
+    @classmethod
+    def path_names(cls) -> tuple[str, ...]:
+        """The fields that name folders or files; `train_split`, `val_split` and `weights` may hold other words too."""
+        return tuple(each.name for each in dataclasses.fields(cls) if each.metadata.get("path"))
 
     @classmethod
     def presets(cls) -> tuple[str, ...]:
@@ -316,17 +326,15 @@ class TrainConfig(RunConfig):
     """Steps that train on tags only."""
     joint_steps: int = 450
     """Steps with all losses, after the tag phase."""
-    tag_phase: str | None = None
+    tag_phase: str | None = path_field(None)
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
-    masks_for_some: str = ""
+    masks_for_some: str = path_field("")
     """Folder of true masks NAME.png of some pictures: labels 0..C and 255. There they replace the reliable labels."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Rules of the training step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.masks_for_some, os.PathLike):
-            object.__setattr__(self, "masks_for_some", os.fspath(self.masks_for_some))
         require(
             self.segment_dilation is None or self.segment_dilation >= 1,
             f"--segment-dilation must be at least 1, got {self.segment_dilation}",
@@ -380,7 +388,7 @@ class RetrainConfig(RunConfig):
 
     kind: ClassVar[str] = "retrain"
 
-    masks: str = ""
+    masks: str = path_field("")
     """Folder of training masks NAME.png, as pseudo-label writes them: labels 0..C of the data's class list and 255."""
     own_masks: bool = False
     """Train on the data set's own masks instead: what full supervision reaches."""
@@ -395,8 +403,6 @@ class RetrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.masks, os.PathLike):
-            object.__setattr__(self, "masks", os.fspath(self.masks))
         require(
             1 <= self.supervised_steps <= MAX_STEPS,
             f"--supervised-steps must be 1 to {MAX_STEPS}, got {self.supervised_steps}",

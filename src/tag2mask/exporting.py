@@ -24,6 +24,7 @@ from torch.export import Dim, ExportedProgram
 from tag2mask import __version__
 from tag2mask.deployed import OUTPUTS, Deployed
 from tag2mask.files import write_atomically
+from tag2mask.hub import named_selection
 from tag2mask.onnx_segmenter import session_options
 from tag2mask.parity import Parity, Predict, compare, comparison_pictures
 from tag2mask.segmenter import Segmenter, need_network
@@ -266,7 +267,7 @@ def metadata(segmenter: Segmenter) -> dict[str, str]:
         "classes": json.dumps(list(segmenter.classes), ensure_ascii=False),
         "image_size": json.dumps(segmenter.config.image_size),
         "stride": json.dumps(segmenter.model.stride),
-        "selection": segmenter.selection,
+        "selection": named_selection(segmenter.selection),
     }
 
 
