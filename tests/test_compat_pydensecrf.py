@@ -452,6 +452,25 @@ def test_terms_equal_pydensecrf(compat: str, normalization: str, kernel: str) ->
         assert ours.klDivergence(q) == pytest.approx(want.klDivergence(want_q), rel=2e-5, abs=1e-4)
 
 
+@needs_pydensecrf
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_strong_terms_on_a_picture(normalization: str) -> None:
+    """Without normalization messages are sums over the whole picture, and rounding grows with them; no label changes."""
+    bounds = {1: 1e-5, 10: 5e-5, 30: 5e-4} if normalization != "NO_NORMALIZATION" else dict.fromkeys((1, 10, 30), 1e-2)
+    rgb, probs = photo(60, 80), probabilities(5, 60, 80)
+    for compat, bound in bounds.items():
+        found = []
+        for package in (dcrf, theirs):
+            crf = package.DenseCRF2D(80, 60, 5)
+            crf.setUnaryEnergy(utils.unary_from_softmax(probs))
+            kind = getattr(package, normalization)
+            crf.addPairwiseGaussian(sxy=3, compat=0.3 * compat, normalization=kind)
+            crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=rgb, compat=compat, normalization=kind)
+            found.append(np.array(crf.inference(10)))
+        np.testing.assert_allclose(found[0], found[1], rtol=0, atol=bound)
+        assert (found[0].argmax(0) == found[1].argmax(0)).mean() >= 0.9999
+
+
 def test_repeatable_with_any_number_of_threads() -> None:
     before = torch.get_num_threads()
     try:

@@ -165,6 +165,7 @@ def parse_command(words: list[str], monkeypatch) -> None:
 def run_command(words: list[str], monkeypatch, *, only_parsed: bool = False) -> None:
     """Run one tag2mask command in process, or only parse it; AssertionError with what it said."""
     words = [PLACEHOLDERS.get(word, word) for word in words]
+    assert words[0] == "tag2mask", f"{words[0]} is no known program"
     verb = words[1]
     told = io.StringIO()
     if only_parsed or reason_not_to_run(words):
@@ -197,7 +198,7 @@ def test_blocks_run(path, world, tmp_path, monkeypatch):
     home = tmp_path / "home"
     shutil.copytree(world, home)
     monkeypatch.chdir(home)
-    names: dict[str, object] = {"__name__": "docs"}
+    names: dict[str, object] = {"__name__": "__main__"}
     prepared = None
     for block in BLOCKS[path]:
         if block.heading in FOLDERS and block.heading != prepared:
@@ -213,6 +214,33 @@ def test_blocks_run(path, world, tmp_path, monkeypatch):
             run_commands(block, monkeypatch)
 
 
+def test_the_first_script_of_the_api_runs_under_spawn(world, tmp_path):
+    """Every process that loads pictures runs the script again: its guard must hold what it does."""
+    block = next(b for b in BLOCKS[ROOT / "docs" / "api.md"] if b.kind == "python")
+    shutil.copytree(world / "photos", tmp_path / "photos")
+    shutil.copy(world / "cat.jpg", tmp_path)
+    assert "tag2mask.train(config)" in block.text
+    start = "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\n"
+    text = block.text.replace("tag_steps=1", 'device="cpu", workers=1, tag_steps=1')
+    (tmp_path / "script.py").write_text(start + text)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1, "each process that loads pictures ran it too"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["from-python"]
+
+
+STARTS = re.compile(r"^(?!if |\s).*tag2mask\.(train|retrain|demo|bench)\(")
+
+
+def test_scripts_that_start_processes_have_a_guard():
+    """At the left margin nothing trains, since a process that loads pictures would train too."""
+    for path in PAGES:
+        for block in BLOCKS[path]:
+            if block.kind == "python":
+                assert not [line for line in block.text.splitlines() if STARTS.match(line)], block.place
+    assert STARTS.match("run = tag2mask.train(config)")
+
+
 @pytest.mark.parametrize("page", SLOW)
 def test_blocks_of_slow_pages_are_read(page, monkeypatch):
     for block in BLOCKS[ROOT / "docs" / page]:
@@ -223,24 +251,35 @@ def test_blocks_of_slow_pages_are_read(page, monkeypatch):
 
 
 def run_commands(block: Block, monkeypatch, *, only_parsed: bool = False) -> None:
+    """Run the commands of a block; of those that torchrun and accelerate start, parse what they start."""
     for words in commands_of(block):
-        if words[0] in OTHER_PROGRAMS:
-            continue
-        assert words[0] == "tag2mask", f"{block.place}: {words[0]} is no known program"
         try:
-            run_command(words, monkeypatch, only_parsed=only_parsed)
+            started = launched(words)
+            if words[0] in OTHER_PROGRAMS and started is None:
+                continue
+            run_command(started or words, monkeypatch, only_parsed=only_parsed or started is not None)
         except AssertionError as error:
             raise AssertionError(f"{block.place}: {error}") from None
-            for words in commands_of(block):
-                if started := launched(words):
-                    parse_command(started, monkeypatch)
-                if words[0] in OTHER_PROGRAMS:
-                    continue
-                assert words[0] == "tag2mask", f"{block.place}: {words[0]} is no known program"
-                try:
-                    run_command(words, monkeypatch)
-                except AssertionError as error:
-                    raise AssertionError(f"{block.place}: {error}") from None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "torchrun --nproc-per-node 2 -m tag2mask train small --data photos --no-such-option 3",
+        "torchrun --nproc-per-node 2 -m tag2mask paint photos",
+        "accelerate launch --num_processes 2 -m tag2mask train no-such-preset --data photos",
+        "torchrun --nproc-per-node 2 -m something_else train small",
+        "torchrun --nproc-per-node 2 tools/no_such_script.py",
+        "tag2mask train small --no-such-option 3",
+        "tag3mask train small",
+    ],
+)
+def test_wrong_commands_of_a_page_are_found(command, monkeypatch, world, tmp_path):
+    """What torchrun and accelerate start is parsed too, so that the test of the pages can fail on it."""
+    monkeypatch.chdir(tmp_path)
+    block = Block("page.md", 7, "", "", f"pip install tag2mask\n{command}")
+    with pytest.raises(AssertionError, match=r"page\.md:7: "):
+        run_commands(block, monkeypatch)
 
 
 def test_what_is_not_run_is_listed_with_its_reason_and_counted(capsys):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 CLASSES = ("cat", "dog", "cow")
+OPENED: list[OnnxSegmenter] = []
+"""What forked children of a test inherit."""
 DOCS = Path(__file__).parents[1] / "docs" / "export.md"
 SIZES = ((50, 90), (90, 50), (1, 1), (1, 70), (70, 1), (64, 64), (211, 160), (31, 47))
 
@@ -55,7 +60,8 @@ def write_run(folder, config, seed):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64, data="/home/me/photos")
+    paths = {name: f"/home/me/{name}" for name in TrainConfig.path_names()}
+    config = TrainConfig.preset("small", backbone="test_resnet", image_size=64, **paths | {"weights": "none"})
     return write_run(tmp_path_factory.mktemp("export") / "first", config, seed=3)
 
 
@@ -94,6 +100,26 @@ def session(summary):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(summary.out, options)
+
+
+def mask_of(path):
+    return OnnxSegmenter(path, device="cpu").predict(picture((90, 120)), crf=True).mask
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_onnx_models_predict_in_forked_children(summary, onnx, monkeypatch):
+    """Each child opens the file anew, or goes on with what its parent has opened and used."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    here = mask_of(summary.out)
+    OPENED[:] = [onnx]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        there = pool.map_async(mask_of, [summary.out] * 2).get(timeout=60)
+        again = pool.map_async(mask_of_opened, range(2)).get(timeout=60)
+    assert all((here == each).all() for each in (*there, *again))
+
+
+def mask_of_opened(_):
+    return OPENED[0].predict(picture((90, 120)), crf=True).mask
 
 
 def picture(size, seed=0):
@@ -527,6 +553,16 @@ def test_code_of_the_docs_runs(first, summary, program_file, tmp_path, monkeypat
     assert (tmp_path / "cat_overlay.png").is_file()
     assert "'cat': " in capsys.readouterr().out
     assert (tmp_path / "photos-hub" / "README.md").is_file()
+
+
+def test_no_path_of_this_machine_is_exported(summary, program_file, network):
+    homes = [b"/home/me", str(Path(exporting.__file__).parents[1]).encode(), str(Path(torch.__file__).parent).encode()]
+    with zipfile.ZipFile(program_file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for name, content in {summary.out.name: summary.out.read_bytes(), **parts}.items():
+        assert not [home for home in homes if home in content], name
+    chosen = Segmenter(network.model, network.config, selection="best mIoU on /home/me/val.txt at step 7")
+    assert exporting.metadata(chosen)["selection"] == "best mIoU on val.txt at step 7"
 
 
 def test_padding_in_whole_numbers_is_timms():

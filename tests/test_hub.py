@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
+import itertools
 import json
+import re
 import shutil
+import textwrap
 
 import huggingface_hub
 import numpy as np
@@ -12,8 +18,9 @@ import torch
 
 import tag2mask
 from tag2mask import evaluate, hub
-from tag2mask.config import RetrainConfig, TrainConfig
+from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
 from tag2mask.exporting import export
+from tag2mask.formats import DataOptions
 from tag2mask.models import build_network
 from tag2mask.runs import load_model, save_model
 from tag2mask.segmenter import Segmenter
@@ -64,10 +71,62 @@ def test_no_path_of_this_machine_is_published(run, saved, builtin):
     assert model_config.out is None
 
 
-def test_paths_become_names():
-    config = RetrainConfig.preset("small", data="/a/photos", masks="/b/masks", weights="/c/w.safetensors")
-    named = hub.without_paths(config)
-    assert (named.data, named.masks, named.weights, named.val_split) == ("photos", "masks", "w.safetensors", "val")
+@pytest.mark.parametrize("home", ["/home/a-person/work", r"C:\Users\a-person\work"])
+@pytest.mark.parametrize("kind", [TrainConfig, RetrainConfig])
+def test_no_field_publishes_a_path(kind, home, tmp_path):
+    """Of a run whose every path lies at home, as one of an older version, or of another system."""
+    mark = "\\" if "\\" in home else "/"
+    paths = {name: mark.join((home, f"my-{name}")) for name in kind.path_names()}
+    assert set(paths) > {"data", "out", "train_split", "val_split", "weights"}
+    config = kind.preset("small", backbone="test_resnet", image_size=64, **paths)
+    run, split = tmp_path / "a-person" / "run", paths["val_split"]
+    run.mkdir(parents=True)
+    network = build_network(config, CLASSES, pretrained=False)
+    save_model(run / "model.safetensors", network, config, selection=f"best mIoU on {split} at step 7")
+    (run / "config.json").write_text(config.to_json())
+    protocol = {"data": paths["data"], "split": split, "num_images": 4, "masks_from": mark.join((home, "their-masks"))}
+    protocol["model_selection"] = f"best mIoU on {split} at step 7"
+    iou = dict.fromkeys(("background", *CLASSES), 0.5)
+    (run / "evaluation.json").write_text(json.dumps({"miou": 0.5, "iou": iou, "protocol": protocol}))
+    done = export(run, format="hub", out=tmp_path / "hub", limit=1)
+    for file in done.out.rglob("*"):
+        assert b"a-person" not in file.read_bytes(), file
+    shared = load_model(done.out)
+    assert {name: getattr(shared[1], name) for name in paths if name != "out"} == {
+        name: f"my-{name}" for name in paths if name != "out"
+    }
+    assert shared[2]["selection"] == "best mIoU on my-val_split at step 7"
+    card = (done.out / "README.md").read_text()
+    assert "data my-data; split my-val_split, 4 pictures; masks of their-masks" in card
+    assert "weights kept: best mIoU on my-val_split at step 7" in card
+
+
+def test_words_that_are_no_paths_stay():
+    for config in (TrainConfig.preset("small"), RetrainConfig.preset("small")):
+        assert hub.without_paths(config) == config
+    for selection in ("last step", "best mIoU on val at step 7", "published: a/b"):
+        assert hub.named_selection(selection) == selection
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, RetrainConfig])
+def test_every_field_that_names_a_file_is_marked(kind):
+    """What its docstring calls a folder or a file is marked as a path, or would be published."""
+    told = {}
+    for each in (DataOptions, RunConfig, kind):
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        for field, text in itertools.pairwise(body.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                told[field.target.id] = text.value.value
+    assert {f.name for f in dataclasses.fields(kind)} == set(told) - {"kind"}
+    files = {name for name, text in told.items() if re.search(r"\b(folder|file)\b", text, re.IGNORECASE)}
+    assert files | {"val_split"} == set(kind.path_names())
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, RetrainConfig])
+def test_paths_may_be_path_objects(kind, tmp_path):
+    config = kind(**dict.fromkeys(kind.path_names(), tmp_path))
+    assert kind.from_json(config.to_json()) == config
+    assert config.val_split == str(tmp_path)
 
 
 def test_card_says_what_the_model_is(run, tmp_path, builtin):

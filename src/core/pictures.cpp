@@ -15,6 +15,8 @@
 
 #ifdef _WIN32
 #include <malloc.h>
+#else
+#include <pthread.h>
 #endif
 #ifdef __linux__
 #include <sys/mman.h>
@@ -86,6 +88,8 @@ public:
         const std::lock_guard<std::mutex> lock(mutex_);
         keep(0);
     }
+    void lock() { mutex_.lock(); }
+    void unlock() { mutex_.unlock(); }
 
 private:
     struct Piece {
@@ -190,6 +194,22 @@ struct CacheEntry {
 };
 std::mutex cache_mutex;
 std::list<CacheEntry> cache;
+
+#ifndef _WIN32
+// A fork copies the thread that calls it and no other, so a lock that another one holds would stay locked in the child
+// for ever, with half of a list behind it. The thread that forks therefore holds all of them meanwhile, in the order in
+// which they are taken elsewhere. What other threads were using stays lent in the child.
+void before_fork() {
+    kernels();  // so that no other thread is in the middle of picking them
+    cache_mutex.lock();
+    memory.lock();
+}
+void after_fork() {
+    memory.unlock();
+    cache_mutex.unlock();
+}
+[[maybe_unused]] const int fork_handlers = pthread_atfork(before_fork, after_fork, after_fork);
+#endif
 
 std::shared_ptr<Lattice> spatial_lattice(const Region& region, const Order& order, float sigma) {
     const auto find = [&]() -> std::shared_ptr<Lattice> {

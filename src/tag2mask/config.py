@@ -57,8 +57,6 @@ MAX_WORKERS = 1024
 """Most processes that load pictures."""
 NO_SPLIT = "none"
 """`--val-split none`: nothing is validated."""
-_PATH = {"path": True}
-"""Marks a field that holds, or may hold, a path of this machine; see `path_fields`."""
 MAX_PIXELS = 200_000_000
 """Pictures with more pixels are refused unless the caller says otherwise: a small file may unpack into any size."""
 
@@ -129,6 +127,11 @@ class OptimConfig:
         )
 
 
+def path_field(default: Any) -> Any:
+    """A field of a config that names a folder or file; such values stay on this machine (`RunConfig.path_names`)."""
+    return field(default=default, metadata={"path": True})
+
+
 def _check_batch(option: str, size: int | str) -> None:
     known = size == "auto" or (isinstance(size, int) and 1 <= size <= MAX_BATCH)
     require(known, f"{option} must be 1 to {MAX_BATCH}, or auto, got {size}")
@@ -155,17 +158,17 @@ class RunConfig(DataOptions):
 
     preset_name: str = "small"
     """Preset that the run started from."""
-    data: str = field(default="", metadata=_PATH)
+    data: str = path_field("")
     """Folder of a data set: pictures and tags in any format of docs/data.md."""
-    train_split: str | None = field(default=None, metadata=_PATH)
+    train_split: str | None = path_field(None)
     """Name of a split, or a file with one picture per line."""
-    val_split: str = field(default="val", metadata=_PATH)
+    val_split: str = path_field("val")
     """Split to validate on, by name or as a file; `none` for no validation, as with `val` where there is none."""
-    out: str | None = field(default=None, metadata=_PATH)
+    out: str | None = path_field(None)
     """Run folder; default runs/<preset>, then -2, -3 ..."""
     backbone: str = "tf_efficientnet_lite0"
     """Any timm model, or wide_resnet38."""
-    weights: str = field(default="default", metadata=_PATH)
+    weights: str = path_field("default")
     """`default` pretrained weights of the backbone, `none`, or a file (.safetensors, .pth, MXNet's .params)."""
     output_stride: int = 16
     """Stride of the feature map, 8, 16 or 32; a plain ViT keeps its patch size."""
@@ -207,7 +210,7 @@ class RunConfig(DataOptions):
     """Model that is kept: the last step, as published, or the best on validation masks."""
 
     def __post_init__(self) -> None:
-        for name in path_fields(type(self)):
+        for name in self.path_names():
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
         require_finite(self)
@@ -265,6 +268,11 @@ class RunConfig(DataOptions):
                 return phase, step
             step -= phase.steps
         raise ValueError(f"the run has {self.steps} steps, there is no step {self.steps + step}")
+
+    @classmethod
+    def path_names(cls) -> tuple[str, ...]:
+        """The fields that name folders or files; `train_split`, `val_split` and `weights` may hold other words too."""
+        return tuple(each.name for each in dataclasses.fields(cls) if each.metadata.get("path"))
 
     @classmethod
     def presets(cls) -> tuple[str, ...]:
@@ -329,9 +337,9 @@ class TrainConfig(RunConfig):
     """Steps that train on tags only."""
     joint_steps: int = 450
     """Steps with all losses, after the tag phase."""
-    tag_phase: str | None = field(default=None, metadata=_PATH)
+    tag_phase: str | None = path_field(None)
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
-    masks_for_some: str = field(default="", metadata=_PATH)
+    masks_for_some: str = path_field("")
     """Folder of true masks NAME.png of some pictures: labels 0..C and 255. There they replace the reliable labels."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Rules of the training step."""
@@ -391,7 +399,7 @@ class RetrainConfig(RunConfig):
 
     kind: ClassVar[str] = "retrain"
 
-    masks: str = field(default="", metadata=_PATH)
+    masks: str = path_field("")
     """Folder of training masks NAME.png, as pseudo-label writes them: labels 0..C of the data's class list and 255."""
     own_masks: bool = False
     """Train on the data set's own masks instead: what full supervision reaches."""
@@ -421,11 +429,6 @@ class RetrainConfig(RunConfig):
     def average_decay(self) -> float:
         """`ema`."""
         return self.ema
-
-
-def path_fields(kind: type[RunConfig]) -> tuple[str, ...]:
-    """Names of the fields that hold, or may hold, a path of this machine."""
-    return tuple(each.name for each in dataclasses.fields(kind) if each.metadata.get("path"))
 
 
 _KINDS: dict[str, type[RunConfig]] = {"train": TrainConfig, "retrain": RetrainConfig}

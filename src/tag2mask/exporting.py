@@ -25,7 +25,9 @@ from tag2mask import __version__
 from tag2mask.data.findings import log_findings
 from tag2mask.deployed import OUTPUTS, Deployed
 from tag2mask.files import check_file, check_new_folder, write_atomically
+from tag2mask.hub import named_selection
 from tag2mask.learned import nothing_learned
+from tag2mask.onnx_segmenter import session_options
 from tag2mask.parity import Parity, Predict, compare, comparison_pictures
 from tag2mask.segmenter import Segmenter, need_network
 
@@ -272,7 +274,7 @@ def metadata(segmenter: Segmenter) -> dict[str, str]:
         "classes": json.dumps(list(segmenter.classes), ensure_ascii=False),
         "image_size": json.dumps(segmenter.config.image_size),
         "stride": json.dumps(segmenter.model.stride),
-        "selection": segmenter.selection,
+        "selection": named_selection(segmenter.selection),
     }
 
 
@@ -303,9 +305,7 @@ def _by_onnxruntime(path: Path) -> Predict:
         raise ValueError(
             f"{path} is written, but comparing it needs onnxruntime: pip install 'tag2mask[onnx]'"
         ) from error
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # it warns of inputs with defaults
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(path, session_options(runtime), providers=["CPUExecutionProvider"])
 
     def predict(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         mask, probs = session.run(["mask", "probs"], {"rgb": rgb})

@@ -14,18 +14,22 @@ import functools
 import importlib
 import math
 import warnings
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
 
+from tag2mask.processes import survive_forks
 from tag2mask.torch_lattice import TorchLattice, picture_features, spatial_twin
 
 Backend = Literal["auto", "core", "torch"]
 
 MAX_DIMS = 8
 """Most feature dimensions of a lattice."""
+
+survive_forks(partial(torch.set_num_threads, 1))
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def save(
         FileExistsError: the folder holds something.
     """
     check_new_folder(folder, "the folder")
-    config = without_paths(config)
+    config, selection = without_paths(config), named_selection(selection)
     card = model_card(config, network.classes, stride=network.stride, selection=selection, evaluation=evaluation)
     write_text(folder / "README.md", card)
     write_text(folder / "config.json", config.to_json())
@@ -55,14 +55,19 @@ def save(
 
 
 def without_paths(config: RunConfig) -> RunConfig:
-    """The config with the names of data, masks and weights instead of their paths, and without `out`."""
-    names = ("data", "masks", "weights", "train_split", "val_split")
-    paths = {name: value for name in names if (value := getattr(config, name, None))}
-    return config.replace(out=None, **{name: _name(value) for name, value in paths.items()})
+    """The config with the names of folders and files instead of their paths, and without `out`."""
+    paths = {name: value for name in config.path_names() if (value := getattr(config, name))}
+    return config.replace(**{name: _name(value) for name, value in paths.items()} | {"out": None})
+
+
+def named_selection(selection: str) -> str:
+    """Which weights these are, where the split may be a file."""
+    return re.sub(r"(?<=best mIoU on ).+(?= at step \d+$)", lambda split: _name(split[0]), selection)
 
 
 def _name(path: str) -> str:
-    return Path(path).name or path
+    """The last part of a path of this system or another one."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or path
 
 
 def download(address: str) -> Path:
@@ -221,7 +226,9 @@ def _scores(evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is None:
         return "Not given. `tag2mask evaluate RUN --data PATH --out DIR` measures them."
     protocol = dict(evaluation["protocol"])
-    protocol |= {key: _name(str(protocol[key])) for key in ("data", "split") if key in protocol}
+    protocol |= {key: _name(str(protocol[key])) for key in ("data", "split", "masks_from") if key in protocol}
+    if "model_selection" in protocol:
+        protocol["model_selection"] = named_selection(str(protocol["model_selection"]))
     rows = [*evaluation["iou"].items(), ("**mIoU**", evaluation["miou"])]
     table = [f"| {name} | {'-' if value is None else f'{value:.4f}'} |" for name, value in rows]
     return "\n".join(["| label | IoU |", "|---|---|", *table]) + f"\n\n{protocol_line(protocol)}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tag2mask.processes import control_group_files
+
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "failed to allocate memory", "bad_alloc")
 """How torch on the CPU, onnxruntime and drivers put it."""
 _MIB = 1 << 20
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_CGROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
+_CGROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Limit and use of a control group, as versions 2 and 1 call them."""
 
 
 def ran_out(error: BaseException) -> str | None:
@@ -27,7 +27,10 @@ def ran_out(error: BaseException) -> str | None:
 
 def free_bytes() -> int | None:
     """Memory that this process may still take: of the machine, its container and its own limit; None if unknown."""
-    known = [_kib(Path("/proc/meminfo"), "MemAvailable"), *(_left(*paths) for paths in _CGROUPS), _left_of_limit()]
+    groups = [
+        _left(path, path.with_name(used)) for limit, used in _CGROUPS for path in control_group_files("memory", limit)
+    ]
+    known = [_kib(Path("/proc/meminfo"), "MemAvailable"), *groups, _left_of_limit()]
     return min((number for number in known if number is not None), default=None)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from tag2mask.config import MAX_SIDE, CRFParams
 from tag2mask.data.tables import is_class_name
 from tag2mask.memory import ran_out
 from tag2mask.prediction import BROKEN_SCORES, Prediction, Segmenter
+from tag2mask.processes import usual_threads
 from tag2mask.tiling import (
     Grid,
     Part,
@@ -58,12 +58,11 @@ class OnnxSegmenter(Segmenter):
         path, runtime = Path(path), _onnxruntime()
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; `tag2mask export RUN --format onnx` writes such a file.")
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3  # it warns of inputs with defaults
         try:
             providers = _providers(runtime, device)
             # a second attempt makes sense on another device only, and prints
             again = int(len(providers) > 1)
+            options = session_options(runtime)
             self._session = runtime.InferenceSession(path, options, providers=providers, enable_fallback=again)
         except Exception as error:  # onnxruntime has a dozen kinds of its own
             reason = " ".join(str(error).split())
@@ -322,7 +321,7 @@ def _dense_crf(
         crf.bilateral_srgb,
         crf.bilateral_compat,
         crf.iterations,
-        os.cpu_count() or 1,
+        usual_threads(),
     )
     if bad >= 0:
         raise ValueError("The model's probabilities hold NaN, so there is nothing to refine; export the run anew.")
@@ -335,6 +334,14 @@ def _by_size(pictures: Sequence[NDArray[np.uint8]]) -> list[list[int]]:
     for i, rgb in enumerate(pictures):
         groups.setdefault(rgb.shape, []).append(i)
     return list(groups.values())
+
+
+def session_options(runtime: Any) -> Any:
+    """Options of a session of onnxruntime: as many threads as cores may be used; on its own it takes the host's."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # it warns of inputs with defaults
+    options.intra_op_num_threads = usual_threads()
+    return options
 
 
 def _onnxruntime() -> Any:

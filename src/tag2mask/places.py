@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tag2mask.config import NO_SPLIT, RetrainConfig, RunConfig, TrainConfig, load_config, path_fields
+from tag2mask.config import NO_SPLIT, RetrainConfig, RunConfig, TrainConfig, load_config
 from tag2mask.data import Picture, PictureSet, split_list
 from tag2mask.files import write_text
 from tag2mask.formats import DataOptions
@@ -28,7 +28,7 @@ def located(config: _Config) -> _Config:
     `out` is left to whoever makes the folder. A split's name stays one, even where a file happens to bear that name.
     """
     changes = {}
-    for name in path_fields(type(config)):
+    for name in config.path_names():
         value = getattr(config, name)
         if not value or name == "out" or value in _WORDS.get(name, ()):
             continue

@@ -15,6 +15,7 @@ from tag2mask.data.dataset import label_codes
 from tag2mask.loop import check_out, run_training
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
 from tag2mask.objective import Moment
+from tag2mask.processes import check_start
 from tag2mask.render import SampleRow
 from tag2mask.validation import predicted_labels, run_pictures, write_sample_rows
 
@@ -30,13 +31,14 @@ def retrain(config: RetrainConfig, *, resume: Path | None = None) -> Path:
         The run folder, as that of `train`.
 
     Raises:
-        ValueError, FileNotFoundError: bad data or settings, before any training.
+        ValueError, FileNotFoundError: bad data or settings, before any training; a script without a main guard.
         FileExistsError: `config.out` is not empty.
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
     if resume is None:
         check_out(config)
+    check_start(config.workers)
     pictures = run_pictures(config, config.train_split)
     return run_training(config, with_training_masks(pictures, config), _MaskObjective(config), resume=resume)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from tag2mask.files import check_new_folder, model_file, whole_file, write_atomi
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits
+from tag2mask.processes import usable_cores
 
 log = logging.getLogger("tag2mask")
 
@@ -78,7 +78,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "timm": timm.__version__,
-        "cpu_count": os.cpu_count(),
+        "cpu_count": usable_cores(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv,

@@ -21,6 +21,7 @@ from tag2mask.models.network import Network
 from tag2mask.objective import Moment
 from tag2mask.places import located
 from tag2mask.presets import check_weights
+from tag2mask.processes import check_start
 from tag2mask.validation import run_pictures, write_sample_sheet
 
 __all__ = ["TrainingStopped", "train"]
@@ -40,11 +41,12 @@ def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
         report.html.
 
     Raises:
-        ValueError, FileNotFoundError: bad data or settings, before any training.
+        ValueError, FileNotFoundError: bad data or settings, before any training; a script without a main guard.
         FileExistsError: `config.out` is not empty.
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
+    check_start(config.workers)
     if resume is None:
         check_weights(config)
         check_out(config)

@@ -16,6 +16,7 @@ import torch
 from tag2mask import __version__
 from tag2mask.benchmark.peer import peer_version
 from tag2mask.filtering import load_core
+from tag2mask.processes import usable_cores
 
 
 def describe_machine() -> dict[str, Any]:
@@ -24,7 +25,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "core": f"compiled core, {core.instruction_set()}" if core is not None else "torch twin (no compiled core)",
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,

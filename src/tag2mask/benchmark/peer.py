@@ -20,6 +20,7 @@ from torch import Tensor
 from tag2mask.benchmark.timing import Timer, timed
 from tag2mask.config import CRFParams
 from tag2mask.crf import MIN_SCORE
+from tag2mask.processes import check_start
 
 NO_PEER = "it is not installed, so only own times are shown; `pip install pydensecrf2` builds it (needs a C++ compiler)"
 
@@ -97,6 +98,7 @@ def peer_processes(rgb: Tensor, scores: Tensor, params: CRFParams, count: int, s
 
     Starting a process, sending it pictures and fetching its results is not timed, in favor of the peer.
     """
+    check_start(count, "spawn")
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     for share in torch.arange(len(rgb)).chunk(count):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from tag2mask.checking.fingerprint import fingerprint
 from tag2mask.data.dataset import Picture
 from tag2mask.data.pictures import PictureError, open_picture, opened, read_mask, to_rgb, upright
+from tag2mask.processes import usual_threads
 
 Progress = Callable[[int, int, str], None]
 GREY, CMYK, ALPHA, ANIMATED, DEEP = "grey", "cmyk", "alpha", "animated", "deep"
@@ -61,10 +61,10 @@ def look_at_pictures(
     Args:
         pictures: Files to read.
         codes: uint8 [256], label of each id of the masks.
-        jobs: Threads; 0 for one per processor, 8 at most. The decoders of Pillow run side by side.
+        jobs: Threads; 0 for one per core that this process may use, 8 at most. The decoders of Pillow run side by side.
         progress: Called with (done, total, name of a picture).
     """
-    jobs = jobs or min(8, os.cpu_count() or 1)
+    jobs = jobs or min(8, usual_threads())
     looks: list[Look] = []
     waiting: deque[Future[Look]] = deque()
 

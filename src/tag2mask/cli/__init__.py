@@ -24,6 +24,7 @@ from tag2mask.cli.train import retrain_command, train_command
 from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
 from tag2mask.manifest import Share
 from tag2mask.memory import ran_out
+from tag2mask.processes import keep_torch_within_quota
 
 __all__ = ["main"]
 
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in VERBS:
         return misused(f"there is no command {name!r}.{suggest(name, VERBS)}")
     _log_to_stderr()
+    keep_torch_within_quota()
     try:
         with contextlib.redirect_stdout(sys.stderr) if "--json" in rest else contextlib.nullcontext():
             values, lines, code = VERBS[name](rest)

@@ -29,8 +29,8 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 _DEAD_WORKER = (
-    "A process that loads pictures died: {} Memory may have run out: lower --workers (0 loads in the main process) or "
-    "--image-size, then go on with --resume."
+    "A process that loads pictures died: {} If it printed an error above, that is why. Otherwise memory may have run "
+    "out: lower --workers (0 loads in the main process) or --image-size, then go on with --resume."
 )
 SHARDS_MIXED = 8
 """Shards whose pictures are drawn in one mixed order; so many files are read at a time."""
@@ -175,7 +175,7 @@ def named_deaths() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise DataError(_DEAD_WORKER.format(str(error).splitlines()[0].strip())) from error
+        raise DataError(_DEAD_WORKER.format(f"{str(error).splitlines()[0].strip().rstrip('.')}.")) from error
 
 
 def leave_stops_to_the_parent(worker: int) -> None:
