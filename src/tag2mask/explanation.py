@@ -58,6 +58,8 @@ def explain(
     Raises:
         ValueError: an unknown tag or an unusable picture.
     """
+    if isinstance(image, (str, Path)) and Path(image).resolve() == (Path(out) / f"{Path(image).stem}.png").resolve():
+        raise FileExistsError(f"--out {out}: the sheet would replace the picture {image}. Choose another folder")
     need_network(run, "explain", "tag2mask predict MODEL PICTURE --out DIR shows the mask alone")
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"

@@ -20,11 +20,12 @@ from tag2mask.config import MAX_PIXELS
 from tag2mask.data.shards import is_in_shard, shard_bytes
 from tag2mask.data.suffixes import FORMATS
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _IMAGE_WIDTH = 0x0112, 0x0100
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 __all__ = [
     "PictureError", "PictureTooLarge",
     "check_pixels", "is_stored", "open_picture", "opened", "read_mask", "read_picture", "to_rgb", "upright",
+    "upright_size",
 ]  # fmt: skip
 
 
@@ -162,6 +163,20 @@ def upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image) if turned else image  # it copies what it does not turn
     except Exception:  # damaged EXIF data must not lose a picture whose pixels are whole
         return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of the image once it is upright, without unpacking it.
+
+    Pillow gives the size of a TIFF as it is shown (from version 11 on) or as it is stored; of other formats as stored.
+    """
+    width, height = image.size
+    try:
+        sideways = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        stored = getattr(image, "tag_v2", {}).get(_IMAGE_WIDTH, width)
+    except Exception:  # as in `upright`
+        sideways, stored = False, width
+    return (width, height) if sideways and stored == width else (height, width)
 
 
 def _grey_to_uint8(values: NDArray[np.generic], image: Image.Image) -> NDArray[np.uint8]:
