@@ -400,3 +400,113 @@ def test_other_sources_are_not_taken_for_what_was_done(segmenter, tmp_path):
     predict(tmp_path / "m.safetensors", tmp_path / "y", out, device="cpu")
     expected = segmenter.predict(tmp_path / "y/1.png").mask
     np.testing.assert_array_equal(np.asarray(Image.open(out / "masks/1.png")), expected)
+
+
+# -- the same rules in the other commands ------------------------------------------------------------------------------
+
+
+def two_with_masks(root: Path) -> Path:
+    """A COCO-like plain folder where a.jpg and a.png have masks of their own."""
+    pictures(root, "images/a.jpg", "images/a.png", "images/b.png")
+    written(root / "tags.csv", "file_name,tags\na.jpg,ball\na.png,crate\nb.png,ball\n")
+    written(root / "classes.txt", "ball\ncrate\n")
+    written(root / "splits.txt", "a.jpg\na.png\nb.png\n")
+    return root
+
+
+def test_pseudo_labels_of_pictures_that_share_a_stem_have_masks_of_their_own(segmenter, tmp_path):
+    from tag2mask.pseudo_labels import pseudo_label
+
+    data = two_with_masks(tmp_path / "data")
+    summary = pseudo_label(segmenter, data=data, out=tmp_path / "masks", split=str(data / "splits.txt"))
+    assert summary.num_images == 3
+    masks = {path.name: set(np.unique(np.asarray(Image.open(path)))) for path in (tmp_path / "masks").glob("*.png")}
+    assert set(masks) == {"a.jpg.png", "a.png.png", "b.png"}
+    assert masks["a.jpg.png"] <= {0, 1}
+    assert masks["a.png.png"] <= {0, 2}
+
+
+def test_convert_to_a_folder_keeps_both_masks_of_a_stem(tmp_path):
+    from tag2mask.data.dataset import Picture, PictureSet, label_codes
+    from tag2mask.data.writing import _write_pictures
+
+    data = two_with_masks(tmp_path / "data")
+    for i, name in enumerate(("x", "y")):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.full((20, 24), i + 1, np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    members = [
+        Picture(data / "images" / name, name, (0,), tmp_path / "masks" / f"{mask}.png")
+        for name, mask in (("a.jpg", "x"), ("a.png", "y"))
+    ]
+    found = PictureSet(("ball", "crate"), tuple(members), label_codes(2, others="ignore"), data, "train", "coco")
+    _write_pictures(tmp_path / "out", {each.name: each for each in members}, found, link=False, progress=None)
+    for label, name in ((1, "a.jpg.png"), (2, "a.png.png")):
+        assert (np.asarray(Image.open(tmp_path / "out/masks" / name)) == label).all()
+
+
+def test_results_in_a_data_set_are_no_class_and_no_picture(tmp_path):
+    from tag2mask.checking import check
+    from tag2mask.data import open_data
+
+    pictures(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(3)))
+    before = open_data(tmp_path, split="train")
+    pictures(tmp_path, "runs/samples/s.png", "o/masks/1.png", "o/overlays/1.jpg", "pl/1.png", "__MACOSX/cat/0.png",
+             ".cache/0.png", "@eaDir/0.png")  # fmt: skip
+    for name in ("runs/config.json", "runs/metrics.csv", "pl/pseudo_labels.json"):
+        written(tmp_path / name, "{}")
+    (tmp_path / "o/manifest").mkdir()
+    written(tmp_path / "o/manifest/0-of-1.jsonl", "")
+    after = open_data(tmp_path, split="train")
+    assert (after.classes, after.pictures) == (before.classes, before.pictures)
+    (finding,) = (each for each in after.findings if each.code == "not_searched")
+    assert set(finding.names) == {
+        "runs/samples", "o/manifest", "o/masks", "o/overlays", "pl", "__MACOSX", "@eaDir"
+    }  # fmt: skip
+    assert "not_searched" in {each.code for each in check(tmp_path).findings}
+    plain = two_with_masks(tmp_path / "plain")
+    pictures(plain, "images/.thumbs/a.png", "images/@eaDir/a.png", "images/__MACOSX/a.png")
+    assert "missing_tags" not in {each.code for each in check(plain).findings}
+    (plain / "tags.csv").unlink()
+    names = [each.name for each in open_data(plain, split="train", need_tags=False).pictures]
+    assert set(names) <= {"a.jpg", "a.png", "b.png"}
+
+
+def test_only_results_are_no_data_set(tmp_path):
+    from tag2mask.data import detect_format
+
+    pictures(tmp_path, "o/masks/1.png", "o/manifest/0.png")
+    (tmp_path / "o/manifest/0.png").rename(tmp_path / "o/manifest/0-of-1.jsonl")
+    with pytest.raises(FileNotFoundError, match="no known data set"):
+        detect_format(tmp_path)
+
+
+def test_explain_never_replaces_its_picture(segmenter, tmp_path):
+    from tag2mask.explanation import explain
+
+    path = picture(tmp_path / "a.png")
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="would replace the picture"):
+        explain(segmenter, path, tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_the_ranked_list_counts_what_it_does_not_show(tmp_path, caplog, monkeypatch):
+    import logging
+
+    from tag2mask.web.actions import ranked_list
+
+    monkeypatch.setattr(logging.getLogger("tag2mask"), "propagate", True)
+    picture(tmp_path / "in/a.png")
+    written(tmp_path / "rank.csv", "rank,file,score,reason\n1,gone.png,0.5,x\n2,a.png,0.25,y\n")
+    with caplog.at_level(logging.WARNING):
+        assert [each.path.name for each in ranked_list(tmp_path, tmp_path / "in")] == ["a.png"]
+    assert "1 pictures of" in caplog.text
+    assert "gone.png" in caplog.text
+
+
+@pytest.mark.parametrize("out", ["s0.1", "a.json", "v1.2.3"])
+def test_advice_keeps_the_dots_of_a_folder(out, tmp_path):
+    from tag2mask.cli.advice import after_predicting
+
+    said = after_predicting("run", ["photos"], tmp_path / out, ("png",), tools=False, ranked=False)
+    assert said.endswith(f"--out {tmp_path / out}-coco.json")

@@ -18,10 +18,10 @@ from PIL import Image
 
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import DataError, SplitError
-from tag2mask.data.findings import Finding, are, named
+from tag2mask.data.findings import Finding
 from tag2mask.data.pictures import check_pixels, read_picture, to_rgb, upright
 from tag2mask.data.result_names import name_key, result_names, without_suffix
-from tag2mask.data.searching import files_below, is_left_out
+from tag2mask.data.searching import files_below, is_left_out, not_searched
 from tag2mask.data.shards import find_shards, names_shards, pictures_in
 from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.tables import read_text, safe_name
@@ -141,27 +141,12 @@ def _pictures_of(
     """
     names = [file.relative_to(base).as_posix() for file in files]
     members = [_Member(file, base, name, name) for file, name in zip(files, names, strict=True) if is_picture(name)]
-    told = [*passed_over(names, source, companions=not members), *_not_searched(source, left_out)]
+    told = [*passed_over(names, source, companions=not members), *not_searched(source, left_out)]
     if not members:
         seen = " ".join(f"{each.message} {each.cure}" for each in told) or "It is empty, or all in it is hidden."
         raise FileNotFoundError(f"{source} names no picture. {seen}")
     findings += told
     return members
-
-
-def _not_searched(source: Path, folders: Sequence[str]) -> tuple[Finding, ...]:
-    if not folders:
-        return ()
-    return (
-        Finding(
-            severity="note",
-            code="not_searched",
-            message=f"{are(len(folders), 'folder')} not searched in {source}: results of tag2mask, masks of a data "
-            "set, links to folders, or what a system makes by itself.",
-            cure="To take the pictures of one of them, name it as a source.",
-            **named(folders),
-        ),
-    )
 
 
 def _file_names(members: Sequence[_Member]) -> list[str]:

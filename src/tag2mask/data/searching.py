@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from tag2mask.data.findings import Finding, are, named
+from tag2mask.data.suffixes import is_picture
 
 SYSTEM_FOLDERS = frozenset(("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN"))
 """Folders that archives, disks in the network and Windows make by themselves, with copies or what was deleted."""
@@ -38,6 +41,28 @@ def is_mask_folder(folder: Path) -> bool:
     if folder.name == "masks":
         return (folder.parent / "images").is_dir()
     return folder.name.startswith("Segmentation") and (folder.parent / "JPEGImages").is_dir()
+
+
+def not_searched(where: object, folders: Sequence[str]) -> tuple[Finding, ...]:
+    """What is said of folders that are not searched: none, or one finding that names them."""
+    if not folders:
+        return ()
+    return (
+        Finding(
+            severity="note",
+            code="not_searched",
+            message=f"{are(len(folders), 'folder')} not searched in {where}: results of tag2mask, masks of a data set, "
+            "links to folders, or what a system makes by itself.",
+            cure="If pictures are meant to lie there, move them elsewhere.",
+            **named(folders),
+        ),
+    )
+
+
+def picture_names(folder: Path) -> list[str]:
+    """Paths of the pictures below a folder, relative to it, with forward slashes, sorted; hidden ones left out."""
+    files = (path for path in files_below(folder, []) if is_picture(path.name))
+    return [path.relative_to(folder).as_posix() for path in sorted(files)]
 
 
 def files_below(root: Path, left_out: list[str]) -> Iterator[Path]:
