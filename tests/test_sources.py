@@ -426,6 +426,17 @@ def test_pseudo_labels_of_pictures_that_share_a_stem_have_masks_of_their_own(seg
     assert masks["a.png.png"] <= {0, 2}
 
 
+def test_pseudo_labels_of_names_that_some_systems_take_for_one_are_refused(segmenter, tmp_path):
+    from tag2mask.pseudo_labels import pseudo_label
+
+    data = pictures(tmp_path / "data", "images/a.jpg", "images/A.jpg")
+    written(data / "tags.csv", "file_name,tags\na.jpg,ball\nA.jpg,crate\n")
+    split = written(tmp_path / "list.txt", "a.jpg\nA.jpg\n")
+    with pytest.raises(ValueError, match=r"a\.jpg and A\.jpg would share the mask"):
+        pseudo_label(segmenter, data=data, out=tmp_path / "masks", split=str(split))
+    assert result_names(["a.jpg", "A.jpg"], numbered=False) == ["a.jpg", "A.jpg"]
+
+
 def test_convert_to_a_folder_keeps_both_masks_of_a_stem(tmp_path):
     from tag2mask.data.dataset import Picture, PictureSet, label_codes
     from tag2mask.data.writing import _write_pictures

@@ -24,7 +24,7 @@ def without_suffix(file_name: str) -> str:
     return file_name[: file_name.rfind(".")] if is_picture(file_name) else file_name
 
 
-def result_names(file_names: Sequence[str]) -> list[str]:
+def result_names(file_names: Sequence[str], *, numbered: bool = True) -> list[str]:
     """NAME of each picture: its results are called NAME.png and the like; no two are the same to any file system.
 
     The name without suffix. Pictures that share it keep their suffix (`a.jpg`, so `a.jpg.png`), as does one whose
@@ -33,6 +33,7 @@ def result_names(file_names: Sequence[str]) -> list[str]:
 
     Args:
         file_names: Paths of pictures relative to one folder, with forward slashes; all different.
+        numbered: False for masks that are looked for by the picture's name: `a.jpg` and `A.jpg` stay as they are.
     """
     whole = set(map(name_key, file_names))
     folders = _folders(file_names)
@@ -46,7 +47,7 @@ def result_names(file_names: Sequence[str]) -> list[str]:
         for i in taken:
             names[i] = file_names[i]
     used: set[str] = set()
-    for i, name in enumerate(names):
+    for i, name in enumerate(names if numbered else ()):
         number, key = 1, name_key(name)
         while key in used or _is_folder(key, folders):
             number += 1

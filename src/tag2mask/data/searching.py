@@ -40,7 +40,8 @@ def is_mask_folder(folder: Path) -> bool:
     """Whether a folder holds the masks of the data set around it, by its name and that of the pictures' folder."""
     if folder.name == "masks":
         return (folder.parent / "images").is_dir()
-    return folder.name.startswith("Segmentation") and (folder.parent / "JPEGImages").is_dir()
+    around = ("JPEGImages", "ImageSets")
+    return folder.name.startswith("Segmentation") and any((folder.parent / name).is_dir() for name in around)
 
 
 def not_searched(where: object, folders: Sequence[str]) -> tuple[Finding, ...]:

@@ -136,7 +136,7 @@ def _write_pictures(
     link: bool,
     progress: Callable[[int, int], object] | None,
 ) -> None:
-    names = result_names(list(pictures))
+    names = result_names(list(pictures), numbered=False)
     for done, ((name, picture), result) in enumerate(zip(pictures.items(), names, strict=True), start=1):
         _place(picture.path, folder / "images" / name, link=link)
         if picture.mask is not None:
@@ -147,7 +147,13 @@ def _write_pictures(
 
 
 def _place(path: Path, place: Path, *, link: bool) -> None:
-    """A copy of a picture's bytes, or a second name for its file."""
+    """A copy of a picture's bytes, or a second name for its file.
+
+    Raises:
+        DataError: the file system takes its name for that of another.
+    """
+    if place.exists():
+        raise DataError(f"{place} is there already: two pictures differ in letter case or accents only. Rename one.")
     place.parent.mkdir(parents=True, exist_ok=True)
     if link and not is_stored(path):
         try:
