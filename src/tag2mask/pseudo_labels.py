@@ -142,7 +142,8 @@ def pseudo_label(
 
 def _places(pictures: PictureSet, out: Path) -> list[Path]:
     """The file of each picture's mask, see `result_names`; refused where some systems would take two for one, or where
-    a true mask would be lost."""
+    a true mask would be lost.
+    """
     names = result_names([picture.name for picture in pictures.pictures], numbered=False)
     places = [out / f"{name}.png" for name in names]
     owner: dict[str, str] = {}
