@@ -369,6 +369,15 @@ def test_files_passed_over_are_counted_by_suffix(segmenter, tmp_path, capsys, mo
     assert [each.code for each in made.findings] == ["passed_over"]
 
 
+def test_a_file_of_a_format_without_reader_says_what_it_needs(tmp_path, monkeypatch):
+    from tag2mask.data import read_picture, suffixes
+
+    monkeypatch.setattr(suffixes, "FORMATS", ("JPEG",))
+    (found,) = find_pictures([written(tmp_path / "a.heic", "no picture")])
+    with pytest.raises(ValueError, match=r"heic needs pip install .*heif.*\. Replace or remove it"):
+        read_picture(found.path)
+
+
 def test_what_predict_did_not_write_is_never_replaced(segmenter, tmp_path):
     data = pictures(tmp_path / "data", "images/a.png", "masks/a.png")
     written(data / "classes.txt", "cat\n")

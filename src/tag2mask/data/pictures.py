@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.shards import is_in_shard, shard_bytes
-from tag2mask.data.suffixes import FORMATS
+from tag2mask.data.suffixes import FORMATS, missing_reader
 
 _ORIENTATION, _IMAGE_WIDTH = 0x0112, 0x0100
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -137,7 +137,8 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.u
     except (FileNotFoundError, MemoryError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
-        raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
+        needs = missing_reader(str(path))
+        raise PictureError(f"{path} cannot be read as a picture: {error}{needs}. Replace or remove it.") from error
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from tag2mask.data.suffixes import is_picture
 
 SYSTEM_FOLDERS = frozenset(("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN"))
 """Folders that archives, disks in the network and Windows make by themselves, with copies or what was deleted."""
-RESULT_FOLDERS = ("masks", "overlays", "probs", "results", "yolo", "geojson", "voc", ".masks", "manifest")
+RESULT_FOLDERS = ("masks", "ids", "overlays", "probs", "results", "yolo", "geojson", "voc", ".masks", "manifest")
 """Folders that `predict` makes in OUT."""
 
 
