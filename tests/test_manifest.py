@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tarfile
+from time import sleep
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tag2mask import cli
 from tag2mask.manifest import Manifest, Share, fingerprint
 from tag2mask.predicting import predict
 from tag2mask.runs import save_model
@@ -96,12 +99,11 @@ def test_a_broken_picture_is_tried_again(model, pictures, tmp_path):
     assert len(scores(tmp_path / "out")) == 7
 
 
-def test_processes_share_the_pictures_and_the_last_one_gathers(model, pictures, tmp_path, monkeypatch):
+def test_processes_share_the_pictures_and_the_last_one_gathers(model, pictures, tmp_path):
     predict(model, pictures, tmp_path / "whole", formats=("png", "coco"), device="cpu")
     out = tmp_path / "out"
     for index in (2, 0, 1):  # whichever comes last
-        as_process(monkeypatch, index, 3)
-        result = predict(model, pictures, out, formats=("png", "coco"), device="cpu")
+        result = predict(model, pictures, out, formats=("png", "coco"), device="cpu", share=(index, 3))
         assert len(result.written) == (3 if index == 2 else 2)
         assert result.complete == (index == 1)
         assert (out / "coco.json").exists() == (index == 1)
@@ -109,16 +111,103 @@ def test_processes_share_the_pictures_and_the_last_one_gathers(model, pictures, 
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_fewer_processes_may_go_on(model, pictures, tmp_path, monkeypatch):
-    as_process(monkeypatch, 1, 2)
-    predict(model, pictures, tmp_path / "out", device="cpu")
+def test_fewer_processes_may_go_on(model, pictures, tmp_path):
+    predict(model, pictures, tmp_path / "out", device="cpu", share=(1, 2))
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "masks").iterdir()}
-    as_process(monkeypatch, 0, 1)
     result = predict(model, pictures, tmp_path / "out", device="cpu")
     assert result.complete
     assert len(scores(tmp_path / "out")) == 7
     for name, time in times.items():
         assert (tmp_path / "out" / "masks" / name).stat().st_mtime_ns == time
+
+
+def share_and_gather(model, pictures, out, index, seconds, results, meeting):
+    """A process of two that comes to its end with the other, and gathers so many seconds later."""
+    import torch
+
+    torch.set_num_threads(1)
+    from tag2mask import predicting
+
+    gather, write = predicting._gather, predicting.write_text
+
+    def late(*arguments):
+        sleep(seconds)
+        gather(*arguments)
+
+    def met(path, text):  # classes.txt, which follows the last picture
+        meeting.wait(60)
+        return write(path, text)
+
+    predicting._gather, predicting.write_text = late, met
+    result = predicting.predict(model, pictures, out, formats=("coco",), device="cpu", share=(index, 2))
+    results.put((index, result.complete, sorted(result.files)))
+
+
+def test_of_two_processes_that_end_together_one_gathers(model, pictures, tmp_path, forks):
+    out, results, meeting = tmp_path / "out", forks.Queue(), forks.Barrier(2)
+    both = [
+        forks.Process(target=share_and_gather, args=(model, pictures, out, index, 0.6 * index, results, meeting))
+        for index in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert sorted(results.get() for _ in both) == [(0, True, ["coco"]), (1, True, ["coco"])]
+    predict(model, pictures, tmp_path / "whole", formats=("coco",), device="cpu")
+    assert (out / "coco.json").read_bytes() == (tmp_path / "whole" / "coco.json").read_bytes()
+    assert not (out / ".masks").exists()
+    assert not list(out.rglob("*.lock"))
+
+
+def test_a_second_process_of_the_same_share_is_refused(model, pictures, tmp_path):
+    out, refused = tmp_path / "out", []
+
+    def again(done, total):
+        if done == 1:
+            with pytest.raises(FileExistsError, match="Another process is writing the same pictures") as error:
+                predict(model, pictures, out, device="cpu")
+            refused.append(error)
+
+    assert len(predict(model, pictures, out, device="cpu", progress=again).written) == 7
+    assert refused
+    assert len(scores(out)) == 7
+
+
+def test_what_another_process_is_writing_is_not_cleared_away(model, pictures, tmp_path):
+    settings = fingerprint({"another": "call"})
+    with Manifest(tmp_path, settings, Share(index=1, count=2)) as other:
+        other.add("one", {"cat": 0.5})
+        predict(model, pictures, tmp_path, device="cpu")
+        other.add("two", {"cat": 0.5})
+        assert other.finished(["one", "two"]) is not None
+    predict(model, pictures, tmp_path, device="cpu")
+    assert [path.name for path in (tmp_path / "manifest").iterdir()] == ["0-of-1.jsonl"]
+
+
+def test_a_call_whose_masks_are_lost_makes_them_again(model, pictures, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        predict(model, pictures, out, formats=("coco",), device="cpu", progress=interrupt_after(3))
+    (out / ".masks" / "1.png").unlink()
+    assert len(predict(model, pictures, out, formats=("coco",), device="cpu").written) == 7
+    assert len(scores(out)) == 7
+
+
+def test_the_share_is_an_argument_and_the_command_reads_it(model, pictures, tmp_path, monkeypatch, capsys):
+    as_process(monkeypatch, 1, 3)  # somebody's own job
+    result = predict(model, pictures, tmp_path / "whole", device="cpu")
+    assert result.complete
+    assert len(result.written) == 7
+    assert predict(model, pictures, tmp_path / "part", device="cpu", share=(2, 3)).written == ("4", "5", "6")
+    words = ["predict", model, pictures, "--out", tmp_path / "command", "--device", "cpu", "--json"]
+    assert cli.main([str(word) for word in words]) == 0
+    assert json.loads(capsys.readouterr().out)["written"] == ["2", "3"]
+    for share in ((3, 3), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match=r"\(index, count\)"):
+            predict(model, pictures, tmp_path / "none", device="cpu", share=share)
+    assert not (tmp_path / "none").exists()
 
 
 def test_every_picture_falls_to_one_process():

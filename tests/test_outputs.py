@@ -14,8 +14,9 @@ from pycocotools.coco import COCO
 from skimage.measure import label as connected
 
 from tag2mask import cli
-from tag2mask.data import open_data, read_mask, voc_palette
-from tag2mask.outputs import LabeledPicture, OutputOptions, writers
+from tag2mask.data import open_data, read_mask, read_picture, voc_palette
+from tag2mask.data.pictures import opened, upright_size
+from tag2mask.outputs import CHECKS, WRITERS, LabeledPicture, OutputOptions, check, writers
 from tag2mask.outputs.conversion import convert_masks
 from tag2mask.outputs.outlines import trace
 from tag2mask.outputs.polygons import ring_polygons, single_polygon
@@ -487,3 +488,131 @@ def test_predict_writes_every_format(tmp_path, capsys):
     assert cli.main([str(word) for word in words]) == 1
     assert "both c.jpg and c.png" in capsys.readouterr().err
     assert (out / "coco.json").read_bytes() == first
+
+
+# --- what a format cannot hold is refused before any work ---
+
+LONG = tuple(f"c{i}" for i in range(255))
+REFUSED = {
+    "coco": {"classes": [LONG], "pictures": []},
+    "geojson": {"classes": [LONG], "pictures": []},
+    "label-studio": {"classes": [LONG], "pictures": []},
+    "yolo": {"classes": [LONG], "pictures": [("a.jpg", "A.png"), ("images/a.jpg",), ("sub/images/a.jpg",)]},
+    "cvat": {
+        "classes": [LONG, ("#x",), ("a:b",), ("a\nb",), (" a",), ("a ",), ("background",)],
+        "pictures": [("#b.jpg",), (" a.jpg",), ("a .jpg",), ("a\nb.jpg",), ("a.jpg", "a.png")],
+    },
+    "voc": {
+        "classes": [LONG, ("#x",), ("a:b",), (" a",), ("ignored",), ("cat", "zebra")],
+        "pictures": [("#b.jpg",), (" a.jpg",), ("a .jpg",), ("a\u2028b.jpg",), ("a.jpg", "a.png")],
+    },
+}
+"""Class lists and names of pictures that a format cannot hold; the others of this table it can."""
+ODD_CLASSES = [("#x",), ("a:b",), (" a",), ("ignored",), ("a/b", 'c"d', "<e>&'f'"), ("cat", "zebra"), ("größe", "写真")]
+ODD_PICTURES = [("#b.jpg",), (" a.jpg",), ("a .jpg",), ("a:b.jpg",), ("sub/#c.jpg",), ("a\nb.jpg",), ("a.jpg", "a.png")]
+
+
+def refuses(to, classes=CLASSES, pictures=("a.jpg",), max_pixels=1000):
+    try:
+        check([to], classes, pictures, OutputOptions(), max_pixels)
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("to", REFUSED)
+def test_each_format_refuses_what_it_cannot_hold_and_writes_the_rest(to, tmp_path):
+    assert CHECKS.keys() == WRITERS.keys() == REFUSED.keys()
+    for classes in REFUSED[to]["classes"]:
+        assert refuses(to, classes=classes), classes
+    for pictures in REFUSED[to]["pictures"]:
+        assert refuses(to, pictures=pictures), pictures
+    assert refuses(to, pictures=("a.jpg", "a.jpg"))
+    labels = np.array([[1, 0], [1, 1]], np.uint8)
+    held = [(c, ("a.jpg",)) for c in ODD_CLASSES] + [(CLASSES, p) for p in ODD_PICTURES]
+    written = 0
+    for number, (classes, pictures) in enumerate(held):
+        if not refuses(to, classes, pictures):
+            with WRITERS[to](tmp_path / f"{number}{SUFFIX.get(to, '')}", classes, OutputOptions()) as add:
+                for name in pictures:
+                    add(LabeledPicture(name, name, labels))
+            written += 1
+    assert written >= len(held) - 10, "whatever a check lets through is written"
+
+
+@pytest.mark.parametrize("to", ["cvat", "voc"])
+@pytest.mark.parametrize(
+    ("classes", "name", "words"),
+    [(("#x",), "a.jpg", "cannot hold the class '#x'"), (CLASSES, "#b.jpg", "cannot hold the name '#b'")],
+)
+def test_predict_refuses_a_name_before_it_predicts(to, classes, name, words, tmp_path):
+    import torch
+
+    from tag2mask import Segmenter, TrainConfig, predict
+    from tag2mask.models import build_network
+
+    config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64)
+    torch.manual_seed(0)
+    segmenter = Segmenter(build_network(config, classes), config, device="cpu")
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "in" / name)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            predict(segmenter, tmp_path / "in", tmp_path / "out", formats=("png", "coco", to))
+        assert not (tmp_path / "out").exists()
+    assert predict(segmenter, tmp_path / "in", tmp_path / "out", formats=("png", "coco", "yolo")).complete
+
+
+def test_convert_refuses_before_it_reads_a_mask(tmp_path):
+    masks = write_masks(tmp_path, {"#b": np.ones((3, 3), np.uint8)})
+    (masks / "c.png").write_bytes(b"no picture")
+    for to in ("cvat", "voc"):
+        with pytest.raises(ValueError, match="cannot hold the name '#b'"):
+            convert(tmp_path, to)
+
+
+def test_a_brush_that_is_too_large_is_refused_before_it_is_drawn(tmp_path):
+    assert refuses("label-studio", max_pixels=2**30)
+    assert not refuses("label-studio", max_pixels=2**30 - 1)
+    check(["label-studio"], CLASSES, ["a.jpg"], OutputOptions(shapes="polygons"), 2**30)
+    with pytest.raises(ValueError, match="at most 1073741823 pixels"):
+        brush_rle(np.ones((1, 1), bool), (0, 0), (2**15, 2**15))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["tif", "jpg", "png", "webp"])
+def test_pictures_that_are_turned_fit_the_masks_of_predict(orientation, suffix, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 20)).save(tmp_path / f"images/a.{suffix}", exif=exif)
+    size = (20, 40) if orientation < 5 else (40, 20)
+    assert read_picture(tmp_path / f"images/a.{suffix}").shape[:2] == size
+    with opened(tmp_path / f"images/a.{suffix}") as image:
+        assert upright_size(image) == size
+    write_masks(tmp_path, {"a": np.ones(size, np.uint8)})
+    (image,) = json.loads(convert(tmp_path, "coco", images=tmp_path / "images").read_text())["images"]
+    assert (image["height"], image["width"]) == size
+    write_masks(tmp_path, {"a": np.ones(size[::-1], np.uint8)})
+    with pytest.raises(ValueError, match="after EXIF rotation"):
+        convert(tmp_path, "coco", images=tmp_path / "images")
+
+
+def test_masks_of_one_name_and_pictures_without_mask_are_said(tmp_path):
+    write_masks(tmp_path, {"a": np.ones((4, 4), np.uint8), "b": np.ones((4, 4), np.uint8)})
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / name)
+    Image.new("RGB", (4, 4)).save(tmp_path / "masks" / "lossy.jpg")
+    made = convert_masks(tmp_path, to="coco", out=tmp_path / "c.json", images=tmp_path / "images")
+    assert [(each.code, each.names) for each in made.findings] == [
+        ("no_png", ("lossy.jpg",)), ("pictures_without_mask", ("c.jpg",))
+    ]  # fmt: skip
+    write_masks(tmp_path, {"a.jpg": np.ones((4, 4), np.uint8)})
+    for images in (tmp_path / "images", None):
+        with pytest.raises(ValueError, match=r"Two pictures are called 'a\.jpg'"):
+            convert(tmp_path, "coco", images=images)
+    (tmp_path / "masks" / "a.jpg.png").rename(tmp_path / "masks" / "a.PNG")
+    if len(list((tmp_path / "masks").glob("a.*"))) == 2:
+        with pytest.raises(ValueError, match="are masks of one name"):
+            convert(tmp_path, "coco")

@@ -293,7 +293,8 @@ def test_find_pictures_names_are_unique_and_files_come_once(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     found = find_pictures([tmp_path / "one", tmp_path / "two", tmp_path / "one" / "a.jpg"])
-    assert [p.name for p in found] == ["one/a.jpg", "B.jpg", "two/a.jpg", "b.png"]
+    assert [p.name for p in found] == ["one/a", "two/B.jpg", "two/a", "two/b.png"]
+    assert [p.file_name for p in found] == ["one/a.jpg", "two/B.jpg", "two/a.jpg", "two/b.png"]
     globbed = find_pictures([str(tmp_path / "*" / "a.jpg")])
     assert [p.name for p in globbed] == ["one/a", "two/a"]
     with pytest.raises(FileNotFoundError, match="No file matches"):

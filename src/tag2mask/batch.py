@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     """Pictures that could not be read and were passed over to get this one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """B samples on one device."""
 
@@ -96,7 +96,7 @@ class Outputs(NamedTuple):
     only."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Losses:
     """The losses of one step; `total` is their plain sum, as published."""
 

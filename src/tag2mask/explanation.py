@@ -57,6 +57,8 @@ def explain(
     Raises:
         ValueError: an unknown tag or an unusable picture.
     """
+    if isinstance(image, (str, Path)) and Path(image).resolve() == (Path(out) / f"{Path(image).stem}.png").resolve():
+        raise FileExistsError(f"--out {out}: the sheet would replace the picture {image}. Choose another folder")
     need_network(run, "explain", "tag2mask predict MODEL PICTURE --out DIR shows the mask alone")
     check_folder(Path(out))
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)

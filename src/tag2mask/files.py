@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +72,8 @@ def _kind_of_run(folder: Path) -> str | None:
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A file beside `path` to be filled in the block, renamed at its end, so that nobody ever sees half a file.
 
+    Its permissions are those of any new file here, whatever the writer gave it.
+
     Args:
         path: What the file is called in the end.
         durable: Wait until the disk has it, so that it survives a loss of power too; and give the file beside it a
@@ -77,11 +81,15 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two runs apart; the suffix stays because writers choose the format by it.
-    writer = "" if durable else f".{os.getpid()}"
+    # The word keeps two writers apart, on any machines; the suffix stays because writers choose the format by it.
+    writer = "" if durable else f".{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.stem}{writer}.part{path.suffix}")
     try:
+        temporary.write_bytes(b"")
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
         if durable:
             _flush(temporary)
         temporary.replace(path)
@@ -124,7 +132,7 @@ def make_folder_atomically(path: Path, fill: Callable[[Path], object]) -> Path:
     if path.exists() or path.is_symlink():
         raise FileExistsError(f"{path} exists. Choose another name or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         temporary.mkdir()
         fill(temporary)

@@ -30,6 +30,7 @@ from tag2mask.scores import (
     with_masks,
 )
 from tag2mask.segmenter import Segmenter
+from tag2mask.values import Value
 
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 41))
 """Background thresholds of the sweep, 0.02 to 0.8."""
@@ -85,8 +86,8 @@ class CamSweep:
         return max(self.reports(classes, num_images, protocol), key=lambda report: report.miou)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CamCurve:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CamCurve(Value):
     """The mIoU of a CAM against its background threshold."""
 
     scales: tuple[float, ...]

@@ -1,8 +1,9 @@
 """What a `predict` has done, so that a killed one goes on and many processes share the work. Imports no torch.
 
 Each process appends to a file of its own, OUT/manifest/I-of-N.jsonl: a line of settings, then a line per picture when
-all its files are there. Processes never wait for each other: the one that finds every picture in the files of its
-round gathers the results and marks the files as finished.
+all its files are there. Processes never wait for each other's pictures: one that finds every picture in the files of
+its round gathers the results and marks the files as finished. Locks decide which one, and keep two processes from the
+same share; the system releases them when a process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 FOLDER = "manifest"
 _FINISHED = {"finished": True}
@@ -26,9 +30,13 @@ class Share:
     index: int = 0
     count: int = 1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"a share is (index, count) with 0 <= index < count, got ({self.index}, {self.count})")
+
     @classmethod
     def of_environment(cls) -> Share:
-        """RANK and WORLD_SIZE, as torchrun, accelerate and many schedulers set them; else everything.
+        """RANK and WORLD_SIZE, as torchrun, accelerate and many schedulers set them; else everything. For commands.
 
         Raises:
             ValueError: they are no such numbers.
@@ -70,10 +78,16 @@ def file_digest(path: Path) -> str:
 
 
 class Manifest:
-    """The file of one process; open it as a context."""
+    """The file of one process; open it as a context.
+
+    It goes on where a round of the same settings was interrupted, or starts a new one.
+
+    Raises:
+        FileExistsError: on entering, another process is at the same share.
+    """
 
     def __init__(self, out: Path, settings: str, share: Share) -> None:
-        """Go on where a round of the same settings was interrupted, or start a new one.
+        """Nothing is read or written before it is entered.
 
         Args:
             out: Folder of the results.
@@ -82,24 +96,39 @@ class Manifest:
         """
         self.folder, self.settings, self.share = out / FOLDER, settings, share
         self.path = self.folder / f"{share.index}-of-{share.count}.jsonl"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.goes_on = self._of_this_round(self.path)
-        self.done = {name for path in self._round() for name, line in _read(path) if line.error is None}
+        self.goes_on = False
+        """Whether an interrupted round goes on."""
+        self.done: frozenset[str] = frozenset()
         """Names of the pictures that need nothing any more, whichever process did them."""
         self._file: IO[str] | None = None
+        self._own = FileLock(self.path.with_suffix(".lock"), timeout=0)
 
     def __enter__(self) -> Manifest:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._own.acquire()
+        except Timeout:
+            raise FileExistsError(
+                f"Another process is writing the same pictures into {self.folder.parent} (its {self.share}, by "
+                f"{self._own.lock_file}). Wait for it, or choose another --out. Processes that share the pictures need "
+                "RANK and WORLD_SIZE, in Python share=(index, count)"
+            ) from None
+        self.goes_on = self._of_this_round(self.path)
+        self.done = frozenset(name for path in self._round() for name, line in _read(path) if line.error is None)
         if self.goes_on:
             _drop_torn_line(self.path)
-            self._file = self.path.open("a", encoding="utf-8")
         else:
-            self._file = self.path.open("w", encoding="utf-8")
+            self.path.write_bytes(b"")
+        # added to, as the process that gathers adds its mark
+        self._file = self.path.open("a", encoding="utf-8")
+        if not self.goes_on:
             self._write({"settings": self.settings})
         return self
 
     def __exit__(self, *error: object) -> None:
         assert self._file is not None
         self._file.close()
+        _remove(self._own)
 
     def add(self, name: str, scores: Mapping[str, float], error: str | None = None, **more: Any) -> None:
         """Note that all files of a picture are written, or that it could not be done."""
@@ -111,14 +140,36 @@ class Manifest:
         gathered = Gathered(list(self._round()))
         return gathered if all(name in gathered for name in names) else None
 
+    @contextmanager
+    def gathering(self, names: Sequence[str]) -> Iterator[Gathered | None]:
+        """What all processes know about `names`, for the one that gathers it; None for the others.
+
+        The block ends with `close_round`; a process that comes to its end meanwhile waits for that.
+        """
+        if self.finished(names) is None:
+            yield None
+            return
+        lock = FileLock(self.folder / "gather.lock")
+        with lock:
+            yield None if self.is_closed else self.finished(names)
+            if self.is_closed:
+                _remove(lock)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the results of this round are gathered."""
+        return _is_finished(self.path)
+
     def close_round(self) -> None:
-        """Mark the files of the round; another call then starts anew. Files of other rounds are removed."""
+        """Mark the files of the round; another call then starts anew. Files that other rounds have left are removed."""
         for path in sorted(self.folder.glob("*-of-*.jsonl")):
             if self._of_this_round(path):
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(_FINISHED) + "\n")
             else:
-                path.unlink(missing_ok=True)
+                with suppress(Timeout), FileLock(path.with_suffix(".lock"), timeout=0) as left:
+                    path.unlink(missing_ok=True)
+                    _remove(left)
 
     def _round(self) -> Iterator[Path]:
         return (path for path in sorted(self.folder.glob("*-of-*.jsonl")) if self._of_this_round(path))
@@ -164,6 +215,13 @@ class Gathered:
         finally:
             for file in files:
                 file.close()
+
+
+def _remove(lock: BaseFileLock) -> None:
+    """Take a lock's file away and release it; who waits for it finds its round closed."""
+    if os.name != "nt":  # Windows removes no open file
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release(force=True)
 
 
 def _settings(path: Path) -> str | None:

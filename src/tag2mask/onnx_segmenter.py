@@ -197,7 +197,7 @@ class OnnxSegmenter(Segmenter):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class NumpyScoreMaps:
     """`tag2mask.score_maps.ScoreMaps` in numpy: logits of one picture, probabilities on request."""
 

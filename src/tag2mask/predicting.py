@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from tag2mask import __version__, outputs, ranking, render, voc_archive
 from tag2mask.config import MAX_PIXELS
+from tag2mask.data.dataset import DataError
+from tag2mask.data.findings import Finding, log_findings, named, some
 from tag2mask.data.pictures import PictureTooLarge, opened
-from tag2mask.data.tables import class_indices, read_tag_table
+from tag2mask.data.searching import is_predicted
+from tag2mask.data.tables import TagRow, class_indices, read_tag_table
 from tag2mask.files import check_folder, model_file, whole_file, write_atomically, write_text
 from tag2mask.formats import OUTPUT_FORMATS, OutputFormat
 from tag2mask.manifest import Gathered, Manifest, Share, file_digest, fingerprint
 from tag2mask.memory import ran_out
 from tag2mask.prediction import CRFChoice, Prediction, Segmenter, check_scales, resolve_crf
 from tag2mask.ranking import review
-from tag2mask.sources import NamedPicture, find_pictures, only_listed
+from tag2mask.sources import NamedPicture, called, only_listed, search
 from tag2mask.tiling import check_limits, stored
 
 log = logging.getLogger("tag2mask")
@@ -51,6 +54,8 @@ class PredictSummary:
     complete: bool = True
     """Whether every picture has been tried; False while other processes of the job work on theirs. The last one writes
     scores.csv, `archive` and `files`."""
+    findings: tuple[Finding, ...] = ()
+    """What was passed over in the sources, rows of `tags` without a picture, and pictures without a row."""
 
 
 def predict(
@@ -70,14 +75,15 @@ def predict(
     max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> PredictSummary:
     """Write masks of pictures: OUT/masks/NAME.png, OUT/overlays/NAME.jpg, OUT/scores.csv and OUT/classes.txt.
 
-    NAME is the picture's path below the folder or glob that named it, without suffix. Files of an earlier call are
-    replaced. A broken picture is reported in `errors` and the others are done.
+    NAME is the picture's path below the folder or glob that named it, without suffix (docs/formats.md, names). Files of
+    an earlier call are replaced. A broken picture is reported in `errors` and the others are done.
 
-    A call that was killed goes on when it is repeated with the same model and options: OUT/manifest says what is done.
-    Several processes of a job (RANK and WORLD_SIZE, as torchrun sets them) share the pictures.
+    A call that was killed goes on when it is repeated with the same model, sources and options: OUT/manifest says what
+    is done.
 
     Args:
         run: Run folder, .safetensors or .onnx file, or `Segmenter`.
@@ -93,8 +99,9 @@ def predict(
         scales: Factors on the network's picture size.
         flip: Average with the mirrored picture.
         tags: Table of the classes known to be in each picture, in either form of a data set's tags.csv; pictures that
-            it does not list are done without.
-        list_file: Only the pictures that this file names, one per line, without or with suffix.
+            it does not list are done without. A row belongs to the picture of that path below its source; a bare name
+            to the only picture that is called so (`tag2mask.sources.called`).
+        list_file: Only the pictures that this file names, one per line, called as in `tags`, or without suffix.
         rank: Also write OUT/rank.csv and OUT/rank.html: which pictures a person should look at first
             (`tag2mask.ranking.Review`).
         options: How the formats of annotation tools write objects.
@@ -102,49 +109,57 @@ def predict(
         max_pixels: Pictures with more pixels are left out; they are in `errors`.
         device: Where the network runs.
         progress: Called with (done, all).
+        share: (index, count): of `count` processes that are given the same this is number `index`, from 0, and does
+            its part of the pictures. The command takes it from RANK and WORLD_SIZE, as torchrun sets them.
 
     Raises:
         ValueError, FileNotFoundError: nothing could be started: no model, no picture, a bad table or list, or classes
             or names of pictures that a format cannot hold.
+        FileExistsError: OUT holds files that `predict` did not write, or another process is writing into it.
     """
     if unknown := sorted(set(formats) - set(OUTPUT_FORMATS)):
         raise ValueError(f"--format must be one of {', '.join(OUTPUT_FORMATS)}, got {', '.join(unknown)}.")
     out, competition = Path(out), voc_archive.competition_of(formats)
     check_folder(out)
-    pictures = find_pictures([sources] if isinstance(sources, (str, Path)) else sources)
-    if list_file is not None:
-        pictures = only_listed(pictures, Path(list_file))
-    known = {} if tags is None else read_tag_table(Path(tags), lambda name: name.replace("\\", "/")).rows
+    own_share = Share(index=share[0], count=share[1])
+    sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    everywhere, findings = search(sources)
+    pictures = everywhere if list_file is None else only_listed(everywhere, Path(list_file))
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     check_limits(tile, max_pixels)
     check_scales(scales)  # this and a misspelled class are found before any work
-    for line in known.values():
-        class_indices(line.tags, segmenter.classes, f"{tags} line {line.line}", "Correct the tag.")
-    for name in outputs.BY_STEM.intersection(formats):
-        outputs.check_stems([_file_name(picture) for picture in pictures], name)
+    known: dict[str, TagRow] = {}
+    if tags is not None:
+        known, told = _known_tags(Path(tags), segmenter.classes, everywhere, pictures)
+        findings += told
+    options = options or outputs.OutputOptions()
+    outputs.check(formats, segmenter.classes, [picture.file_name for picture in pictures], options, max_pixels)
     if competition is not None:
-        voc_archive.result_names([picture.path for picture in pictures])
+        voc_archive.result_names(picture.file_name for picture in pictures)
         ids = voc_archive.voc_ids(segmenter.classes)
+    _check_out(out, formats, pictures)
+    if own_share.index == 0:
+        log_findings(findings, log)
     gathered = rank or bool(outputs.WRITERS.keys() & set(formats))
     masks = out / ("masks" if "png" in formats else _HIDDEN_MASKS)
-    options = options or outputs.OutputOptions()
-    settings = _settings(run, formats, crf, scales, flip, tags, options, rank, tile, max_pixels)
-    share = Share.of_environment()
-    own = share.range(len(pictures))
+    settings = _settings(run, sources, formats, crf, scales, flip, tags, options, rank, tile, max_pixels)
+    own = own_share.range(len(pictures))
     written, errors, too_large = [], {}, 0
-    with Manifest(out, settings, share) as manifest:
+    archive = None
+    with Manifest(out, settings, own_share) as manifest:
         if manifest.goes_on:
             log.info("%d of %d pictures are done already: going on", len(manifest.done), len(pictures))
-            if share.count == 1:
+            if own_share.count == 1:
                 _remove_parts(out)
         elif competition is not None:
             (out / "results.tgz").unlink(missing_ok=True)  # an older one would be taken for this one
         for done, picture in enumerate((pictures[i] for i in own), start=1):
-            if picture.name in manifest.done:
+            mask = masks / f"{picture.name}.png"
+            if picture.name in manifest.done and (mask.is_file() or not ("png" in formats or gathered)):
                 written.append(picture.name)
             else:
                 try:
-                    row = known.get(picture.relative, known.get(picture.path.name))
+                    row = known.get(picture.file_name)
                     present = None if row is None else row.tags
                     result = segmenter.predict(
                         picture.path,
@@ -157,12 +172,13 @@ def predict(
                     )
                     _write_prediction(result, picture.name, out, formats)
                     if gathered and "png" not in formats:
-                        render.save_mask(masks / f"{picture.name}.png", result.mask)
+                        render.save_mask(mask, result.mask)
                     more: dict[str, Any] = {}
                     if rank:
                         more["review"] = list(review(result, present, segmenter.class_activation_maps))
                     if competition is not None:
-                        voc_archive.save_result(out, competition, picture.path.stem, result.mask, ids)
+                        place = voc_archive.result_name(picture.file_name)
+                        voc_archive.save_result(out, competition, place, result.mask, ids)
                 except (ValueError, OSError, MemoryError, RuntimeError) as error:
                     errors[str(picture.path)] = _reason(error, picture)
                     too_large += isinstance(error, PictureTooLarge)
@@ -173,16 +189,93 @@ def predict(
             if progress is not None:
                 progress(done, len(own))
         write_text(out / "classes.txt", "".join(f"{name}\n" for name in segmenter.classes))
-        everything = manifest.finished([picture.name for picture in pictures])
-        if everything is None:
-            return PredictSummary(out=out, written=tuple(written), errors=errors, too_large=too_large, complete=False)
-        archive = _gather(everything, pictures, out, masks, formats, segmenter.classes, options, competition)
-        manifest.close_round()
-    shutil.rmtree(out / _HIDDEN_MASKS, ignore_errors=True)
-    files = {name: out / place for name, place in outputs.PLACES.items() if name in formats}
+        with manifest.gathering([picture.name for picture in pictures]) as everything:
+            if everything is not None:
+                _gather(everything, pictures, out, masks, formats, segmenter.classes, options, competition)
+                manifest.close_round()
+                shutil.rmtree(out / _HIDDEN_MASKS, ignore_errors=True)
+        complete = manifest.is_closed
+    if complete and competition is not None and (out / "results.tgz").is_file():
+        archive = out / "results.tgz"
     return PredictSummary(
-        out=out, written=tuple(written), errors=errors, too_large=too_large, archive=archive, files=files
+        out=out,
+        written=tuple(written),
+        errors=errors,
+        too_large=too_large,
+        archive=archive,
+        files={name: out / place for name, place in outputs.PLACES.items() if name in formats} if complete else {},
+        complete=complete,
+        findings=findings,
     )
+
+
+def _known_tags(
+    path: Path, classes: Sequence[str], everywhere: Sequence[NamedPicture], pictures: Sequence[NamedPicture]
+) -> tuple[dict[str, TagRow], tuple[Finding, ...]]:
+    """Rows of a table by `file_name` of their picture, and what is to be said of those that belong to none.
+
+    Args:
+        path: The table.
+        classes: Of the model.
+        everywhere: All pictures of the sources.
+        pictures: Those to predict.
+
+    Raises:
+        DataError: an unknown class, a row of several pictures, or no row at all for these pictures.
+    """
+    rows = read_tag_table(path, lambda name: name.replace("\\", "/")).rows
+    for row in rows.values():
+        class_indices(row.tags, classes, f"{path} line {row.line}", "Correct the tag.")
+    found = called({name: f"{path} line {row.line}" for name, row in rows.items()}, everywhere)
+    known = {picture.file_name: rows[name] for name, picture in found.items()}
+    without = [picture.file_name for picture in pictures if picture.file_name not in known]
+    unused = [name for name in rows if name not in found]
+    if len(without) == len(pictures):
+        row_name = f"the first row says {next(iter(rows))!r}" if rows else "it has no row"
+        raise DataError(
+            f"{path} has no row for any of the pictures: {row_name}, the first picture is called "
+            f"{pictures[0].file_name!r}. Write the pictures' paths below the source, or leave --tags out."
+        )
+    findings = []
+    if without:
+        findings.append(
+            Finding(
+                severity="warning",
+                code="pictures_without_row",
+                message=f"{some(len(without), 'picture')} without a row in {path}, predicted as if nothing were known.",
+                cure="Add a row for each, with an empty cell if it shows no class.",
+                **named(without),
+            )
+        )
+    if unused:
+        findings.append(
+            Finding(
+                severity="note",
+                code="rows_without_picture",
+                message=f"{some(len(unused), 'row')} of {path} without a picture in the sources.",
+                cure="Correct the names if their pictures are there.",
+                **named(unused),
+            )
+        )
+    return known, tuple(findings)
+
+
+def _check_out(out: Path, formats: Sequence[str], pictures: Sequence[NamedPicture]) -> None:
+    """Refuse to write where other files would be replaced: a picture, or the masks and classes of a data set."""
+    root, to_predict = out.resolve(), {picture.path for picture in pictures}
+    for picture in pictures if "png" in formats else ():
+        for made in (root / "masks" / f"{picture.name}.png", root / "overlays" / f"{picture.name}.jpg"):
+            if made in to_predict:
+                raise FileExistsError(f"--out {out}: {made} is one of the pictures to predict. Choose another folder")
+    if is_predicted(out):
+        return
+    places = ["classes.txt", "scores.csv", *(outputs.PLACES[name] for name in outputs.PLACES if name in formats)]
+    places += ["masks", "overlays"] if "png" in formats else []
+    if foreign := [place for place in places if (out / place).exists()]:
+        raise FileExistsError(
+            f"--out {out} holds {', '.join(foreign)}, not written by predict (there is no {out / 'manifest'}). "
+            "Choose another folder, so that nothing is lost"
+        )
 
 
 def _reason(error: Exception, picture: NamedPicture) -> str:
@@ -199,6 +292,7 @@ def _reason(error: Exception, picture: NamedPicture) -> str:
 
 def _settings(
     run: str | Path | Segmenter,
+    sources: Sequence[str | Path],
     formats: Sequence[str],
     crf: CRFChoice,
     scales: Sequence[float],
@@ -221,6 +315,7 @@ def _settings(
         {
             "version": __version__,
             "model": model,
+            "sources": list(map(str, sources)),  # names may mean other pictures of other sources
             "formats": sorted(formats),
             "crf": None if refine is None else asdict(refine),
             "scales": list(scales),
@@ -250,8 +345,8 @@ def _gather(
     classes: Sequence[str],
     options: outputs.OutputOptions,
     competition: voc_archive.Competition | None,
-) -> Path | None:
-    """Write what holds all pictures: scores.csv, the files of annotation tools, the archive; return the archive."""
+) -> None:
+    """Write what holds all pictures: scores.csv, the files of annotation tools, the archive."""
     failed, rows = 0, 0
     order: list[ranking.Ranked] = []
     tools = [name for name in outputs.WRITERS if name in formats]
@@ -268,30 +363,24 @@ def _gather(
                 failed += 1
                 continue
             rows += 1
-            writer.writerow([picture.relative, *(f"{score:.6f}" for score in line.scores.values())])
+            writer.writerow([picture.file_name, *(f"{score:.6f}" for score in line.scores.values())])
             mask_file = masks / f"{picture.name}.png"
             if "review" in line.more:
                 made = ranking.Review(*line.more["review"])
-                order.append(ranking.Ranked(picture.relative, picture.path, mask_file, made))
+                order.append(ranking.Ranked(picture.file_name, picture.path, mask_file, made))
             if tools:
                 with opened(mask_file, None) as mask:
                     labels = np.asarray(mask)
-                add(outputs.LabeledPicture(picture.name, _file_name(picture), labels, line.scores))
+                add(outputs.LabeledPicture(picture.name, picture.file_name, labels, line.scores))
     if order:
         order = ranking.ranked(order)
         ranking.write_table(out / "rank.csv", order)
         ranking.write_page(out / "rank.html", order, classes)
     if not rows:
         (out / "scores.csv").unlink()
-    if competition is None or failed:
-        return None
-    return voc_archive.pack_results(out, competition, voc_archive.result_names([p.path for p in pictures]))
-
-
-def _file_name(picture: NamedPicture) -> str:
-    """The picture's path below its source; where two sources have one of that name, the longer unique name."""
-    without = str(PurePosixPath(picture.relative).with_suffix(""))
-    return picture.relative if picture.name in (without, picture.relative) else picture.name
+    if competition is not None and not failed:
+        names = voc_archive.result_names(picture.file_name for picture in pictures)
+        voc_archive.pack_results(out, competition, names)
 
 
 def _write_prediction(result: Prediction, name: str, out: Path, formats: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, overload
@@ -16,6 +16,7 @@ from tag2mask import render
 from tag2mask.config import MAX_PIXELS, CRFParams
 from tag2mask.sources import Source, as_rgb
 from tag2mask.tiling import Part, check_limits
+from tag2mask.values import Value, equal
 
 CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
 
@@ -52,9 +53,13 @@ def check_tags(tags: Sequence[str], classes: Sequence[str]) -> None:
         raise ValueError(f"tags names {', '.join(map(repr, unknown))}; this model knows {', '.join(classes)}.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What the network says about one picture, at the picture's size (after EXIF rotation)."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction(Value):
+    """What the network says about one picture, at the picture's size (after EXIF rotation).
+
+    Two are equal when picture, mask, scores, classes and probabilities are. Pickled, as to another process, it takes
+    its probabilities along: 4 K H W bytes, computed if need be.
+    """
 
     rgb: NDArray[np.uint8]
     """The picture, uint8 [H, W, 3]."""
@@ -63,9 +68,9 @@ class Prediction:
     tag_scores: dict[str, float]
     """Probability of the tag classifier per class name."""
     classes: tuple[str, ...]
-    compute_probs: Callable[[], NDArray[np.float32]]
+    compute_probs: Callable[[], NDArray[np.float32]] = field(compare=False)
     """Gives `probs`; a big picture's probabilities are computed only when asked for."""
-    compute_parts: Callable[[], Iterator[Part]] | None = None
+    compute_parts: Callable[[], Iterator[Part]] | None = field(default=None, compare=False)
     """Gives `parts`; None makes one part of `probs`."""
 
     @cached_property
@@ -83,9 +88,28 @@ class Prediction:
             return iter([(slice(0, height), slice(0, width), self.probs)])
         return self.compute_parts()
 
+    def __eq__(self, other: object) -> bool:
+        same = super().__eq__(other)  # without the probabilities, which may have to be computed
+        return same if same is not True or self is other else equal(self.probs, getattr(other, "probs", None))
+
+    __hash__ = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self.rgb, self.mask, self.tag_scores, self.classes, self.probs)
+
     def overlay(self) -> Image.Image:
         """The picture with its objects tinted and a legend below."""
         return render.overlay(self.rgb, self.mask, self.classes, self.tag_scores)
+
+
+def _unpickled(
+    rgb: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    tag_scores: dict[str, float],
+    classes: tuple[str, ...],
+    probs: NDArray[np.float32],
+) -> Prediction:
+    return Prediction(rgb=rgb, mask=mask, tag_scores=tag_scores, classes=classes, compute_probs=lambda: probs)
 
 
 class Segmenter:

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from tag2mask import render
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.data.findings import Finding, log_findings, named, some
+from tag2mask.data.result_names import name_key, result_names
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import check_folder, write_text
 from tag2mask.formats import DataOptions
@@ -83,8 +84,8 @@ def pseudo_label(
         fields: Fields of `data_options` by name, as `data_format`.
 
     Raises:
-        ValueError: tags that the run does not know, two pictures with one mask name, or masks of the data set in the
-            way.
+        ValueError: tags that the run does not know, two pictures whose names some systems take for one, or masks of the
+            data set in the way.
     """
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"--min-confidence must lie in [0, 1], got {min_confidence}.")
@@ -171,11 +172,14 @@ def _without_objects(names: Sequence[str], tagged: int) -> Finding:
 
 
 def _places(pictures: PictureSet, out: Path) -> list[Path]:
-    """The file of each picture's mask; refused where two would share one, or where a true mask would be lost."""
-    places = [out / PurePosixPath(picture.name).with_suffix(".png") for picture in pictures.pictures]
+    """The file of each picture's mask, see `result_names`; refused where some systems would take two for one, or where
+    a true mask would be lost.
+    """
+    names = result_names([picture.name for picture in pictures.pictures], numbered=False)
+    places = [out / f"{name}.png" for name in names]
     owner: dict[str, str] = {}
-    for picture, place in zip(pictures.pictures, places, strict=True):
-        other = owner.setdefault(str(place).casefold(), picture.name)
+    for picture, name, place in zip(pictures.pictures, names, places, strict=True):
+        other = owner.setdefault(name_key(name), picture.name)
         if other != picture.name:
             raise ValueError(f"{other} and {picture.name} would share the mask {place}; rename one of them.")
         if picture.mask is not None and place.resolve() == picture.mask.resolve():

@@ -153,7 +153,7 @@ def _legend_strip(entries: Sequence[tuple[int, str]], width: int, size: int) -> 
     return strip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SampleRow:
     """One picture of a sample sheet, all maps at the picture's size; what is None leaves an empty cell or column."""
 

@@ -42,7 +42,7 @@ def label_probs(logits: Tensor, allowed: Tensor | None = None) -> Tensor:
     return torch.cat([torch.where(objects.any(-3, keepdim=True), background, 1), inside], dim=-3)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ScoreMaps:
     """Logits of one picture at the size of the feature map, one per scale and flip; probabilities on request."""
 

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from tag2mask.boundary import BoundaryScore
 from tag2mask.config import IGNORE, CRFParams
 from tag2mask.data import Picture, PictureSet
+from tag2mask.values import Value
 
 if TYPE_CHECKING:
     from tag2mask.label_quality import CamCurve, LabelQuality
@@ -23,9 +24,9 @@ Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Scores of masks against the truth; docs/evaluation.md says what each means."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Report(Value):
+    """Scores of masks against the truth; docs/evaluation.md says what each means. Equal where all of them are."""
 
     miou: float
     """Mean of the IoU over the labels that occur, background included, in 0..1; NaN if none does."""

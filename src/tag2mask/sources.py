@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import glob
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from tag2mask.config import MAX_PIXELS
-from tag2mask.data.dataset import DataError
+from tag2mask.data.dataset import DataError, SplitError
+from tag2mask.data.findings import Finding
 from tag2mask.data.pictures import check_pixels, read_picture, to_rgb, upright
+from tag2mask.data.result_names import name_key, result_names, without_suffix
+from tag2mask.data.searching import files_below, is_left_out, not_searched
 from tag2mask.data.shards import find_shards, names_shards, pictures_in
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
-from tag2mask.data.voc import listed_ids, picture_id
+from tag2mask.data.suffixes import is_picture, passed_over
+from tag2mask.data.tables import read_text, safe_name
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
@@ -29,46 +35,84 @@ class NamedPicture:
 
     path: Path
     name: str
-    """What results are called, without suffix, with forward slashes; unique in any letter case."""
-    relative: str
-    """Path below the folder or glob that named it, with suffix."""
+    """What its results are called, without suffix, with forward slashes; see `result_names`."""
+    file_name: str
+    """What tables and files of other tools call it: its path with suffix below the folder or glob that named it. Where
+    pictures of several sources would be called the same, that of each begins at the folder common to all sources."""
+    place: str
+    """Its whole path as the sources name it, with forward slashes; of a member of a shard FOLDER/SHARD/NAME."""
+
+
+class Found(NamedTuple):
+    """What sources name."""
+
+    pictures: list[NamedPicture]
+    findings: tuple[Finding, ...]
+    """What was left out of the folders and globs."""
+
+
+class _Member(NamedTuple):
+    path: Path
+    base: Path
+    """The folder that its names begin at."""
+    short: str
+    """Its path below `base`."""
+    long: str
+    """The same; of a member of a shard with the suffix .tar."""
+
+    @property
+    def place(self) -> str:
+        """Its whole path, links not followed."""
+        return (_absolute(self.base) / self.short).as_posix()
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[NamedPicture]:
+    """The pictures that sources name; see `search`."""
+    return search(sources).pictures
+
+
+def search(sources: Iterable[str | Path]) -> Found:
     """The pictures that files, folders (searched with their sub-folders), globs and shards name, each once.
 
     Of shards (SHARD.tar, or a pattern as in `tag2mask.data.shards.find_shards`) they are called SHARD/NAME.
 
-    A picture below a folder keeps its sub-folder in its name. Where two would get the same name, both keep their
-    suffix (`a.jpg` and `a.png` become `a.jpg` and `a.png`, so `a.jpg.png` in the end); if they are still the same,
-    the name of their folder comes first.
-
     Raises:
         FileNotFoundError: a source names nothing.
+        ValueError: names that no file can be written with, or a shard that has two pictures of one name.
     """
-    found: dict[Path, str] = {}
+    found: dict[Path, _Member] = {}
+    findings: list[Finding] = []
     for source in sources:
-        for path, relative in _expand(source):
-            found.setdefault(path.resolve(), relative)
-    pictures = list(found.items())
-    names = [str(PurePosixPath(relative).with_suffix("")) for _, relative in pictures]
-    names = _disambiguated(names, [relative for _, relative in pictures])
-    names = _disambiguated(names, [f"{path.parent.name}/{relative}" for path, relative in pictures])
-    names = _disambiguated(names, [str(PurePosixPath(*path.parts[1:])) for path, _ in pictures])
-    return [NamedPicture(path, name, relative) for (path, relative), name in zip(pictures, names, strict=True)]
+        for member in _expand(source, findings):
+            found.setdefault(member.path.resolve(), member)
+    file_names = _file_names(list(found.values()))
+    names = result_names(file_names)
+    places = (member.place for member in found.values())
+    pictures = [NamedPicture(*each) for each in zip(found, names, file_names, places, strict=True)]
+    return Found(pictures, tuple(findings))
 
 
-def _expand(source: str | Path) -> list[tuple[Path, str]]:
+def _expand(source: str | Path, findings: list[Finding]) -> list[_Member]:
     path = Path(source).expanduser()
     if names_shards(str(path)) and not path.is_dir():
-        return [(member, f"{shard.stem}/{name}") for shard in find_shards(path) for member, name in pictures_in(shard)]
+        members = [
+            _Member(member, shard.parent, f"{shard.stem}/{name}", f"{shard.name}/{name}")
+            for shard in find_shards(path)
+            for member, name in pictures_in(shard)
+        ]
+        if not members:
+            raise FileNotFoundError(f"{path} holds no picture, or masks alone (NAME.mask.png).")
+        return members
     if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
-        if not files:
-            raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}).")
-        return [(p, p.relative_to(path).as_posix()) for p in files if not p.name.startswith(".")]
+        left_out: list[str] = []
+        files = sorted(files_below(path, left_out))
+        return _pictures_of(path, path, files, left_out, findings)
     if path.exists():
-        return [(path, path.name)]
+        return [_Member(path, path.parent, path.name, path.name)]
     text = str(path)
     if not glob.has_magic(text):
         raise FileNotFoundError(f"There is no {path}.")
@@ -76,15 +120,67 @@ def _expand(source: str | Path) -> list[tuple[Path, str]]:
     if not files:
         raise FileNotFoundError(f"No file matches {text}.")
     fixed = Path(*[part for i, part in enumerate(path.parts) if not any(map(glob.has_magic, path.parts[: i + 1]))])
-    return [(p, p.relative_to(fixed).as_posix()) for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
+    skipped = {folder for folder in {p.parent for p in files} if _is_left_out_below(folder, fixed)}
+    left_out = sorted(folder.relative_to(fixed).as_posix() for folder in skipped)
+    return _pictures_of(path, fixed, [p for p in files if p.parent not in skipped], left_out, findings)
 
 
-def _disambiguated(names: Sequence[str], longer: Sequence[str]) -> list[str]:
-    """`names`, with those that occur more than once (in any letter case) replaced by their `longer` form."""
-    groups: defaultdict[str, int] = defaultdict(int)
+def _is_left_out_below(folder: Path, fixed: Path) -> bool:
+    """Whether a folder, or one on the way to it that a glob did not spell out, is never searched."""
+    between = [folder, *folder.parents]
+    return any(is_left_out(each) for each in between[: between.index(fixed)])
+
+
+def _pictures_of(
+    source: Path, base: Path, files: Sequence[Path], left_out: Sequence[str], findings: list[Finding]
+) -> list[_Member]:
+    """The pictures among files below `base`; what else is there is counted.
+
+    Raises:
+        FileNotFoundError: there is no picture.
+    """
+    names = [file.relative_to(base).as_posix() for file in files]
+    members = [_Member(file, base, name, name) for file, name in zip(files, names, strict=True) if is_picture(name)]
+    told = [*passed_over(names, source, companions=not members), *not_searched(source, left_out)]
+    if not members:
+        seen = " ".join(f"{each.message} {each.cure}" for each in told) or "It is empty, or all in it is hidden."
+        raise FileNotFoundError(f"{source} names no picture. {seen}")
+    findings += told
+    return members
+
+
+def _file_names(members: Sequence[_Member]) -> list[str]:
+    """One name of each picture's file: below its source, or for all below the folder common to all sources.
+
+    Raises:
+        ValueError: a name that is no text, or two members of a shard with one name.
+    """
+    bases: defaultdict[str, set[Path]] = defaultdict(set)
+    for member in members:
+        bases[name_key(without_suffix(member.short))].add(member.base)
+    if all(len(each) == 1 for each in bases.values()):
+        names = [member.short for member in members]
+    else:
+        names = _below_common(members)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"Two pictures are called {twice[0]!r}. Rename one, or pack the shard anew.")
     for name in names:
-        groups[name.casefold()] += 1
-    return [long if groups[name.casefold()] > 1 else name for name, long in zip(names, longer, strict=True)]
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"The name of the picture {name!r} is no UTF-8 text. Rename the file.") from error
+    return names
+
+
+def _below_common(members: Sequence[_Member]) -> list[str]:
+    folders = {base: _absolute(base) for base in {member.base for member in members}}
+    try:
+        root = Path(os.path.commonpath(list(folders.values())))
+        below = {base: folder.relative_to(root) for base, folder in folders.items()}
+    except ValueError:  # on different drives
+        below = {base: Path(folder.drive.strip(":\\/"), *folder.parts[1:]) for base, folder in folders.items()}
+    return [(below[member.base] / member.long).as_posix() for member in members]
 
 
 def as_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -119,26 +215,128 @@ def as_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     raise ValueError(f"A picture array must be [H, W, 3] or [H, W], got {source.shape}; choose three of its channels.")
 
 
+def called(names: Mapping[str, str], pictures: Sequence[NamedPicture]) -> dict[str, NamedPicture]:
+    """The picture that each name of a table or list means; names that mean none are left out.
+
+    A name is the picture's `file_name`, or an end of its path, with or without suffix: the bare name of the file at
+    least. An end counts only where it is that of one picture, and where no other name has the same last part.
+
+    Args:
+        names: Each name with where it stands, for messages.
+        pictures: As `find_pictures` gives them.
+
+    Raises:
+        DataError: a name that may mean several pictures, or two that may mean the same.
+    """
+    ends = _ends(names, pictures)
+    bases = Counter(nfc(name).rpartition("/")[2] for name in names)
+    owner: dict[int, str] = {}
+    for name in names:
+        if (i := _whole(name, ends.get(nfc(name), ()), pictures)) is not None:
+            _claim(i, name, owner, names, pictures)
+    found, whole = {name: i for i, name in owner.items()}, set(owner)
+    for name in names:
+        ending = ends.get(nfc(name), ()) if name not in found else ()
+        for i in ending:
+            if i in whole and _depth(name) > _depth(pictures[i].file_name):
+                _claim(
+                    i, name, owner, names, pictures
+                )  # refused: its whole name is another, but this one fits its path
+        free = [i for i in ending if i not in whole]
+        if len(free) > 1:
+            several = " and ".join(pictures[i].file_name for i in free[:2])
+            raise DataError(
+                f"{names[name]}: {name!r} is the name of {len(free)} of the sources: {several}. Write their paths."
+            )
+        for i in free:
+            if bases[nfc(name).rpartition("/")[2]] == 1 or _depth(name) >= _depth(pictures[i].file_name):
+                _claim(i, name, owner, names, pictures)
+                found[name] = i
+    return {name: pictures[i] for name, i in found.items()}
+
+
+def _whole(name: str, ending: Sequence[int], pictures: Sequence[NamedPicture]) -> int | None:
+    """The picture of this whole name; a name without suffix is a whole one only where it has a folder."""
+    same = [i for i in ending if pictures[i].file_name == name]
+    same = same or [i for i in ending if nfc(pictures[i].file_name) == nfc(name)]
+    if not same and "/" in name:
+        same = [i for i in ending if nfc(without_suffix(pictures[i].file_name)) == nfc(name)]
+    return same[0] if len(same) == 1 else None
+
+
+def _claim(
+    i: int, name: str, owner: dict[int, str], names: Mapping[str, str], pictures: Sequence[NamedPicture]
+) -> None:
+    other = owner.setdefault(i, name)
+    if other != name:
+        raise DataError(
+            f"{names[name]}: {name!r} and {other!r} ({names[other]}) may both mean {pictures[i].place}. Give the "
+            "folder that the names begin at as the source."
+        )
+
+
+def nfc(name: str) -> str:
+    """A name with composed accents, as another system may have stored it."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _depth(name: str) -> int:
+    return name.count("/") + 1
+
+
+def _ends(names: Iterable[str], pictures: Sequence[NamedPicture]) -> dict[str, list[int]]:
+    """Indices of the pictures by each end of their path, with and without suffix, that may be one of `names`."""
+    deepest = max(map(_depth, names), default=0)
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for i, picture in enumerate(pictures):
+        parts = picture.place.split("/")
+        for end in {"/".join(parts[-count:]) for count in range(1, min(deepest, len(parts)) + 1)} | {picture.file_name}:
+            for word in {nfc(end), nfc(without_suffix(end))}:
+                found[word].append(i)
+    return found
+
+
 def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> list[NamedPicture]:
     """Those of the pictures that a list names, in its order.
 
     Args:
         pictures: As `find_pictures` gives them.
-        list_file: One picture per line, as in a VOC split: the path below its source or the bare file name, with or
-            without suffix.
+        list_file: One picture per line, called as in `called`; lines of a VOC split (`/JPEGImages/ID.jpg MASK`) are
+            understood too.
 
     Raises:
         DataError: (a ValueError) an empty list, a line twice, or one that names no picture or several.
     """
-    by_name: defaultdict[str, list[NamedPicture]] = defaultdict(list)
-    for picture in pictures:
-        for name in {picture_id(picture.relative), picture_id(picture.path.name)}:
-            by_name[name].append(picture)
-    chosen = []
-    for name, line in listed_ids(list_file).items():
-        found = by_name[name]
-        if len(found) != 1:
-            problem = "is not among the sources" if not found else f"is the name of {len(found)} of the sources"
-            raise DataError(f"{list_file} line {line}: {name!r} {problem}. Correct the line or the sources.")
-        chosen += found
-    return chosen
+    lines = [
+        (number, line) for number, line in enumerate(re.split("\r\n|\n|\r", read_text(list_file)), 1) if line.strip()
+    ]
+    if not lines:
+        raise SplitError(f"{list_file} lists no picture. Write one name per line.")
+    spelled = {number: _spellings(line, f"{list_file} line {number}") for number, line in lines}
+    known = _ends([each for words in spelled.values() for each in words], pictures)
+    names: dict[str, int] = {}
+    for number, words in spelled.items():
+        name = next((word for word in words if nfc(word) in known), None)
+        if name is None:
+            raise DataError(
+                f"{list_file} line {number}: {words[-1]!r} is not among the sources. Correct the line or the sources."
+            )
+        if name in names:
+            raise DataError(f"{list_file} line {number}: {name!r} is already on line {names[name]}. Remove one.")
+        names[name] = number
+    chosen = called({name: f"{list_file} line {number}" for name, number in names.items()}, pictures)
+    for name, number in names.items():
+        if name not in chosen:
+            raise DataError(
+                f"{list_file} line {number}: the pictures called {name!r} are listed by their paths already, or it is "
+                "not certain which is meant. Write its path below the source."
+            )
+    return [chosen[name] for name in names]
+
+
+def _spellings(line: str, where: str) -> list[str]:
+    """The names that a line may stand for, the likelier before the others."""
+    text = line.strip()
+    first = text.split()[0]
+    words = [line, text, *(word.removeprefix("/JPEGImages/").removeprefix("JPEGImages/") for word in (text, first))]
+    return list(dict.fromkeys([*words[:2], *(safe_name(word, where) for word in words[2:])]))

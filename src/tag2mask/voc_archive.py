@@ -9,13 +9,14 @@ import gzip
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.data.result_names import name_key
 from tag2mask.data.voc import VOC_CLASSES
 from tag2mask.files import write_atomically
 from tag2mask.render import save_mask
@@ -50,14 +51,20 @@ def voc_ids(classes: Sequence[str]) -> NDArray[np.uint8]:
     return np.array([0, *(VOC_CLASSES.index(name) + 1 for name in classes)], dtype=np.uint8)
 
 
-def result_names(paths: Sequence[Path]) -> list[str]:
-    """The server's name of each picture: the name of its file without suffix.
+def result_name(file_name: str) -> str:
+    """The server's name of a picture: the last part of its path without suffix."""
+    return PurePosixPath(file_name).stem
+
+
+def result_names(file_names: Iterable[str]) -> list[str]:
+    """The server's name of each picture.
 
     Raises:
         ValueError: two pictures share one.
     """
-    names = [path.stem for path in paths]
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    names = list(map(result_name, file_names))
+    often = Counter(map(name_key, names))
+    twice = [name for name in names if often[name_key(name)] > 1]
     if twice:
         raise ValueError(
             f"Two pictures are called {twice[0]}, but the VOC server takes one file of a name. "

@@ -11,7 +11,7 @@ from typing import cast
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, detect_format, list_splits, open_data
 from tag2mask.data.dataset import label_codes
 from tag2mask.data.findings import Finding, named, some
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
+from tag2mask.data.searching import picture_names
 from tag2mask.data.tables import TagTable, read_classes, read_tag_table
 from tag2mask.data.voc import VOC_CLASSES, listed_ids, picture_id
 from tag2mask.formats import DataFormat, DataOptions
@@ -147,9 +147,8 @@ def _files(root: Path, data_format: str) -> PictureSet | None:
     folder = root / {"folder": "images", "voc": "JPEGImages"}.get(data_format, "")
     if folder == root:
         return None
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-    pictures = tuple(Picture(path, path.relative_to(folder).as_posix(), (), None) for path in files)
-    return PictureSet((), pictures, label_codes(0, others="ignore"), root, UNLISTED, data_format) if files else None
+    pictures = tuple(Picture(folder / name, name, (), None) for name in picture_names(folder))
+    return PictureSet((), pictures, label_codes(0, others="ignore"), root, UNLISTED, data_format) if pictures else None
 
 
 def _table_findings(
@@ -231,8 +230,7 @@ def _missing_pictures(root: Path, table: TagTable) -> list[Finding]:
 
 def _unlisted_pictures(root: Path, table: TagTable) -> list[Finding]:
     listed, folder = set(table.rows), root / "images"
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-    names = sorted(name for name in (path.relative_to(folder).as_posix() for path in files) if name not in listed)
+    names = sorted(name for name in picture_names(folder) if name not in listed)
     if not names:
         return []
     return [

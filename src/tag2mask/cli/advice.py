@@ -123,7 +123,7 @@ def _after_predicting(
     if ranked and folder is not None:
         return next_command("ui", run, ranked=out, pictures=folder)
     if "png" in formats and not tools:
-        place = beside(out, "coco").with_suffix(".json")
+        place = beside(out, "coco.json")
         return next_command("convert", out, to="coco", images=folder, out=place)
     if ranked:
         return next_command("ui", run)

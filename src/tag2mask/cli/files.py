@@ -94,6 +94,7 @@ def _mask_lines(result: ConvertedMasks) -> list[str]:
         lines.append(f"left out: {result.ignored_share:.1%} of the pixels, which are 255")
     if not result.known_pictures:
         lines.append("the pictures are taken to be called NAME.jpg; --images DIR looks")
+    lines += finding_lines(result.findings)
     lines.append(f"{result.data_format}: {result.out}")
     return [*lines, f"next: {_IMPORTS[result.data_format]} (docs/formats.md)"]
 

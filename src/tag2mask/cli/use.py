@@ -72,9 +72,11 @@ def predict_command(
     """
     if not sources:
         raise Misuse("predict needs at least one picture, folder or glob after RUN.")
+    from tag2mask.manifest import Share
     from tag2mask.outputs.objects import OutputOptions
     from tag2mask.predicting import predict
 
+    share = Share.of_environment()
     options = OutputOptions(shapes=shapes, instances=instances, tolerance=tolerance, picture_prefix=picture_prefix)
     with Bar("predict") as bar:
         result = predict(
@@ -93,6 +95,7 @@ def predict_command(
             max_pixels=max_pixels,
             device=device,
             progress=bar.update,
+            share=(share.index, share.count),
         )
     for message in result.errors.values():
         print(f"tag2mask: error: {message}", file=sys.stderr)

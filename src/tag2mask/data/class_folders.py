@@ -8,6 +8,7 @@ from tag2mask.data.dataset import MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, pictures_below
 from tag2mask.data.naming import NO_SPLIT, known_split
+from tag2mask.data.searching import is_left_out, not_searched
 from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.formats import DataOptions
 
@@ -35,14 +36,16 @@ def list_class_folders(root: Path, options: DataOptions) -> Listing:
             f"{root} has no folder with pictures. Give each class a folder, as in {root / 'cat' / 'a.jpg'}."
         )
     classes = sorted({entry.tags[0] for entries in splits.values() for entry in entries})
-    return Listing("imagefolder", root, splits, tuple(classes), closed=True, files=files)
+    findings = not_searched(root, files.left_out)
+    return Listing("imagefolder", root, splits, tuple(classes), closed=True, files=files, findings=findings)
 
 
 def has_class_folders(root: Path) -> bool:
     """Whether a folder below `root` holds pictures, at most two levels down; looks no further than the first."""
     for pattern in ("*/*", "*/*/*"):
         for path in root.glob(pattern):
-            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+            between = path.parents[: len(path.relative_to(root).parts) - 1]
+            hidden = path.name.startswith(".") or any(map(is_left_out, between))
             if not hidden and path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
                 return True
     return False

@@ -11,7 +11,7 @@ import numpy as np
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError, label_codes
 from tag2mask.data.links import refuse_links_out
 from tag2mask.data.pictures import read_mask
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
+from tag2mask.data.searching import picture_names
 from tag2mask.data.tables import (
     TagTable,
     checked_classes,
@@ -163,8 +163,7 @@ def _all_names(root: Path, table: TagTable | None) -> list[str]:
     """Every picture of the data set: the rows of tags.csv, else the files of images/."""
     folder = root / "images"
     if table is None:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-        names = [path.relative_to(folder).as_posix() for path in files]
+        names = picture_names(folder)
     else:
         names = list(table.rows)
         for name, row in table.rows.items():

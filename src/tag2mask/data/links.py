@@ -7,15 +7,19 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from tag2mask.data.dataset import DataError
+from tag2mask.data.searching import is_left_out
 
 
-def walk(root: Path, folder: str, skip: Collection[str] = ()) -> Iterator[tuple[str, bool]]:
+def walk(
+    root: Path, folder: str, skip: Collection[str] = (), left_out: list[str] | None = None
+) -> Iterator[tuple[str, bool]]:
     """(relative path, whether it is a link) of all files and links below a folder, without hidden ones.
 
     Args:
         root: Data folder.
         folder: Folder below it; "" is all.
         skip: Folders directly below `root` that are left out.
+        left_out: Takes the folders that are never searched (`is_left_out`), but for hidden ones.
     """
     with os.scandir(root / folder) as entries:
         for entry in entries:
@@ -23,7 +27,10 @@ def walk(root: Path, folder: str, skip: Collection[str] = ()) -> Iterator[tuple[
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
-                yield from walk(root, name, skip)
+                if not is_left_out(Path(entry.path)):
+                    yield from walk(root, name, skip, left_out)
+                elif left_out is not None:
+                    left_out.append(name)
             else:
                 yield name, entry.is_symlink()
 

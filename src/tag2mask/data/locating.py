@@ -32,6 +32,8 @@ class PictureFiles:
     """The same by file name."""
     links_out: tuple[str, ...]
     """Links to files or folders outside `root`; they are not followed."""
+    left_out: tuple[str, ...] = ()
+    """Folders that are never searched, see `tag2mask.data.searching.is_left_out`; hidden ones aside."""
 
 
 def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> PictureFiles:
@@ -41,8 +43,9 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
     """
     names: list[str] = []
     links_out: list[str] = []
+    left_out: list[str] = []
     inside = root.resolve()
-    for name, is_link in walk(root, "", frozenset(skip)):
+    for name, is_link in walk(root, "", frozenset(skip), left_out):
         if is_link and not (root / name).resolve().is_relative_to(inside):
             links_out.append(name)
         elif name[name.rfind(".") :].lower() in PICTURE_SUFFIXES and not (is_link and (root / name).is_dir()):
@@ -51,7 +54,9 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
     names.sort()
     for name in names:
         by_base[name.rpartition("/")[2]].append(name)
-    return PictureFiles(root, tuple(names), frozenset(names), dict(by_base), tuple(sorted(links_out)))
+    return PictureFiles(
+        root, tuple(names), frozenset(names), dict(by_base), tuple(sorted(links_out)), tuple(sorted(left_out))
+    )
 
 
 def pictures_below(files: PictureFiles, folder: str) -> list[str]:

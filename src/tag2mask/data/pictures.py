@@ -18,13 +18,14 @@ from PIL import Image, ImageFile, ImageOps
 
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.shards import is_in_shard, shard_bytes
-from tag2mask.data.suffixes import FORMATS
+from tag2mask.data.suffixes import FORMATS, missing_reader
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _IMAGE_WIDTH = 0x0112, 0x0100
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 __all__ = [
     "PictureError", "PictureTooLarge",
     "check_pixels", "is_stored", "open_picture", "opened", "read_mask", "read_picture", "to_rgb", "upright",
+    "upright_size",
 ]  # fmt: skip
 
 
@@ -136,7 +137,8 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.u
     except (FileNotFoundError, MemoryError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
-        raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
+        needs = missing_reader(str(path))
+        raise PictureError(f"{path} cannot be read as a picture: {error}{needs}. Replace or remove it.") from error
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -162,6 +164,20 @@ def upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image) if turned else image  # it copies what it does not turn
     except Exception:  # damaged EXIF data must not lose a picture whose pixels are whole
         return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of the image once it is upright, without unpacking it.
+
+    Pillow gives the size of a TIFF as it is shown (from version 11 on) or as it is stored; of other formats as stored.
+    """
+    width, height = image.size
+    try:
+        sideways = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        stored = getattr(image, "tag_v2", {}).get(_IMAGE_WIDTH, width)
+    except Exception:  # as in `upright`
+        sideways, stored = False, width
+    return (width, height) if sideways and stored == width else (height, width)
 
 
 def _grey_to_uint8(values: NDArray[np.generic], image: Image.Image) -> NDArray[np.uint8]:

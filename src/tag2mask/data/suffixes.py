@@ -64,6 +64,12 @@ def is_picture(name: str) -> bool:
     return suffix_of(name) in PICTURE_SUFFIXES
 
 
+def missing_reader(name: str) -> str:
+    """What a file of this suffix needs to be decoded here, in brackets; "" where nothing is missing."""
+    missing = (needs for kind, needs in _NEEDS.items() if kind not in FORMATS and suffix_of(name) in _SUFFIXES[kind])
+    return next((f" ({suffix_of(name)} needs {needs})" for needs in missing), "")
+
+
 def passed_over(names: Iterable[str], where: object, *, companions: bool = False) -> tuple[Finding, ...]:
     """What is said of files that are passed over because of their suffix: none, or one finding that counts them.
 

@@ -9,11 +9,12 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_mask, read_split
 from tag2mask.data.findings import Finding
 from tag2mask.data.pictures import is_stored
+from tag2mask.data.result_names import result_names
 from tag2mask.files import make_folder_atomically, write_text
 from tag2mask.formats import DataOptions
 from tag2mask.render import save_mask
@@ -135,17 +136,24 @@ def _write_pictures(
     link: bool,
     progress: Callable[[int, int], object] | None,
 ) -> None:
-    for done, (name, picture) in enumerate(pictures.items(), start=1):
+    names = result_names(list(pictures), numbered=False)
+    for done, ((name, picture), result) in enumerate(zip(pictures.items(), names, strict=True), start=1):
         _place(picture.path, folder / "images" / name, link=link)
         if picture.mask is not None:
             labels = read_mask(picture.mask, pictures_of.mask_codes)
-            save_mask(folder / "masks" / PurePosixPath(name).with_suffix(".png"), labels)
+            save_mask(folder / "masks" / f"{result}.png", labels)
         if progress is not None:
             progress(done, len(pictures))
 
 
 def _place(path: Path, place: Path, *, link: bool) -> None:
-    """A copy of a picture's bytes, or a second name for its file."""
+    """A copy of a picture's bytes, or a second name for its file.
+
+    Raises:
+        DataError: the file system takes its name for that of another.
+    """
+    if place.exists():
+        raise DataError(f"{place} is there already: two pictures differ in letter case or accents only. Rename one.")
     place.parent.mkdir(parents=True, exist_ok=True)
     if link and not is_stored(path):
         try:

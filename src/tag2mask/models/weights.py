@@ -38,7 +38,7 @@ _PARTS = {"classifier": "tag classifier", "segmenter": "segmentation branch", "a
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightsFile:
     """What a file of weights holds."""
 

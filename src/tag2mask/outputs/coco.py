@@ -9,9 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.files import whole_file
-from tag2mask.outputs.objects import Add, LabeledPicture, LabelObject, OutputOptions, objects_of, rounded
+from tag2mask.outputs.objects import (
+    Add,
+    LabeledPicture,
+    LabelObject,
+    OutputOptions,
+    Wanted,
+    check_any,
+    objects_of,
+    rounded,
+)
 from tag2mask.outputs.polygons import single_polygon
 from tag2mask.outputs.rle import coco_counts, coco_string
+
+
+def check_coco(wanted: Wanted) -> None:
+    """COCO holds any names.
+
+    Raises:
+        ValueError: as `check_any`.
+    """
+    check_any(wanted)
 
 
 @contextmanager

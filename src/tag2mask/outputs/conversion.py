@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.config import IGNORE
+from tag2mask.config import IGNORE, MAX_PIXELS
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.pictures import PictureError, opened, read_mask
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
+from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.pictures import PictureError, opened, read_mask, upright_size
+from tag2mask.data.result_names import without_suffix
+from tag2mask.data.suffixes import PICTURE_SUFFIXES, is_picture
 from tag2mask.data.tables import read_classes
 from tag2mask.data.voc import VOC_CLASSES, voc_codes
 from tag2mask.files import make_folder_atomically
-from tag2mask.outputs import BY_STEM, PLACES, WRITERS, LabeledPicture, OutputOptions, check_stems
+from tag2mask.outputs import PLACES, WRITERS, LabeledPicture, OutputOptions, check
+from tag2mask.sources import nfc, search
 
 _VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 
@@ -35,6 +38,8 @@ class ConvertedMasks:
     """Share of all pixels that are 255, in 0..1."""
     known_pictures: bool
     """Whether the names of the pictures are those of files; otherwise they are taken to end in .jpg."""
+    findings: tuple[Finding, ...] = ()
+    """What was passed over in either folder, and pictures without a mask."""
 
 
 def convert_masks(
@@ -69,18 +74,22 @@ def convert_masks(
     folder, out = Path(source).expanduser(), Path(out).expanduser()
     folder = folder / "masks" if (folder / "masks").is_dir() else folder
     _check_out(to, out)
-    masks = _masks(folder)
+    masks, findings = _masks(folder)
     names = _class_names(folder, None if classes is None else Path(classes))
     codes = _codes(folder, names)
-    pictures = _assumed(masks) if images is None else _found(masks, Path(images))
-    file_names = [file_name for file_name, _ in pictures]
-    if to in BY_STEM:
-        check_stems(file_names, to)
+    options = options or OutputOptions()
+    pictures: list[tuple[str, Path | None]]
+    if images is None:
+        pictures = [(name if is_picture(name) else f"{name}.jpg", None) for name in masks]
+    else:
+        pictures, told = _found(masks, Path(images))
+        findings += told
+    check((to,), names, [file_name for file_name, _ in pictures], options, MAX_PIXELS)
     ignored, pixels = 0, 0
 
     def write(path: Path) -> None:
         nonlocal ignored, pixels
-        with WRITERS[to](path, names, options or OutputOptions()) as add:
+        with WRITERS[to](path, names, options) as add:
             for done, ((name, mask), (file_name, file)) in enumerate(
                 zip(masks.items(), pictures, strict=True), start=1
             ):
@@ -102,6 +111,7 @@ def convert_masks(
         num_images=len(masks),
         ignored_share=ignored / pixels,
         known_pictures=images is not None,
+        findings=findings,
     )
 
 
@@ -116,15 +126,30 @@ def _check_out(to: str, out: Path) -> None:
             raise FileExistsError(f"--out {out}: {path} exists. Choose another name or remove it")
 
 
-def _masks(folder: Path) -> dict[str, Path]:
-    """Files by NAME: the path below the folder without .png."""
+def _masks(folder: Path) -> tuple[dict[str, Path], tuple[Finding, ...]]:
+    """Files by NAME, the path below the folder without .png, and what else is there."""
     if not folder.is_dir():
         raise MissingDataError(f"There is no folder {folder}. Give the folder of the masks, NAME.png for each picture.")
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() == ".png" and path.is_file()]
-    masks = {path.relative_to(folder).as_posix()[:-4]: path for path in files if not path.name.startswith(".")}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    masks: dict[str, Path] = {}
+    for name, path in names.items():
+        if name.lower().endswith(".png") and (other := masks.setdefault(name[:-4], path)) != path:
+            raise DataError(f"{other} and {path} are masks of one name. Remove or rename one.")
+    others = [name for name in names if is_picture(name) and not name.lower().endswith(".png")]
+    findings = (
+        Finding(
+            severity="warning",
+            code="no_png",
+            message=f"{some(len(others), 'picture')} in {folder} passed over: masks are PNG files.",
+            cure="Save masks as 8-bit palette PNG, without loss.",
+            **named(others),
+        ),
+    )
     if not masks:
-        raise DataError(f"{folder} holds no mask. Masks are indexed PNG files, NAME.png for each picture.")
-    return masks
+        seen = f" {findings[0].message}" if others else ""
+        raise DataError(f"{folder} holds no mask. Masks are indexed PNG files, NAME.png for each picture.{seen}")
+    return masks, findings if others else ()
 
 
 def _class_names(folder: Path, file: Path | None) -> tuple[str, ...]:
@@ -146,45 +171,54 @@ def _codes(folder: Path, classes: tuple[str, ...]) -> NDArray[np.uint8]:
     return np.arange(256, dtype=np.uint8)
 
 
-def _assumed(masks: dict[str, Path]) -> list[tuple[str, None]]:
-    known = (name if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES else f"{name}.jpg" for name in masks)
-    return [(name, None) for name in known]
+def _found(masks: dict[str, Path], folder: Path) -> tuple[list[tuple[str, Path | None]], tuple[Finding, ...]]:
+    """Name and file of the picture of each mask, and what is left of the pictures.
 
-
-def _found(masks: dict[str, Path], folder: Path) -> list[tuple[str, Path]]:
-    """Name and file of the picture of each mask: NAME with a suffix, or NAME itself where it has one."""
+    The picture of NAME is the one that `predict FOLDER` calls so, else that of this name, or of this name with a
+    suffix, else the only one whose path ends so: of pictures that `predict` was given from several folders.
+    """
     if not folder.is_dir():
         raise MissingDataError(f"--images {folder} is no folder.")
-    by_name: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in _pictures(folder):
-        relative = path.relative_to(folder)
-        by_name[relative.as_posix()].append(path)
-        by_name[relative.with_suffix("").as_posix()].append(path)
-    found = []
+    pictures, findings = search([folder])
+    by_result = {nfc(picture.name): i for i, picture in enumerate(pictures)}
+    by_name: defaultdict[str, list[int]] = defaultdict(list)
+    by_end: defaultdict[str, list[int]] = defaultdict(list)
+    for i, picture in enumerate(pictures):
+        for name in {nfc(picture.file_name), nfc(without_suffix(picture.file_name))}:
+            by_name[name].append(i)
+            parts = name.split("/")
+            for count in range(1, len(parts)):
+                by_end["/".join(parts[count:])].append(i)
+    chosen: list[int] = []
     for name in masks:
-        files = by_name.get(name, [])
+        key = nfc(name)
+        files = [by_result[key]] if key in by_result else by_name.get(key) or by_end.get(key, [])
         if len(files) != 1:
             what = f"has {len(files)} pictures of the mask" if files else "has no picture of the mask"
+            which = ", ".join(str(pictures[i].path) for i in files[:3])
             raise DataError(
-                f"--images {folder} {what} {name}.png{': ' + ', '.join(map(str, files)) if files else ''}. "
+                f"--images {folder} {what} {name}.png{f': {which}' if files else ''}. "
                 f"It is {name} with one of {', '.join(sorted(PICTURE_SUFFIXES))}."
             )
-        found.append((files[0].relative_to(folder).as_posix(), files[0]))
-    return found
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() and not path.name.startswith("."):
-            yield path
+        chosen += files
+    rest = sorted({picture.file_name for picture in pictures} - {pictures[i].file_name for i in chosen})
+    if rest:
+        findings += (
+            Finding(
+                severity="note",
+                code="pictures_without_mask",
+                message=f"{some(len(rest), 'picture')} of {folder} without a mask, not in what is written.",
+                cure="If they should be, predict them, or add their masks.",
+                **named(rest),
+            ),
+        )
+    return [(pictures[i].file_name, pictures[i].path) for i in chosen], findings
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) after EXIF rotation, from the head of the file where it can be."""
+    """(height, width) as the picture is shown, from the head of the file where it can be."""
     try:
         with opened(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            width, height = image.size
+            return upright_size(image)
     except Exception as error:  # the decoders raise nearly anything on damaged files
         raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
-    return (width, height) if turned else (height, width)

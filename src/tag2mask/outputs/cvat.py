@@ -6,7 +6,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,20 @@ from PIL import Image
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import voc_palette
 from tag2mask.files import whole_file
-from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions
-from tag2mask.outputs.voc import label_colors, listed_name, object_map
+from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, Wanted, check_any, check_stems, stem_of
+from tag2mask.outputs.voc import check_listed, label_colors, object_map
+
+
+def check_cvat(wanted: Wanted) -> None:
+    """What CVAT's zip cannot hold.
+
+    Raises:
+        ValueError: as `check_any`, `check_stems`, `check_listed` and `label_colors`.
+    """
+    check_any(wanted)
+    label_colors(wanted.classes, ignored=False)
+    check_stems(wanted, "cvat")
+    check_listed(wanted.file_names)
 
 
 @contextmanager
@@ -27,16 +39,13 @@ def cvat_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> I
     Masks are RGB PNG in the colors of the VOC palette: of the label in SegmentationClass, of the object's number in
     SegmentationObject. CVAT takes black for "nothing annotated here". Pixels of 255 are black in both, as are those of
     the background, because a color that labelmap.txt does not name stops the import.
-
-    Raises:
-        ValueError: a class name that labelmap.txt cannot hold.
     """
     label_map, palette, names = label_colors(classes, ignored=False), voc_palette(), list[str]()
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
 
         def add(picture: LabeledPicture) -> None:
-            stem = str(PurePosixPath(picture.file_name).with_suffix(""))
-            names.append(listed_name(stem))
+            stem = stem_of(picture.file_name)
+            names.append(stem)
             labels = np.where(picture.labels == IGNORE, BACKGROUND, picture.labels)
             _put(archive, f"SegmentationClass/{stem}.png", _png(palette[labels]))
             _put(archive, f"SegmentationObject/{stem}.png", _png(palette[object_map(picture, classes, options)]))

@@ -10,8 +10,17 @@ from typing import Any
 
 from tag2mask.data.dataset import voc_palette
 from tag2mask.files import write_text
-from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, objects_of
+from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, Wanted, check_any, objects_of
 from tag2mask.outputs.polygons import ring_polygons
+
+
+def check_geojson(wanted: Wanted) -> None:
+    """GeoJSON holds any names.
+
+    Raises:
+        ValueError: as `check_any`.
+    """
+    check_any(wanted)
 
 
 @contextmanager

@@ -11,11 +11,25 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from tag2mask.files import whole_file, write_text
-from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, objects_of
+from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, Wanted, check_any, objects_of
 from tag2mask.outputs.polygons import single_polygon
-from tag2mask.outputs.rle import brush_rle
+from tag2mask.outputs.rle import MAX_BRUSH_PIXELS, brush_rle
 
 _BRUSH, _POLYGON, _IMAGE = "brush", "polygon", "image"
+
+
+def check_label_studio(wanted: Wanted) -> None:
+    """What Label Studio cannot hold.
+
+    Raises:
+        ValueError: as `check_any`; or pictures that may be larger than a brush can be.
+    """
+    check_any(wanted)
+    if wanted.options.shapes == "rle" and wanted.max_pixels > MAX_BRUSH_PIXELS:
+        raise ValueError(
+            f"Label Studio's brush holds at most {MAX_BRUSH_PIXELS} pixels, but --max-pixels {wanted.max_pixels} "
+            "allows more. Lower it, or write polygons (--shapes polygons)."
+        )
 
 
 @contextmanager

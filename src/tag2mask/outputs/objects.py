@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.data.result_names import name_key
+from tag2mask.data.tables import MAX_CLASSES
 from tag2mask.outputs.outlines import Region, trace
 from tag2mask.tiling import label_counts
 
@@ -130,21 +133,56 @@ def _boxed(label: int, mask: NDArray[np.bool_], corner: tuple[int, int]) -> Labe
     return LabelObject(label, box, mask[top:bottom, left:right])
 
 
-def check_stems(file_names: Sequence[str], format_name: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be written, as far as it is known before any mask is."""
+
+    classes: Sequence[str]
+    file_names: Sequence[str]
+    """Of all pictures, as in `LabeledPicture`."""
+    options: OutputOptions
+    max_pixels: int
+    """Most pixels of a picture."""
+
+
+Check: TypeAlias = Callable[[Wanted], None]
+"""Refuses with a ValueError what a format cannot hold: classes, names, sizes."""
+
+
+def check_any(wanted: Wanted) -> None:
+    """What every format demands: classes and pictures have names of their own, and a mask can hold the classes.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    if not 0 < len(wanted.classes) <= MAX_CLASSES:
+        raise ValueError(f"Masks hold 1 to {MAX_CLASSES} classes, got {len(wanted.classes)}.")
+    for what, names in (("classes", wanted.classes), ("pictures", wanted.file_names)):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"Two {what} are called {twice[0]!r}. Rename one.")
+
+
+def check_stems(wanted: Wanted, format_name: str) -> None:
     """For formats that find a picture by its name without suffix.
 
     Raises:
-        ValueError: two pictures differ in their suffix only (or in letter case, which some systems do not keep apart).
+        ValueError: two pictures differ in their suffix only, or in letter case or the form of accents, which some
+            systems do not keep apart.
     """
     seen: dict[str, str] = {}
-    for name in file_names:
-        stem = str(PurePosixPath(name).with_suffix(""))
-        if stem.casefold() in seen:
+    for name in wanted.file_names:
+        other = seen.setdefault(name_key(stem_of(name)), name)
+        if other != name:
             raise ValueError(
                 f"{format_name} knows pictures by their name without suffix, so it cannot hold both "
-                f"{seen[stem.casefold()]} and {name}. Rename one, leave one out, or choose another format."
+                f"{other} and {name}. Rename one, leave one out, or choose another format."
             )
-        seen[stem.casefold()] = name
+
+
+def stem_of(file_name: str) -> str:
+    """The path of a picture without its last suffix, whatever that is, as the readers of other tools cut it."""
+    return str(PurePosixPath(file_name).with_suffix(""))
 
 
 def rounded(values: Any) -> list[float]:

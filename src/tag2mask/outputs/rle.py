@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_BRUSH_PIXELS = 2**30 - 1
+"""Label Studio's brush counts bytes, four per pixel, in 32 bits."""
 _BRUSH_BITS = (3, 4, 8, 16)
 """Widths of the four kinds of run lengths; any four would do, Label Studio's converter writes these."""
 
@@ -51,12 +53,12 @@ def brush_rle(mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int,
     Args:
         mask: bool [h, w].
         corner: (x, y) of its first pixel in the picture.
-        size: (height, width) of the picture; H * W < 2**30.
+        size: (height, width) of the picture; H * W is at most `MAX_BRUSH_PIXELS`.
     """
     total = 4 * size[0] * size[1]
-    if total >= 2**32:
+    if total > 4 * MAX_BRUSH_PIXELS:
         raise ValueError(
-            f"Label Studio's brush holds fewer than 2**30 pixels, the picture has {size[0]} x {size[1]}. "
+            f"Label Studio's brush holds at most {MAX_BRUSH_PIXELS} pixels, the picture has {size[0]} x {size[1]}. "
             "Write polygons instead (--shapes polygons)."
         )
     counts = np.array(_lengths(*_runs(mask, corner, size[1]), size[0] * size[1]), dtype=np.int64) * 4

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,44 @@ from tag2mask.config import IGNORE
 from tag2mask.data.dataset import voc_palette
 from tag2mask.data.voc import VOC_CLASSES
 from tag2mask.files import write_text
-from tag2mask.outputs.objects import Add, LabeledPicture, LabelObject, OutputOptions, objects_of
+from tag2mask.outputs.objects import (
+    Add,
+    LabeledPicture,
+    LabelObject,
+    OutputOptions,
+    Wanted,
+    check_any,
+    check_stems,
+    objects_of,
+    stem_of,
+)
 from tag2mask.render import save_mask
 
 MAX_OBJECTS = 254
 """Objects of a picture; 0 is none and 255 is ignored."""
+
+
+def check_voc(wanted: Wanted) -> None:
+    """What a VOC tree cannot hold.
+
+    Raises:
+        ValueError: as `check_any`, `check_stems`, `check_listed` and `label_colors`; or some of the classes are VOC's
+            and some are not.
+    """
+    check_any(wanted)
+    own = _own_classes(wanted.classes)
+    if own and len(own) < len(wanted.classes):
+        raise ValueError(
+            f"A VOC tree has VOC's ids for VOC's classes, but {', '.join(own)} are not among them. "
+            "Rename them all to VOC's names or none, or write cvat or coco."
+        )
+    label_colors(wanted.classes, ignored=True)
+    check_stems(wanted, "voc")
+    check_listed(wanted.file_names)
+
+
+def _own_classes(classes: Sequence[str]) -> list[str]:
+    return [name for name in classes if name not in VOC_CLASSES]
 
 
 @contextmanager
@@ -29,16 +62,8 @@ def voc_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> It
     Masks are indexed PNG with the VOC palette; 255 stays 255 in both. Where all classes are VOC's, the ids are VOC's;
     where none is, they are the labels, and labelmap.txt names their colors. classes.txt names the classes either way,
     for `--data` of this package.
-
-    Raises:
-        ValueError: some of the classes are VOC's and some are not, or a name that labelmap.txt cannot hold.
     """
-    own = [name for name in classes if name not in VOC_CLASSES]
-    if own and len(own) < len(classes):
-        raise ValueError(
-            f"A VOC tree has VOC's ids for VOC's classes, but {', '.join(own)} are not among them. "
-            "Rename them all to VOC's names or none, or write --to cvat or coco."
-        )
+    own = _own_classes(classes)
     ids = [0, *(i if own else VOC_CLASSES.index(name) + 1 for i, name in enumerate(classes, start=1))]
     codes = np.full(256, IGNORE, dtype=np.uint8)
     codes[: len(ids)] = ids
@@ -46,8 +71,8 @@ def voc_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> It
     names: list[str] = []
 
     def add(picture: LabeledPicture) -> None:
-        stem = str(PurePosixPath(picture.file_name).with_suffix(""))
-        names.append(listed_name(stem))
+        stem = stem_of(picture.file_name)
+        names.append(stem)
         objects = object_map(picture, classes, options)
         objects[picture.labels == IGNORE] = IGNORE
         save_mask(path / "SegmentationClass" / f"{stem}.png", codes[picture.labels])
@@ -82,18 +107,19 @@ def label_colors(classes: Sequence[str], *, ignored: bool) -> str:
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 
-def listed_name(stem: str) -> str:
-    """A line of ImageSets/Segmentation, as datumaro and with it CVAT read it: the whole line, without blanks around it.
+def check_listed(file_names: Sequence[str]) -> None:
+    """Whether ImageSets/Segmentation can name these pictures, as datumaro and with it CVAT read it: a line is a name,
+    without blanks around it.
 
     Raises:
         ValueError: a name that would be read as another one, or as a remark.
     """
-    if stem != stem.strip() or stem.startswith("#") or len(stem.splitlines()) != 1:
-        raise ValueError(
-            f"A list of a VOC tree cannot hold the name {stem!r}: no blank at its ends, no line break, "
-            "no '#' in front. Rename the picture."
-        )
-    return stem
+    for stem in map(stem_of, file_names):
+        if stem != stem.strip() or stem.startswith("#") or len(stem.splitlines()) != 1:
+            raise ValueError(
+                f"A list of a VOC tree cannot hold the name {stem!r}: no blank at its ends, no line break, "
+                "no '#' in front. Rename the picture."
+            )
 
 
 def object_map(picture: LabeledPicture, classes: Sequence[str], options: OutputOptions) -> NDArray[np.uint8]:

@@ -5,14 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tag2mask.files import write_text
-from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, objects_of
+from tag2mask.outputs.objects import (
+    Add,
+    LabeledPicture,
+    OutputOptions,
+    Wanted,
+    check_any,
+    check_stems,
+    objects_of,
+    stem_of,
+)
 from tag2mask.outputs.polygons import single_polygon
 
 INSET = 0.02
 """Pixels by which outlines are drawn in; see `yolo_writer`."""
+
+
+def check_yolo(wanted: Wanted) -> None:
+    """What YOLO cannot hold.
+
+    Raises:
+        ValueError: as `check_any` and `check_stems`; or a picture in a folder called images: the labels of
+            images/images/a.jpg are looked for as images/labels/a.txt, so that it would be taken for a negative.
+    """
+    check_any(wanted)
+    check_stems(wanted, "yolo")
+    for name in wanted.file_names:
+        if "images" in name.split("/")[:-1]:
+            raise ValueError(
+                f"yolo cannot hold {name}: its readers look for labels beside the last folder called images, and below "
+                "images/ of the written folder that would be another one. Give the folder images itself as the "
+                "pictures', or rename it."
+            )
 
 
 @contextmanager
@@ -35,8 +62,7 @@ def yolo_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> I
                 points = single_polygon(region, tolerance=options.tolerance, inset=INSET) + thing.corner
                 numbers = " ".join(f"{number:.7f}".rstrip("0") for number in (points / (w, h)).ravel())
                 lines.append(f"{thing.label - 1} {numbers}\n")
-        stem = PurePosixPath(picture.file_name).with_suffix("")
-        write_text(path / "labels" / f"{stem}.txt", "".join(lines))
+        write_text(path / "labels" / f"{stem_of(picture.file_name)}.txt", "".join(lines))
 
     yield add
     names = "".join(f"  {index}: {json.dumps(name, ensure_ascii=False)}\n" for index, name in enumerate(classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from tag2mask.data.tables import safe_name
 from tag2mask.prediction import Prediction, Segmenter
 from tag2mask.ranking import TAG_SCORE
 from tag2mask.sources import as_rgb
+
+_log = logging.getLogger("tag2mask")
 
 
 class Look(NamedTuple):
@@ -125,7 +128,7 @@ def ranked_list(ranked: Path, pictures: Path, most: int = 500) -> list[RankedPic
         raise FileNotFoundError(
             f"There is no {path}; write it with: tag2mask predict RUN PICTURES --rank --out {ranked}"
         )
-    root, found = pictures.resolve(), []
+    root, found, missing = pictures.resolve(), list[RankedPicture](), list[str]()
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if not {"rank", "file", "score", "reason"} <= set(reader.fieldnames or ()):
@@ -137,8 +140,14 @@ def ranked_list(ranked: Path, pictures: Path, most: int = 500) -> list[RankedPic
             picture = (root / name).resolve()
             if picture.is_relative_to(root) and picture.is_file():
                 found.append(RankedPicture(f"{row['rank']}. {name} ({row['score']}): {row['reason']}", picture))
+            else:
+                missing.append(name)
             if len(found) == most:
+                _log.info("The list shows the first %d pictures of %s.", most, path)
                 break
     if not found:
         raise FileNotFoundError(f"None of the pictures of {path} is in {pictures}; give the folder with --pictures DIR")
+    if missing:
+        some = ", ".join(missing[:3])
+        _log.warning("%d pictures of %s are not in %s, so not in the list: %s.", len(missing), path, pictures, some)
     return found
