@@ -28,6 +28,7 @@ from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
 from tag2mask.data.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
+from tag2mask.data.mask_survey import with_measuring_masks
 from tag2mask.distributed import Team, leave, timeout, together
 from tag2mask.files import write_text
 from tag2mask.models import build_network
@@ -46,7 +47,7 @@ from tag2mask.runs import (
     save_state,
 )
 from tag2mask.tracking import Records, check_trackers, describe
-from tag2mask.training_state import TrainingState, own_random_state
+from tag2mask.training_state import TrainingState, own_random_state, require_classes
 from tag2mask.validation import validate, validation_pictures
 
 log = logging.getLogger("tag2mask")
@@ -101,11 +102,15 @@ def _run_training(
     team = Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
     _check_share(config, team)
     held_out = validation_pictures(config)
+    if held_out is not None:
+        held_out = with_measuring_masks(held_out, config.validate_pictures, strict=config.select == "miou")
     if config.select == "miou" and (held_out is None or not held_out.has_masks):
         raise ValueError(
             f"--select miou needs masks of split {config.val_split!r} of {config.data}; add masks or use --select last"
         )
     state = load_state(start) if start is not None else None
+    if start is not None and state is not None:
+        require_classes(state, pictures.classes, start)
     set_seed(config.seed)
     model = build_network(config, pictures.classes, pretrained=resume is None)
     if resume is None:
@@ -115,6 +120,7 @@ def _run_training(
         config = _resolved(config, run)
     else:
         state = load_state(run)
+        require_classes(state, pictures.classes, run)
     with log_to(run) if team.is_main else errors_only(), together():
         log.info("run folder: %s", run)
         log.info("%d training pictures, classes: %s", len(pictures.pictures), ", ".join(pictures.classes))

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from tag2mask import render
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.data.findings import Finding, log_findings
+from tag2mask.data.mask_labels import PSEUDO_LABELS, mask_name
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import write_text
 from tag2mask.formats import DataOptions
@@ -61,7 +62,7 @@ def pseudo_label(
     Args:
         run: Run folder, .safetensors file or `Segmenter`.
         data: Data set with tags.
-        out: Folder of the masks; `pseudo_labels.json` in it says how they were made.
+        out: Folder of the masks; classes.txt in it names the labels, `pseudo_labels.json` says how they were made.
         split: Name of a split or a file with one picture per line; None is the split to train on.
         crf: Refine the probabilities (see `Segmenter.predict`).
         scales: Factors on the network's picture size.
@@ -135,13 +136,14 @@ def pseudo_label(
         "ignored_share": summary.ignored_share,
         "model_selection": segmenter.selection,
     }
-    write_text(out / "pseudo_labels.json", json.dumps(settings, indent=2) + "\n")
+    write_text(out / PSEUDO_LABELS, json.dumps(settings, indent=2) + "\n")
+    write_text(out / "classes.txt", "".join(f"{name}\n" for name in pictures.classes))
     return summary
 
 
 def _places(pictures: PictureSet, out: Path) -> list[Path]:
     """The file of each picture's mask; refused where two would share one, or where a true mask would be lost."""
-    places = [out / PurePosixPath(picture.name).with_suffix(".png") for picture in pictures.pictures]
+    places = [out / mask_name(picture.name) for picture in pictures.pictures]
     owner: dict[str, str] = {}
     for picture, place in zip(pictures.pictures, places, strict=True):
         other = owner.setdefault(str(place).casefold(), picture.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, detect_format, list_splits, open_data
-from tag2mask.data.dataset import label_codes
+from tag2mask.data.dataset import MaskCodes
 from tag2mask.data.findings import Finding, named, some
 from tag2mask.data.suffixes import PICTURE_SUFFIXES
 from tag2mask.data.tables import TagTable, read_classes, read_tag_table
@@ -149,7 +149,7 @@ def _files(root: Path, data_format: str) -> PictureSet | None:
         return None
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
     pictures = tuple(Picture(path, path.relative_to(folder).as_posix(), (), None) for path in files)
-    return PictureSet((), pictures, label_codes(0, others="ignore"), root, UNLISTED, data_format) if files else None
+    return PictureSet((), pictures, MaskCodes.of({}, others="ignore"), root, UNLISTED, data_format) if files else None
 
 
 def _table_findings(
