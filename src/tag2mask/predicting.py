@@ -83,7 +83,8 @@ def predict(
         run: Run folder, .safetensors or .onnx file, or `Segmenter`.
         sources: Files, folders, globs.
         out: Folder, made if needed.
-        formats: `png` for masks with the VOC palette and overlays; `npz` for OUT/probs/NAME.npz with `probs`
+        formats: `png` for masks with the VOC palette and overlays; `ids` for OUT/ids/NAME.png, the same labels as 8-bit
+            grey for readers that turn a palette into colors; `npz` for OUT/probs/NAME.npz with `probs`
             float16 [K, H, W] and `labels`, the names of its K maps; `comp6` (or `comp5`) for OUT/results.tgz, the
             archive of the PASCAL VOC test server (see `voc_archive`), and the masks in it as files; the formats of
             annotation tools (docs/formats.md): `coco` for OUT/coco.json, `label-studio` for OUT/label-studio.json and
@@ -235,7 +236,7 @@ def _settings(
 
 def _remove_parts(out: Path) -> None:
     """Remove what a killed process was writing."""
-    for folder in ("masks", "overlays", "probs", "results", _HIDDEN_MASKS):
+    for folder in ("masks", "ids", "overlays", "probs", "results", _HIDDEN_MASKS):
         for path in (out / folder).rglob(".*.part.*"):
             path.unlink(missing_ok=True)
 
@@ -297,6 +298,8 @@ def _write_prediction(result: Prediction, name: str, out: Path, formats: Sequenc
     if "png" in formats:
         render.save_mask(out / "masks" / f"{name}.png", result.mask)
         render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
+    if "ids" in formats:
+        render.save_mask(out / "ids" / f"{name}.png", result.mask, palette=False)
     if "npz" in formats:
         probs, labels = _half_probs(result), np.array(["background", *result.classes])
         write_atomically(out / "probs" / f"{name}.npz", lambda p: np.savez_compressed(p, probs=probs, labels=labels))
