@@ -340,7 +340,7 @@ class TrainConfig(RunConfig):
     tag_phase: str | None = path_field(None)
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
     masks_for_some: str = path_field("")
-    """Folder of true masks NAME.png of some pictures: labels 0..C and 255. There they replace the reliable labels."""
+    """Folder of true masks NAME.png of some pictures, with classes.txt; there they replace the reliable labels."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Rules of the training step."""
 
@@ -400,7 +400,7 @@ class RetrainConfig(RunConfig):
     kind: ClassVar[str] = "retrain"
 
     masks: str = path_field("")
-    """Folder of training masks NAME.png, as pseudo-label writes them: labels 0..C of the data's class list and 255."""
+    """Folder of training masks NAME.png, as pseudo-label writes them: labels of the classes.txt in it, and 255."""
     own_masks: bool = False
     """Train on the data set's own masks instead: what full supervision reaches."""
     architecture: str = "deeplab-v2"

@@ -62,7 +62,16 @@ def convert(
     if to in MASK_FORMATS:
         from tag2mask.outputs.conversion import convert_masks
 
-        return convert_masks(source, to=to, out=out, classes=classes, images=images, options=options, progress=progress)
+        return convert_masks(
+            source,
+            to=to,
+            out=out,
+            classes=classes,
+            images=images,
+            options=options,
+            mask_ids=DataOptions.merged(data_options, fields).mask_ids,
+            progress=progress,
+        )
     if classes is not None or images is not None:
         raise ValueError(f"--classes and --images are for masks (--to {', '.join(MASK_FORMATS)}), not for --to {to}.")
     if to == "folder":

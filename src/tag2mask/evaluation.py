@@ -20,7 +20,18 @@ from tag2mask.boundary import BoundaryCounter
 from tag2mask.charts import Series, save_plot
 from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
-from tag2mask.data.findings import log_findings
+from tag2mask.data.dataset import MaskCodes
+from tag2mask.data.findings import Finding, log_findings, named, some
+from tag2mask.data.mask_labels import (
+    MaskFiles,
+    class_label,
+    codes_by_name,
+    mask_list,
+    mask_name,
+    refuse_foreign_list,
+)
+from tag2mask.data.mask_survey import survey, with_measuring_masks
+from tag2mask.data.pictures import file_size
 from tag2mask.distributed import ALONE, Team
 from tag2mask.files import check_folder, write_text
 from tag2mask.formats import DataOptions
@@ -88,7 +99,8 @@ def evaluate(
 
     Args:
         run: Run folder, .safetensors file or `Segmenter`; or None with `masks`.
-        masks: Folder of indexed PNG files NAME.png with labels 0..C of the data's class list and 255 for "none".
+        masks: Folder of indexed PNG files NAME.png with labels of the class list in the folder or beside it
+            (classes.txt), else of the data's, and 255 for "none".
         data: Data set with masks. Its classes are matched to the run's by name; classes that the run does not know
             count as 255 and are named in the protocol.
         split: Name of a split, or a file with one picture per line.
@@ -121,7 +133,7 @@ def evaluate(
     reading = DataOptions.merged(data_options, fields)
     pictures = open_data(data, split=split, options=reading, need_tags=need_tags)
     dead = nothing_learned(run)
-    log_findings((*pictures.findings, *dead), log)
+    log_findings(dead, log)
     if run is None:
         if crf or tuple(scales) != (1.0,) or flip or cam or reliable:
             raise ValueError(
@@ -130,6 +142,8 @@ def evaluate(
         report = score_masks(Path(str(masks)), pictures, boundary=boundary, limit=limit, progress=progress)
     else:
         segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+        pictures = with_measuring_masks(pictures, limit, strict=True)
+        log_findings(pictures.findings, log)
         if cam or reliable:
             segmenter.first_step()  # a network without CAM is found before the work
         passes = 1 + cam + reliable
@@ -239,7 +253,7 @@ def score_pictures(
         edges.counts = _summed(edges.counts, team)
     _share_notes(broken, team)
     count = len(chosen) - len(broken or ())
-    protocol = data_protocol(pictures, count, unknown) | {
+    protocol = data_protocol(pictures, count, unknown, segmenter.classes) | {
         "masks_from": "network",
         "image_size": segmenter.config.image_size,
         "network_input": "longer side = image_size x scale (None: the picture's own), sides rounded to the stride"
@@ -290,39 +304,112 @@ def score_masks(
     limit: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Score the files `folder`/NAME.png against the masks of `pictures`.
+    """Score the files `folder`/NAME.png against the masks of `pictures`, classes by name.
 
     Pixels that are 255 in a file count nowhere; their share is `unlabeled_share` in the protocol.
 
     Raises:
-        ValueError: a file is missing, is not indexed or grey, has another size, or holds a number that is no label.
+        ValueError: before any is scored: a file is missing, is not indexed or grey, has another size, or holds a number
+            that is no label; or nothing is left to score.
     """
-    chosen = with_masks(pictures, limit)
-    labels = len(pictures.classes) + 1
-    codes = np.full(256, IGNORE - 1, dtype=np.uint8)  # no label: lets a foreign number be seen
-    codes[:labels], codes[IGNORE] = np.arange(labels), IGNORE
-    confusion, unlabeled, total = np.zeros((labels, labels), dtype=np.int64), 0, 0
+    pictures = with_measuring_masks(pictures, limit, strict=True, sizes=False)
+    classes, unknown, codes = _classes_of(folder, pictures)
+    chosen, labels = with_masks(pictures, limit), len(classes) + 1
+    truth_codes = model_codes(classes, pictures)
+    paths = _mask_files(folder, chosen)
+    labels_of_tags = [class_label(name, classes) for name in pictures.classes]
+    placed = tuple(
+        dataclasses.replace(each, mask=path, tags=tuple(label - 1 for i in each.tags if (label := labels_of_tags[i])))
+        for each, path in zip(chosen, paths, strict=True)
+    )
+    _refuse_unscorable(folder, PictureSet(classes, placed, codes, folder, pictures.split, ""), chosen)
+    log_findings(pictures.findings, log)
+    confusion = np.zeros((labels, labels), dtype=np.int64)
+    unlabeled, total = np.zeros(labels, dtype=np.int64), np.zeros(labels, dtype=np.int64)
     edges = BoundaryCounter(labels) if boundary else None
-    for picture in tracked(chosen, progress):
-        path = (folder / picture.name).with_suffix(".png")
-        if not path.is_file():
-            hint = f" Did you mean {folder / 'masks'}?" if (folder / "masks").is_dir() else ""
-            raise ValueError(f"There is no mask {path} for picture {picture.name}.{hint}")
-        truth = torch.from_numpy(read_mask(picture.mask, pictures.mask_codes))
+    for picture, path in tracked(list(zip(chosen, paths, strict=True)), progress):
+        truth = torch.from_numpy(read_mask(picture.mask, truth_codes))
         predicted = torch.from_numpy(read_mask(path, codes, (truth.shape[0], truth.shape[1])))
-        if (predicted == IGNORE - 1).any():
-            raise ValueError(f"{path} holds numbers that are no label; allowed are 0..{labels - 1} and {IGNORE}.")
         confusion += confusion_matrix(predicted, truth, labels)
         if edges is not None:
             edges.update(predicted.numpy(), truth.numpy())
-        unlabeled += int(((predicted == IGNORE) & (truth != IGNORE)).sum())
-        total += int((truth != IGNORE).sum())
-    protocol = data_protocol(pictures, len(chosen), []) | {
+        scored = truth[truth != IGNORE]
+        total += np.bincount(scored, minlength=labels)
+        unlabeled += np.bincount(scored[predicted[truth != IGNORE] == IGNORE], minlength=labels)
+    lost = _unlabeled(classes, unlabeled, total)
+    log_findings(lost, log)
+    pictures = dataclasses.replace(pictures, findings=(*pictures.findings, *lost))
+    protocol = data_protocol(pictures, len(chosen), unknown, classes) | {
         "masks_from": str(folder),
-        "unlabeled_share": unlabeled / max(total, 1),
+        "unlabeled_share": int(unlabeled.sum()) / max(int(total.sum()), 1),
         "unlabeled_pixels": "255 in a mask counts nowhere",
     }
-    return _report(confusion, edges, pictures.classes, len(chosen), protocol)
+    return _report(confusion, edges, classes, len(chosen), protocol)
+
+
+def _classes_of(folder: Path, pictures: PictureSet) -> tuple[tuple[str, ...], list[str], MaskCodes]:
+    """The classes that a folder of masks is scored with, those of the data set that it does not know, and its codes.
+
+    By name where a class list goes with the masks: as for a run of these classes. By position where none does.
+    """
+    listed = mask_list(folder)
+    if listed is None:
+        own = dict(enumerate(pictures.classes, start=1))
+        return pictures.classes, [], MaskCodes.of({i: i for i in own}, others="ignore")
+    refuse_foreign_list(listed, pictures.classes, f"the data set {pictures.root}")
+    names = tuple(listed.ids.values())
+    both = [name for name in pictures.classes if class_label(name, names) is not None]
+    classes = (*both, *(name for name in listed.names if class_label(name, both) is None))
+    codes = MaskCodes.of(codes_by_name(listed.ids, classes), others="ignore", colors=listed.colors)
+    return classes, [name for name in pictures.classes if class_label(name, both) is None], codes
+
+
+def _mask_files(folder: Path, chosen: Sequence[Picture]) -> list[Path]:
+    files, paths = MaskFiles(folder), []
+    for picture in chosen:
+        path = files.find(picture.name)
+        if path is None:
+            strays = files.stray_words(each.name for each in chosen)
+            raise ValueError(f"There is no mask {folder / mask_name(picture.name)} for picture {picture.name}{strays}.")
+        paths.append(path)
+    return paths
+
+
+def _refuse_unscorable(folder: Path, placed: PictureSet, chosen: Sequence[Picture]) -> None:
+    """Read all masks of a folder before any is scored; `chosen` are the pictures with their true masks.
+
+    Raises:
+        ValueError: a mask cannot be used, holds a number that is no label, or none shows a class.
+    """
+    sizes = {each.name: each.mask or each.path for each in chosen}
+    tally = survey(placed, placed.pictures, size_of=lambda each: file_size(sizes[each.name]), whose=str(folder))
+    if tally.num_broken:
+        raise PictureError(f"{some(tally.num_broken, 'mask')} of {folder} cannot be scored: {tally.broken[0][1]}")
+    if tally.foreign:
+        raise ValueError(
+            f"{tally.first_strange} ({some(tally.num_strange, 'mask')} of {folder}) holds numbers that are no label: "
+            f"{tally.foreign_words()}. {tally.cure()}"
+        )
+    if tally.pixels[IGNORE] and (reason := tally.nothing_left()) is not None:  # all background is a bad mask, but one
+        raise ValueError(f"Nothing is left to score. {reason}")
+
+
+def _unlabeled(classes: Sequence[str], unlabeled: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Finding, ...]:
+    """What is said of labels whose every true pixel is 255 in the masks."""
+    names = [
+        name for name, lost, all in zip(("background", *classes), unlabeled, total, strict=True) if all and lost == all
+    ]
+    if not names:
+        return ()
+    return (
+        Finding(
+            severity="warning",
+            code="unlabeled",
+            message=f"{some(len(names), 'label')} of which every true pixel is 255 in the masks: none counts.",
+            cure="If 255 stands for a class in these masks, write labels; else say so beside the score.",
+            **named(names),
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

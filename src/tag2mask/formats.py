@@ -37,7 +37,7 @@ class DataOptions:
     others: Literal["ignore", "background"] = "ignore"
     """Mask ids outside the class list become 255, or 0."""
     mask_ids: tuple[str, ...] = ()
-    """Classes of mask ids that are not labels, as in 255=ball."""
+    """Classes of ids in the data set's own masks that are not labels, as in 255=ball; also background and ignore."""
 
     @classmethod
     def of(cls, options: DataOptions) -> Self:
@@ -71,7 +71,7 @@ class DataOptions:
 
 MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc"]
 """Formats of annotation tools that masks are written in (docs/formats.md)."""
-OutputFormat = Literal["png", "npz", "comp5", "comp6", "coco", "yolo", "label-studio", "cvat", "geojson", "voc"]
+OutputFormat = Literal["png", "ids", "npz", "comp5", "comp6", "coco", "yolo", "label-studio", "cvat", "geojson", "voc"]
 """`predict --format`."""
 MASK_FORMATS: tuple[str, ...] = get_args(MaskFormat)
 OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)

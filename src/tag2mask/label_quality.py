@@ -346,7 +346,7 @@ def _first_step_protocol(
 ) -> dict[str, Any]:
     _, method = segmenter.first_step()
     unknown = [name for name in pictures.classes if name not in segmenter.classes]
-    return data_protocol(pictures, count, unknown) | {
+    return data_protocol(pictures, count, unknown, segmenter.classes) | {
         "image_size": segmenter.config.image_size,
         "scales": list(scales),
         "flip": method.cam_flip,

@@ -29,6 +29,7 @@ from tag2mask.console import Bar, stop_signal
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
 from tag2mask.data.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
+from tag2mask.data.mask_survey import with_measuring_masks
 from tag2mask.distributed import Team, leave, timeout, together
 from tag2mask.files import check_folder, check_new_folder, write_text
 from tag2mask.learned import SUMMARY, look_at, nothing_learned
@@ -51,7 +52,7 @@ from tag2mask.runs import (
 )
 from tag2mask.segmenter import Segmenter
 from tag2mask.tracking import Records, check_trackers, describe
-from tag2mask.training_state import TrainingState, own_random_state
+from tag2mask.training_state import TrainingState, own_random_state, require_classes
 from tag2mask.validation import validate, validation_pictures
 
 log = logging.getLogger("tag2mask")
@@ -108,6 +109,8 @@ def _run_training(
     team = Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
     _check_share(config, team)
     held_out, why_none = validation_pictures(config, goes_on=resume is not None)
+    if held_out is not None:
+        held_out = with_measuring_masks(held_out, config.validate_pictures, strict=config.select == "miou")
     differing = [] if resume is None else check_record(resume, config, pictures, held_out)
     if differing and relocated:
         places = " ".join(f"--{name.replace('_', '-')} {new}" for name, (_, new) in relocated.items())
@@ -120,6 +123,8 @@ def _run_training(
             f"--select miou needs masks of split {config.val_split!r} of {config.data}; add masks or use --select last"
         )
     state = load_state(start) if start is not None else None
+    if start is not None and state is not None:
+        require_classes(state, pictures.classes, start)
     set_seed(config.seed)
     model = build_network(config, pictures.classes, pretrained=resume is None)
     _check_smallest_batch(config, model, team)
@@ -132,6 +137,7 @@ def _run_training(
         write_text(run / "config.json", config.to_json())
     if resume is not None:
         state = load_state(run)
+        require_classes(state, pictures.classes, run)
     with log_to(run) if team.is_main else errors_only(), together():
         log.info("run folder: %s", run)
         for name, (old, new) in relocated.items():

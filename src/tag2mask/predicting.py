@@ -89,7 +89,8 @@ def predict(
         run: Run folder, .safetensors or .onnx file, or `Segmenter`.
         sources: Files, folders, globs.
         out: Folder, made if needed.
-        formats: `png` for masks with the VOC palette and overlays; `npz` for OUT/probs/NAME.npz with `probs`
+        formats: `png` for masks with the VOC palette and overlays; `ids` for OUT/ids/NAME.png, the same labels as 8-bit
+            grey for readers that turn a palette into colors; `npz` for OUT/probs/NAME.npz with `probs`
             float16 [K, H, W] and `labels`, the names of its K maps; `comp6` (or `comp5`) for OUT/results.tgz, the
             archive of the PASCAL VOC test server (see `voc_archive`), and the masks in it as files; the formats of
             annotation tools (docs/formats.md): `coco` for OUT/coco.json, `label-studio` for OUT/label-studio.json and
@@ -142,6 +143,8 @@ def predict(
         log_findings(findings, log)
     gathered = rank or bool(outputs.WRITERS.keys() & set(formats))
     masks = out / ("masks" if "png" in formats else _HIDDEN_MASKS)
+    lasting = [masks] if "png" in formats or gathered else []
+    lasting += [out / "ids"] if "ids" in formats else []
     settings = _settings(run, sources, formats, crf, scales, flip, tags, options, rank, tile, max_pixels)
     own = own_share.range(len(pictures))
     written, errors, too_large = [], {}, 0
@@ -154,8 +157,7 @@ def predict(
         elif competition is not None:
             (out / "results.tgz").unlink(missing_ok=True)  # an older one would be taken for this one
         for done, picture in enumerate((pictures[i] for i in own), start=1):
-            mask = masks / f"{picture.name}.png"
-            if picture.name in manifest.done and (mask.is_file() or not ("png" in formats or gathered)):
+            if picture.name in manifest.done and all((place / f"{picture.name}.png").is_file() for place in lasting):
                 written.append(picture.name)
             else:
                 try:
@@ -263,14 +265,16 @@ def _known_tags(
 def _check_out(out: Path, formats: Sequence[str], pictures: Sequence[NamedPicture]) -> None:
     """Refuse to write where other files would be replaced: a picture, or the masks and classes of a data set."""
     root, to_predict = out.resolve(), {picture.path for picture in pictures}
-    for picture in pictures if "png" in formats else ():
-        for made in (root / "masks" / f"{picture.name}.png", root / "overlays" / f"{picture.name}.jpg"):
-            if made in to_predict:
+    kinds = [("masks", "png"), ("overlays", "jpg")] if "png" in formats else []
+    kinds += [("ids", "png")] if "ids" in formats else []
+    for picture in pictures:
+        for folder, suffix in kinds:
+            if (made := root / folder / f"{picture.name}.{suffix}") in to_predict:
                 raise FileExistsError(f"--out {out}: {made} is one of the pictures to predict. Choose another folder")
     if is_predicted(out):
         return
     places = ["classes.txt", "scores.csv", *(outputs.PLACES[name] for name in outputs.PLACES if name in formats)]
-    places += ["masks", "overlays"] if "png" in formats else []
+    places += [folder for folder, _ in kinds]
     if foreign := [place for place in places if (out / place).exists()]:
         raise FileExistsError(
             f"--out {out} holds {', '.join(foreign)}, not written by predict (there is no {out / 'manifest'}). "
@@ -331,7 +335,7 @@ def _settings(
 
 def _remove_parts(out: Path) -> None:
     """Remove what a killed process was writing."""
-    for folder in ("masks", "overlays", "probs", "results", _HIDDEN_MASKS):
+    for folder in ("masks", "ids", "overlays", "probs", "results", _HIDDEN_MASKS):
         for path in (out / folder).rglob(".*.part.*"):
             path.unlink(missing_ok=True)
 
@@ -387,6 +391,8 @@ def _write_prediction(result: Prediction, name: str, out: Path, formats: Sequenc
     if "png" in formats:
         render.save_mask(out / "masks" / f"{name}.png", result.mask)
         render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
+    if "ids" in formats:
+        render.save_mask(out / "ids" / f"{name}.png", result.mask, palette=False)
     if "npz" in formats:
         probs, labels = _half_probs(result), np.array(["background", *result.classes])
         write_atomically(out / "probs" / f"{name}.npz", lambda p: np.savez_compressed(p, probs=probs, labels=labels))

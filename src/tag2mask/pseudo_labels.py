@@ -16,6 +16,7 @@ from tag2mask import render
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.data.findings import Finding, log_findings, named, some
+from tag2mask.data.mask_labels import PSEUDO_LABELS
 from tag2mask.data.result_names import name_key, result_names
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import check_folder, write_text
@@ -71,7 +72,7 @@ def pseudo_label(
     Args:
         run: Run folder, .safetensors file or `Segmenter`.
         data: Data set with tags.
-        out: Folder of the masks; `pseudo_labels.json` in it says how they were made.
+        out: Folder of the masks; classes.txt in it names the labels, `pseudo_labels.json` says how they were made.
         split: Name of a split or a file with one picture per line; None is the split to train on.
         crf: Refine the probabilities (see `Segmenter.predict`).
         scales: Factors on the network's picture size.
@@ -155,7 +156,8 @@ def pseudo_label(
         "background_only": summary.background_only,
         "model_selection": segmenter.selection,
     }
-    write_text(out / "pseudo_labels.json", json.dumps(settings, indent=2) + "\n")
+    write_text(out / PSEUDO_LABELS, json.dumps(settings, indent=2) + "\n")
+    write_text(out / "classes.txt", "".join(f"{name}\n" for name in pictures.classes))
     return summary
 
 

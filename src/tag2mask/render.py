@@ -34,10 +34,11 @@ _HEAT = np.array(
 )
 
 
-def save_mask(path: Path, labels: Labels) -> Path:
-    """Write labels [H, W] in 0..255 as an indexed PNG with the VOC palette."""
+def save_mask(path: Path, labels: Labels, *, palette: bool = True) -> Path:
+    """Write labels [H, W] in 0..255 as an indexed PNG with the VOC palette, or as 8-bit grey."""
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8), mode="L")
-    image.putpalette(voc_palette().tobytes())  # turns mode L into P and keeps the numbers
+    if palette:
+        image.putpalette(voc_palette().tobytes())  # turns mode L into P and keeps the numbers
     return write_atomically(path, lambda p: image.save(p, format="PNG", optimize=True))
 
 

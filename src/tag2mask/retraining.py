@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 
 from tag2mask.batch import IGNORE, Batch, Losses
 from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureSet
-from tag2mask.data.dataset import label_codes
+from tag2mask.data.mask_labels import MaskFiles, expected_mask, given_codes, mask_name
+from tag2mask.data.mask_survey import with_teaching_masks
 from tag2mask.loop import check_out, run_training
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
 from tag2mask.objective import Moment
@@ -39,8 +40,8 @@ def retrain(config: RetrainConfig, *, resume: Path | None = None) -> Path:
     if resume is None:
         check_out(config)
     check_start(config.workers)
-    pictures = run_pictures(config, config.train_split)
-    return run_training(config, with_training_masks(pictures, config), _MaskObjective(config), resume=resume)
+    pictures = with_training_masks(run_pictures(config, config.train_split), config)
+    return run_training(config, checked_masks(pictures, config), _MaskObjective(config), resume=resume)
 
 
 def with_training_masks(pictures: PictureSet, config: RetrainConfig) -> PictureSet:
@@ -54,23 +55,35 @@ def with_training_masks(pictures: PictureSet, config: RetrainConfig) -> PictureS
     if config.own_masks:
         kept = tuple(picture for picture in pictures.pictures if picture.mask is not None)
         if not kept:
-            raise ValueError(f"No picture of split {pictures.split!r} of {pictures.root} has a mask; use --masks DIR")
+            raise ValueError(
+                f"No picture of split {pictures.split!r} of {pictures.root} has a mask; use --masks DIR. "
+                f"{expected_mask(pictures)}"
+            )
         return dataclasses.replace(pictures, pictures=kept)
     folder = Path(config.masks).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}; write masks with: tag2mask pseudo-label RUN --out DIR")
-    placed = [
-        dataclasses.replace(picture, mask=folder / PurePosixPath(picture.name).with_suffix(".png"))
-        for picture in pictures.pictures
-    ]
-    missing = [picture.name for picture in placed if picture.mask is None or not picture.mask.is_file()]
-    if missing:
+    files = MaskFiles(folder)
+    placed = tuple(dataclasses.replace(picture, mask=files.find(picture.name)) for picture in pictures.pictures)
+    if missing := [picture.name for picture in placed if picture.mask is None]:
         raise ValueError(
             f"{folder} lacks the masks of {len(missing)} of {len(placed)} pictures of split {pictures.split!r}, for "
-            f"example {missing[0]}; write them with tag2mask pseudo-label, or train on another --train-split"
+            f"example {missing[0]}, which would be {mask_name(missing[0])}{files.stray_words(p.name for p in placed)}; "
+            "write them with tag2mask pseudo-label, or train on another --train-split"
         )
-    codes = label_codes(pictures.num_classes, others="ignore")
-    return dataclasses.replace(pictures, pictures=tuple(placed), mask_codes=codes)
+    codes = given_codes(folder, pictures.classes)
+    return dataclasses.replace(pictures, pictures=placed, mask_codes=codes)
+
+
+def checked_masks(pictures: PictureSet, config: RetrainConfig) -> PictureSet:
+    """`pictures` after a look at every mask, without those whose mask cannot be used; see `with_teaching_masks`.
+
+    Raises:
+        DataError: nothing can be learned from the masks, or masks of --masks have ids that are no label.
+    """
+    if config.own_masks:
+        return with_teaching_masks(pictures)
+    return with_teaching_masks(pictures, given=f"--masks {config.masks}", folder=Path(config.masks).expanduser())
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def _copied(pictures: PictureSet, names: Sequence[str], folder: Path) -> Path:
     for picture in pictures.pictures:
         if picture.name in names and picture.mask is not None:
             shutil.copyfile(picture.mask, folder / picture.mask.name)
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in pictures.classes))
     return folder
 
 

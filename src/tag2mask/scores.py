@@ -15,6 +15,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from tag2mask.boundary import BoundaryScore
 from tag2mask.config import IGNORE, CRFParams
 from tag2mask.data import Picture, PictureSet
+from tag2mask.data.dataset import MaskCodes
+from tag2mask.data.mask_labels import class_label, expected_mask
 from tag2mask.values import Value
 
 if TYPE_CHECKING:
@@ -102,17 +104,20 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, num_labels: int) -> NDArr
     return np.asarray(matrix.numpy(), dtype=np.int64)
 
 
-def data_protocol(pictures: PictureSet, count: int, unknown: Sequence[str]) -> dict[str, Any]:
-    """The part of a protocol that speaks of the data: `count` pictures were scored, `unknown` classes were not."""
-    ignored = [i for i in range(256) if pictures.mask_codes[i] == IGNORE]
+def data_protocol(pictures: PictureSet, count: int, unknown: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """The part of a protocol that speaks of the data: `count` pictures were scored with the labels of `classes`,
+    `unknown` classes were not.
+    """
+    ignored = set(np.flatnonzero(pictures.mask_codes.table == IGNORE).tolist())
+    outside = "every id outside the class list" if ignored - {IGNORE} else ""
     return {
         "data": str(pictures.root),
         "split": pictures.split,
         "num_images": count,
         "size": "original: masks are scored at their own size",
-        "labels": ["background", *pictures.classes],
+        "labels": ["background", *classes],
         "mean_over": "labels that occur in truth or masks, background included; pixels of all pictures pooled",
-        "ignored_ids": "255 and every id outside the class list" if len(ignored) > 1 else "255",
+        "ignored_ids": " and ".join(filter(None, ["255" if IGNORE in ignored else "", outside])) or "none",
         "classes_counted_as_255": list(unknown),
         "findings": [each.as_dict() for each in pictures.findings],
     }
@@ -179,22 +184,21 @@ def crf_words(crf: Mapping[str, Any] | None) -> str:
     )
 
 
-def model_codes(classes: Sequence[str], pictures: PictureSet) -> NDArray[np.uint8]:
-    """Table uint8 [256] from the numbers in the data's mask files to labels of `classes`, matched by name.
+def model_codes(classes: Sequence[str], pictures: PictureSet) -> MaskCodes:
+    """From the numbers in the data's mask files to labels of `classes`, matched by name.
 
     Raises:
         ValueError: no class is common to both.
     """
-    if not set(classes) & set(pictures.classes):
+    labels = [class_label(name, classes) for name in pictures.classes]
+    if not any(labels):
         raise ValueError(
             f"The model knows {', '.join(classes)}, the data {pictures.root} has {', '.join(pictures.classes)}: "
             "no class in common."
         )
     own = np.full(256, IGNORE, dtype=np.uint8)
-    own[0] = 0
-    for i, name in enumerate(pictures.classes):
-        own[i + 1] = classes.index(name) + 1 if name in classes else IGNORE
-    return own[pictures.mask_codes]
+    own[: len(labels) + 1] = [0, *(label or IGNORE for label in labels)]
+    return dataclasses.replace(pictures.mask_codes, table=own[pictures.mask_codes.table])
 
 
 def with_masks(pictures: PictureSet, limit: int = 0) -> list[Picture]:
@@ -206,7 +210,8 @@ def with_masks(pictures: PictureSet, limit: int = 0) -> list[Picture]:
     chosen = [picture for picture in pictures.pictures if picture.mask is not None]
     if not chosen:
         raise ValueError(
-            f"Split {pictures.split!r} of {pictures.root} has no masks, so there is nothing to score with."
+            f"Split {pictures.split!r} of {pictures.root} has no masks, so there is nothing to score with. "
+            f"{expected_mask(pictures)}"
         )
     return chosen[:limit] if limit else chosen
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import cast
 
-import numpy as np
-
-from tag2mask.batch import IGNORE, Batch, Losses
+from tag2mask.batch import Batch, Losses
 from tag2mask.config import MethodConfig, TrainConfig, load_config
-from tag2mask.data import PictureSet, read_mask, read_picture
-from tag2mask.data.dataset import label_codes
-from tag2mask.data.folder import mask_path
+from tag2mask.data import PictureSet
+from tag2mask.data.mask_labels import MaskFiles, given_codes, mask_name
+from tag2mask.data.mask_survey import with_teaching_masks
 from tag2mask.loop import TrainingStopped, check_out, run_training
 from tag2mask.method import training_losses
 from tag2mask.models.network import Network
@@ -69,28 +67,19 @@ def with_some_masks(pictures: PictureSet, folder: Path) -> PictureSet:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"--masks-for-some {folder} is no folder; give one with masks NAME.png")
-    placed = [dataclasses.replace(p, mask=mask_path(folder, p.name)) for p in pictures.pictures]
-    found = [picture for picture in placed if picture.mask is not None]
+    files = MaskFiles(folder)
+    placed = tuple(dataclasses.replace(p, mask=files.find(p.name)) for p in pictures.pictures)
+    found = sum(picture.mask is not None for picture in placed)
     if not found:
-        name = PurePosixPath(pictures.pictures[0].name).with_suffix(".png")
+        name = pictures.pictures[0].name
         raise ValueError(
             f"--masks-for-some {folder} has no mask of any of the {len(placed)} pictures of split {pictures.split!r}; "
-            f"a mask of {pictures.pictures[0].name} would be called {name}"
+            f"a mask of {name} would be called {mask_name(name)}{files.stray_words(p.name for p in placed)}"
         )
-    every = np.arange(256, dtype=np.uint8)
-    for picture in found:
-        assert picture.mask is not None
-        height, width = read_picture(picture.path).shape[:2]
-        ids = np.unique(read_mask(picture.mask, every, (height, width)))
-        strange = [int(i) for i in ids if i > pictures.num_classes and i != IGNORE]
-        if strange:
-            raise ValueError(
-                f"{picture.mask} has the label {strange[0]}, but there are {pictures.num_classes} classes: 0 is the "
-                f"background, 1 to {pictures.num_classes} are {', '.join(pictures.classes)}, 255 is ignored"
-            )
-    log.info("true masks of %d of %d pictures", len(found), len(placed))
-    codes = label_codes(pictures.num_classes, others="ignore")
-    return dataclasses.replace(pictures, pictures=tuple(placed), mask_codes=codes)
+    codes = given_codes(folder, pictures.classes)
+    log.info("true masks of %d of %d pictures", found, len(placed))
+    placed_set = dataclasses.replace(pictures, pictures=placed, mask_codes=codes)
+    return with_teaching_masks(placed_set, given=f"--masks-for-some {folder}", folder=folder, all_usable=True)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -39,6 +40,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "classes": list(self.model.classes),
             "step": self.step,
             "skipped": self.skipped,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
@@ -84,6 +86,20 @@ class TrainingState:
     def keeper(self) -> SegmentationNetwork:
         """The network that validates and is saved: the running average where there is one."""
         return self.model if self.average is None else cast(SegmentationNetwork, self.average.module)
+
+
+def require_classes(saved: dict[str, Any], classes: tuple[str, ...], run: Path) -> None:
+    """Refuse to go on where the data set's classes are others than those that the state was trained with.
+
+    Raises:
+        ValueError: naming both lists, as the network knows classes by their place only.
+    """
+    own = tuple(saved.get("classes", classes))  # older states do not say
+    if own != classes:
+        raise ValueError(
+            f"{run} was trained with the classes {', '.join(own)}, in this order; those of the data set are "
+            f"{', '.join(classes)}. Write the first list into the data set's classes.txt, or start a new run"
+        )
 
 
 def _random_state() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tag2mask.checking.results import CheckReport, SplitSummary, report_lines
 from tag2mask.config import AugmentConfig
 from tag2mask.data.dataset import Picture, PictureSet
 from tag2mask.data.findings import SEVERITIES, Finding
+from tag2mask.data.mask_labels import expected_mask
 from tag2mask.formats import DataOptions
 
 __all__ = ["CheckReport", "Finding", "SplitSummary", "check", "report_lines"]
@@ -126,7 +127,7 @@ def _split_findings(opened: Opened, looks: list[Look], members: dict[str, Indice
         if name == opened.train or held_out:
             findings += mask_findings(name, pictures, mine, tagged=name in opened.tagged)
         if held_out and not pictures.has_masks:
-            findings.append(_no_masks(name))
+            findings.append(_no_masks(name, expected_mask(pictures)))
     if not any(is_held_out(name) and name != opened.train for name in opened.splits):
         findings.append(_nothing_held_out())
     return findings
@@ -145,12 +146,12 @@ def _class_counts(pictures: PictureSet, tags: NDArray[np.bool_]) -> dict[str, in
     return dict(zip(pictures.classes, map(int, tags.sum(axis=0)), strict=True))
 
 
-def _no_masks(split: str) -> Finding:
+def _no_masks(split: str, expected: str) -> Finding:
     return Finding(
         severity="note",
         code="no_masks",
         message=f"The split {split!r} has no masks: `tag2mask evaluate` cannot give an mIoU on it.",
-        cure="Draw masks of a few of its pictures, 50 say; training needs none.",
+        cure=" ".join(filter(None, ["Draw masks of a few of its pictures, 50 say; training needs none.", expected])),
     )
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from tag2mask.checking.fingerprint import fingerprint
-from tag2mask.data.dataset import Picture
-from tag2mask.data.pictures import PictureError, open_picture, opened, read_mask, to_rgb, upright
+from tag2mask.data.dataset import MaskCodes, Picture
+from tag2mask.data.mask_survey import count_ids
+from tag2mask.data.pictures import PictureError, open_picture, opened, to_rgb, upright
 from tag2mask.processes import usual_threads
 
 Progress = Callable[[int, int, str], None]
@@ -31,8 +32,17 @@ class MaskLook:
 
     error: str | None
     """Why it cannot be used; None for a mask that can."""
-    labels: int
-    """Bit `l` is set where label l of the class list occurs, 0 background, 255 ignored."""
+    ids: bytes = b""
+    """Those that occur, ascending."""
+    pixels: bytes = b""
+    """Of each of them, int32."""
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Pixels int64 [256] of each id."""
+        counts = np.zeros(256, dtype=np.int64)
+        counts[list(self.ids)] = np.frombuffer(self.pixels, dtype=np.int32)
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +64,13 @@ class Look:
 
 
 def look_at_pictures(
-    pictures: Sequence[Picture], codes: NDArray[np.uint8], *, jobs: int = 0, progress: Progress | None = None
+    pictures: Sequence[Picture], codes: MaskCodes, *, jobs: int = 0, progress: Progress | None = None
 ) -> list[Look]:
     """A look at every picture and mask, in their order; no more than a few pictures are in memory at a time.
 
     Args:
         pictures: Files to read.
-        codes: uint8 [256], label of each id of the masks.
+        codes: What the ids of the masks stand for.
         jobs: Threads; 0 for one per core that this process may use, 8 at most. The decoders of Pillow run side by side.
         progress: Called with (done, total, name of a picture).
     """
@@ -85,7 +95,7 @@ def look_at_pictures(
     return looks
 
 
-def look_at(path: Path, mask: Path | None, codes: NDArray[np.uint8]) -> Look:
+def look_at(path: Path, mask: Path | None, codes: MaskCodes) -> Look:
     """Read one picture, and its mask where there is one."""
     try:
         with open_picture(path) as file:
@@ -107,14 +117,14 @@ def look_at(path: Path, mask: Path | None, codes: NDArray[np.uint8]) -> Look:
     return Look(None, digest, bits, flat, h, w, kinds, None if mask is None else look_at_mask(mask, codes, (h, w)))
 
 
-def look_at_mask(path: Path, codes: NDArray[np.uint8], size: tuple[int, int]) -> MaskLook:
-    """The labels of a mask, or why it cannot be used with a picture of this size (height, width)."""
+def look_at_mask(path: Path, codes: MaskCodes, size: tuple[int, int]) -> MaskLook:
+    """The ids of a mask, or why it cannot be used with a picture of this size (height, width)."""
     try:
-        labels = read_mask(path, codes, size)
+        counts = count_ids(path, codes, size)
     except (PictureError, OSError) as error:
-        return MaskLook(str(error), 0)
-    present = np.bincount(labels.ravel(), minlength=256) > 0
-    return MaskLook(None, int.from_bytes(np.packbits(present, bitorder="little").tobytes(), "little"))
+        return MaskLook(str(error))
+    present = np.flatnonzero(counts)
+    return MaskLook(None, bytes(present.tolist()), counts[present].astype(np.int32).tobytes())
 
 
 def picture_kinds(data: bytes) -> tuple[str, ...]:

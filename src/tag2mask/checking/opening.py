@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, detect_format, list_splits, open_data
-from tag2mask.data.dataset import label_codes
+from tag2mask.data.dataset import MaskCodes
 from tag2mask.data.findings import Finding, named, some
 from tag2mask.data.searching import picture_names
 from tag2mask.data.tables import TagTable, read_classes, read_tag_table
@@ -148,7 +148,9 @@ def _files(root: Path, data_format: str) -> PictureSet | None:
     if folder == root:
         return None
     pictures = tuple(Picture(folder / name, name, (), None) for name in picture_names(folder))
-    return PictureSet((), pictures, label_codes(0, others="ignore"), root, UNLISTED, data_format) if pictures else None
+    return (
+        PictureSet((), pictures, MaskCodes.of({}, others="ignore"), root, UNLISTED, data_format) if pictures else None
+    )
 
 
 def _table_findings(

@@ -10,6 +10,7 @@ from tag2mask.checking.looking import ALPHA, ANIMATED, CMYK, DEEP, GREY, Look
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import Picture, PictureSet
 from tag2mask.data.findings import Finding, are, named, some
+from tag2mask.data.mask_survey import MaskTally
 
 ELONGATED = 4.0
 """Longer side over shorter side from which on a picture is elongated."""
@@ -99,7 +100,7 @@ def _broken(pictures: Sequence[Picture], looks: Sequence[Look], *, none_good: bo
 
 
 def mask_findings(split: str, pictures: PictureSet, looks: Sequence[Look], *, tagged: bool) -> list[Finding]:
-    """Findings on the masks of one split, which must have some: broken ones, and counts of (dis)agreement with tags.
+    """Findings on the masks of one split: broken ones, foreign ids, and counts of (dis)agreement with tags.
 
     Which masks disagree is not said, so that nobody corrects tags by masks and calls the result learnt from tags.
 
@@ -110,37 +111,33 @@ def mask_findings(split: str, pictures: PictureSet, looks: Sequence[Look], *, ta
         tagged: Whether its tags are known.
     """
     masks = [(p, look.mask) for p, look in zip(pictures.pictures, looks, strict=True) if look.mask is not None]
-    findings = []
-    bad = [(p, mask.error) for p, mask in masks if mask.error is not None]
-    if bad:
-        findings.append(
-            Finding(
-                severity="warning",
-                code="broken_masks",
-                message=f"{some(len(bad), 'mask')} of the split {split!r} cannot be used to score.",
-                cure="Do what the messages say.",
-                **named([f"{p.name}: {error}" for p, error in bad]),
-            )
-        )
-    good = [(p, mask) for p, mask in masks if mask.error is None]
+    tally = MaskTally(pictures)
+    good: list[tuple[set[int], set[int]]] = []
+    for picture, mask in masks:
+        tally.add(picture, mask.counts if mask.error is None else mask.error)
+        if mask.error is None:
+            labels = set(pictures.mask_codes.table[list(mask.ids)].tolist()) - {BACKGROUND, IGNORE}
+            good.append(({tag + 1 for tag in picture.tags}, labels))
+    findings = list(tally.findings())
     if not tagged or not good:
         return findings
-    objects = ~((1 << BACKGROUND) | (1 << IGNORE))
-    wanted = [sum(1 << (tag + 1) for tag in p.tags) for p, _ in good]
-    shown = [mask.labels & objects for _, mask in good]
-    untagged = sum(bool(b & ~a) for a, b in zip(wanted, shown, strict=True))
-    unseen = sum(bool(a & ~b) for a, b in zip(wanted, shown, strict=True))
-    equal = sum(a == b for a, b in zip(wanted, shown, strict=True))
+    untagged = sum(bool(shown - wanted) for wanted, shown in good)
+    unseen = sum(bool(wanted - shown) for wanted, shown in good)
+    equal = sum(wanted == shown for wanted, shown in good)
     rarely = 2 * equal < len(good)
+    if tally.foreign or tally.absent:
+        cure = "See the findings on ids and classes of these masks."
+    elif rarely:
+        cure = "Check that the ids of the masks follow the class list."
+    else:
+        cure = "None needed: training looks at tags only, scores at masks only."
     findings.append(
         Finding(
             severity="warning" if rarely else "note",
             code="masks_and_tags",
             message=f"{equal} of {some(len(good), 'mask')} of the split {split!r} show just the classes of the tags; "
             f"{untagged} show a class that is no tag, {unseen} lack a class that is one.",
-            cure="Check that the ids of the masks follow the class list."
-            if rarely
-            else "None needed: training looks at tags only, scores at masks only.",
+            cure=cure,
         )
     )
     return findings

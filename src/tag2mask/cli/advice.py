@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tag2mask.cli.common import finding_lines
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
+from tag2mask.data.mask_labels import MaskFiles, given_codes
 from tag2mask.formats import DataOptions
 from tag2mask.learned import nothing_learned
 
@@ -152,10 +153,20 @@ def _is_second_step(run: str) -> bool:
 def after_scoring_masks(masks: Path, data: Path, reading: DataOptions, split: str) -> str:
     """The second step where every training picture has its mask in the folder; else the scores in full, as a file."""
     train = pictures_of(data, options=reading)
-    if train is not None and all((masks / each.name).with_suffix(".png").is_file() for each in train.pictures):
+    if train is not None and _teach(masks, train):
         return next_command("retrain", "small", data=data, **reading.asked(), masks=masks)
     out = beside(masks, "scores")
     return next_command("evaluate", masks=masks, data=data, split=split, **reading.asked(), boundary=True, out=out)
+
+
+def _teach(masks: Path, pictures: PictureSet) -> bool:
+    """Whether a folder has a mask of every picture, in classes that can teach."""
+    files = MaskFiles(masks)
+    try:
+        given_codes(masks, pictures.classes)
+    except ValueError:
+        return False
+    return all(files.find(each.name) is not None for each in pictures.pictures)
 
 
 def after_exporting(format: str, out: Path, run: str, data: Path | None, split: str) -> str:

@@ -51,8 +51,8 @@ def predict_command(
         run: Run folder, .safetensors or .onnx file.
         sources: Pictures, folders (with their sub-folders), globs.
         out: Folder for the results.
-        format: One or more of png (masks, overlays), npz (probabilities), comp5 and comp6 (VOC test server), coco,
-            yolo, label-studio, cvat, geojson, voc (docs/formats.md).
+        format: One or more of png (masks, overlays), ids (grey masks), npz (probabilities), comp5 and comp6 (VOC test
+            server), coco, yolo, label-studio, cvat, geojson, voc (docs/formats.md).
         shapes: Objects of coco and label-studio: run lengths, exact, or polygons.
         instances: One object per connected region instead of one per class.
         tolerance: Pixels by which polygons may miss the outline; 0 is exact.
@@ -103,6 +103,8 @@ def predict_command(
     lines = [f"{len(result.written)} pictures done, {len(result.errors)} failed{large}: {result.out}"]
     if "png" in format:
         lines.append(f"masks: {result.out / 'masks'}, overlays: {result.out / 'overlays'}")
+    if "ids" in format:
+        lines.append(f"grey masks: {result.out / 'ids'}")
     if not result.complete:
         lines.append("other processes have pictures left; the last one writes what holds all of them, as scores.csv")
     lines += [f"{name}: {path}" for name, path in result.files.items()]
@@ -143,7 +145,7 @@ def evaluate_command(
     Args:
         run: Run folder or .safetensors file; left out with --masks.
         data: Data set with masks.
-        masks: Folder of masks NAME.png, labels of the data's class list.
+        masks: Folder of masks NAME.png, with their classes.txt.
         split: Name of a split, or a file with one picture per line.
         crf: Refine with the dense CRF at the picture's size.
         crf_preset: Parameters of that CRF (implies --crf).

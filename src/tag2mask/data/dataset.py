@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.findings import Finding
+
+if TYPE_CHECKING:
+    from tag2mask.data.labelmap import LabelMap
 
 
 class DataError(ValueError):
@@ -39,20 +44,50 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
+class MaskCodes:
+    """What the ids in the mask files of a data set or of a folder stand for."""
+
+    table: NDArray[np.uint8]
+    """uint8 [256]: label 0..C or 255 for each id."""
+    known: frozenset[int]
+    """Ids that stand for something, be it for a class that is left out on purpose; the others are foreign."""
+    colors: LabelMap | None = None
+    """Where masks are in colors: the id of each."""
+
+    @classmethod
+    def of(cls, labels: Mapping[int, int | None], *, others: str, colors: LabelMap | None = None) -> MaskCodes:
+        """From the label of each id that stands for something, None for a class that is left out."""
+        known = {BACKGROUND: BACKGROUND, IGNORE: IGNORE} | dict(labels)
+        table = np.full(256, other_code(others), dtype=np.uint8)
+        for number, label in known.items():
+            if label is not None:
+                table[number] = label
+        return cls(table, frozenset(known), colors)
+
+    def __getitem__(self, ids: Any) -> Any:
+        return self.table[ids]
+
+
+@dataclass(frozen=True, eq=False)
 class PictureSet:
     """One split of a data set, checked."""
 
     classes: tuple[str, ...]
     """Class names; class `i` has label `i + 1`, label 0 is the background."""
     pictures: tuple[Picture, ...]
-    mask_codes: NDArray[np.uint8]
-    """uint8 [256]: label 0..C or 255 for each id that a mask file may hold."""
+    mask_codes: MaskCodes
+    """What the ids in its masks stand for."""
     root: Path
     split: str
     data_format: str
     """As in `tag2mask.formats.DataFormat`."""
     findings: tuple[Finding, ...] = ()
     """What is left out of the data set, or may not be what it is taken for; counted and named."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mask_codes, np.ndarray):  # a bare table, whose every label stands for something
+            known = np.flatnonzero(~np.isin(self.mask_codes, (BACKGROUND, IGNORE))).tolist()
+            object.__setattr__(self, "mask_codes", MaskCodes(self.mask_codes, frozenset((*known, BACKGROUND, IGNORE))))
 
     @property
     def num_classes(self) -> int:
@@ -78,10 +113,7 @@ def voc_palette() -> NDArray[np.uint8]:
 
 def label_codes(num_classes: int, *, others: str) -> NDArray[np.uint8]:
     """Codes of masks that hold labels already: 0..C and 255 stay, other ids become 255 (0 for "background")."""
-    codes = np.full(256, other_code(others), dtype=np.uint8)
-    codes[: num_classes + 1] = np.arange(num_classes + 1)
-    codes[IGNORE] = IGNORE
-    return codes
+    return MaskCodes.of({label: label for label in range(1, num_classes + 1)}, others=others).table
 
 
 def other_code(others: str) -> int:

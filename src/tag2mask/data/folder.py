@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import numpy as np
-
-from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError, label_codes
+from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError
+from tag2mask.data.findings import Finding
 from tag2mask.data.links import refuse_links_out
-from tag2mask.data.pictures import read_mask
+from tag2mask.data.mask_labels import MaskFiles, own_codes
+from tag2mask.data.mask_survey import tags_of_masks
 from tag2mask.data.searching import picture_names
 from tag2mask.data.tables import (
     TagTable,
@@ -39,32 +39,17 @@ def open_folder(root: Path, *, split: str | None, options: DataOptions, need_tag
     names = _all_names(root, table)
     refuse_links_out(root, ("images", "masks"))
     chosen = split_names(root, split, names)
-    codes = label_codes(len(classes), others=options.others)
-    pictures = []
-    tags_of = _tags(table, classes, root)
-    for name in chosen:
-        mask = mask_path(root / "masks", name)
-        tags = mask_tags(mask, codes, name) if options.tags_from == "masks" else tags_of.get(name, ())
-        pictures.append(Picture(root / "images" / name, name, tags, mask))
-    return PictureSet(classes, tuple(pictures), codes, root, split, "folder")
-
-
-def mask_tags(mask: Path | None, codes: np.ndarray, name: str) -> tuple[int, ...]:
-    """Indices of the classes that a mask shows.
-
-    Raises:
-        DataError: the picture has no mask.
-    """
-    if mask is None:
-        raise DataError(f"{name} has no mask to read tags from. Add it, or use tags.csv without --tags-from masks.")
-    labels = np.unique(read_mask(mask, codes))
-    return tuple(int(label) - 1 for label in labels if label not in (0, 255))
-
-
-def mask_path(folder: Path, name: str) -> Path | None:
-    """The PNG of the same stem in `folder`, where there is one."""
-    path = folder / PurePosixPath(name).with_suffix(".png")
-    return path if path.is_file() else None
+    files = MaskFiles(root / "masks")
+    codes = own_codes(files.folder if files.folder.is_dir() else None, classes, options)
+    masks = {name: files.find(name) for name in chosen}
+    findings: tuple[Finding, ...] = ()
+    if options.tags_from == "masks":
+        tags_of, findings = tags_of_masks(masks, classes, codes, split)
+    else:
+        tags_of = _tags(table, classes, root)
+    pictures = tuple(Picture(root / "images" / name, name, tags_of.get(name, ()), masks[name]) for name in chosen)
+    findings += files.findings(pictures, names)
+    return PictureSet(classes, pictures, codes, root, split, "folder", findings)
 
 
 def split_files(root: Path) -> dict[str, Path]:

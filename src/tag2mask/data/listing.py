@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError, label_codes
+from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError
 from tag2mask.data.findings import Finding
-from tag2mask.data.folder import mask_path, mask_tags, split_files, split_names
+from tag2mask.data.folder import split_files, split_names
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate
+from tag2mask.data.mask_labels import MaskFiles, own_codes
+from tag2mask.data.mask_survey import tags_of_masks
 from tag2mask.data.naming import NO_SPLIT
 from tag2mask.data.tables import checked_classes, class_indices, read_classes
 from tag2mask.formats import DataOptions
@@ -82,16 +84,22 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         names = split_names(root, split, placed) if placed else []
     if not names:
         raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.")
-    codes = label_codes(len(classes), others=options.others)
-    masks = root / "masks" if (root / "masks").is_dir() else None
-    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
-    pictures = []
-    for name in names:
-        path, entry = placed[name]
-        mask = entry.stored_mask if masks is None else mask_path(masks, name)
-        tags = mask_tags(mask, codes, name) if options.tags_from == "masks" else _tags(entry, listing, classes, cure)
-        pictures.append(Picture(path, name, tags, mask))
-    return PictureSet(classes, tuple(pictures), codes, root, split, listing.data_format, listing.findings)
+    files = MaskFiles(root / "masks") if (root / "masks").is_dir() else None
+    stored = any(placed[name].entry.stored_mask is not None for name in names)
+    codes = own_codes(root / "masks" if stored or files is not None else None, classes, options)
+    masks = {name: placed[name].entry.stored_mask if files is None else files.find(name) for name in names}
+    findings = listing.findings
+    if options.tags_from == "masks":
+        tags, found = tags_of_masks(masks, classes, codes, split)
+        findings += found
+    else:
+        cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
+        tags = {name: _tags(placed[name].entry, listing, classes, cure) for name in names}
+    pictures = tuple(Picture(placed[name].path, name, tags[name], masks[name]) for name in names)
+    if files is not None:
+        others = [entry.reference for entries in listing.splits.values() for entry in entries]
+        findings += files.findings(pictures, [*placed, *others])
+    return PictureSet(classes, pictures, codes, root, split, listing.data_format, findings)
 
 
 def class_list(listing: Listing, root: Path) -> tuple[str, ...]:

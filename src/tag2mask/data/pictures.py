@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,15 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from tag2mask.config import MAX_PIXELS
+from tag2mask.data.dataset import MaskCodes
+from tag2mask.data.labelmap import FILE as LABELMAP
+from tag2mask.data.labelmap import LabelMap, packed
 from tag2mask.data.shards import is_in_shard, shard_bytes
 from tag2mask.data.suffixes import FORMATS, missing_reader
 
 _ORIENTATION, _IMAGE_WIDTH = 0x0112, 0x0100
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
+_PART = 1 << 24
+"""Values of a mask in colors that are looked up at a time."""
 __all__ = [
     "PictureError", "PictureTooLarge",
-    "check_pixels", "is_stored", "open_picture", "opened", "read_mask", "read_picture", "to_rgb", "upright",
-    "upright_size",
+    "check_pixels", "file_size", "is_stored", "open_picture", "opened", "read_ids", "read_mask", "read_picture",
+    "shown_size", "to_rgb", "upright", "upright_size",
 ]  # fmt: skip
 
 
@@ -169,11 +174,12 @@ def upright(image: Image.Image) -> Image.Image:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of the image once it is upright, without unpacking it.
 
-    Pillow gives the size of a TIFF as it is shown (from version 11 on) or as it is stored; of other formats as stored.
+    Pillow gives the size of a TIFF as it is shown (from version 11 on) or as it is stored, that of HEIF as it is
+    shown, and that of other formats as it is stored.
     """
     width, height = image.size
     try:
-        sideways = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        sideways = image.format != "HEIF" and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
         stored = getattr(image, "tag_v2", {}).get(_IMAGE_WIDTH, width)
     except Exception:  # as in `upright`
         sideways, stored = False, width
@@ -190,12 +196,14 @@ def _grey_to_uint8(values: NDArray[np.generic], image: Image.Image) -> NDArray[n
     return np.asarray(np.clip(np.rint(wide * (255.0 / top)), 0, 255), dtype=np.uint8)
 
 
-def read_mask(path: str | Path, codes: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def read_mask(
+    path: str | Path, codes: MaskCodes | NDArray[np.uint8], size: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
     """The labels of an indexed PNG.
 
     Args:
-        path: Palette PNG, or 8-bit grey PNG that holds the ids themselves.
-        codes: uint8 [256], label of each id.
+        path: Palette PNG, or 8-bit grey PNG that holds the ids themselves; also RGB where `codes` name colors.
+        codes: What the ids stand for; or uint8 [256], label of each id.
         size: (height, width) of the picture; a mask of another size is refused.
 
     Returns:
@@ -205,31 +213,84 @@ def read_mask(path: str | Path, codes: NDArray[np.uint8], size: tuple[int, int] 
         PictureError: broken, not an indexed PNG, or of another size.
         FileNotFoundError: there is no such file.
     """
-    ids = _mask_ids(Path(path))
+    if isinstance(codes, MaskCodes):
+        return codes.table[read_ids(path, size, codes.colors)]
+    return codes[read_ids(path, size)]
+
+
+def read_ids(
+    path: str | Path, size: tuple[int, int] | None = None, colors: LabelMap | None = None
+) -> NDArray[np.uint8]:
+    """The ids of a mask as they stand in the file, or those of its colors; the rest as in `read_mask`."""
+    ids = _mask_ids(Path(path), colors)
     if size is not None and ids.shape != tuple(size):
         raise PictureError(
             f"Mask {path} is {ids.shape[0]} x {ids.shape[1]} (height x width), its picture {size[0]} x {size[1]} "
             "after EXIF rotation. Draw the mask on the picture as it is shown."
         )
-    return codes[ids]
+    return ids
 
 
-def _mask_ids(path: Path) -> NDArray[np.uint8]:
+def shown_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a picture after EXIF rotation, from the head of its file.
+
+    Raises:
+        PictureError: it cannot be read.
+        FileNotFoundError: there is no such file.
+    """
+    return _head(path, upright_size)
+
+
+def file_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a file as it stands, which is that of a mask; the rest as in `shown_size`."""
+    return _head(path, lambda image: (image.height, image.width))
+
+
+def _head(path: str | Path, size_of: Callable[[Image.Image], tuple[int, int]]) -> tuple[int, int]:
+    try:
+        with open_picture(path) as file, opened(file, None) as image:
+            return size_of(image)
+    except (FileNotFoundError, MemoryError, PictureError):
+        raise
+    except Exception as error:  # the decoders raise nearly anything on damaged files
+        raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
+
+
+def _mask_ids(path: Path, colors: LabelMap | None) -> NDArray[np.uint8]:
     try:
         with open_picture(path) as file, opened(file) as image:
             # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
             stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
             kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
-            ids = np.asarray(image)
+            ids = np.asarray(image) if colors is None else _color_ids(image, colors)
     except PictureTooLarge as error:
         raise PictureTooLarge(f"Mask {path} is left out: {error}") from error
     except (FileNotFoundError, MemoryError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
         raise PictureError(f"{path} cannot be read as a mask: {error}. Replace or remove it.") from error
-    if kind not in ("P", "L", "1") or stretched:
+    if stretched or kind not in (("P", "L", "1") if colors is None else ("P", "L", "1", "RGB", "RGBA")):
+        cure = (
+            f", or name its colors in {LABELMAP} beside the masks or their folder, a line 'CLASS:r,g,b::' each"
+            if colors is None and kind in ("RGB", "RGBA")
+            else ""
+        )
         raise PictureError(
             f"Mask {path} is {kind}{' of fewer than 8 bits' if stretched else ''}, not an indexed PNG. Save it as "
-            "8-bit palette PNG whose pixel values are the labels (0 background, 1 the first class, 255 ignored)."
+            f"8-bit palette PNG whose pixel values are the labels (0 background, 1 the first class, 255 ignored){cure}."
         )
     return ids.astype(np.uint8)
+
+
+def _color_ids(image: Image.Image, colors: LabelMap) -> NDArray[np.uint8]:
+    """The ids of colors; of a palette or grey picture the values themselves where the file names none of its colors."""
+    if image.mode not in ("P", "L", "1"):
+        rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return np.concatenate([colors.ids_of(packed(rows)) for rows in np.array_split(rgb, 1 + rgb.size // _PART)])
+    values = np.asarray(image).astype(np.uint8)
+    shades = np.repeat(np.arange(256, dtype=np.uint8)[:, None] * (255 if image.mode == "1" else 1), 3, axis=1)
+    if image.mode == "P":
+        entries = np.array(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+        shades[: len(entries)] = entries
+    table = colors.of_palette(np.bincount(values.ravel(), minlength=256) > 0, packed(shades))
+    return values if table is None else table[values]

@@ -5,32 +5,21 @@ from __future__ import annotations
 import logging
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.data.dataset import (
-    DataError,
-    MissingDataError,
-    Picture,
-    PictureSet,
-    SplitError,
-    label_codes,
-    other_code,
-)
-from tag2mask.data.folder import mask_path, mask_tags
+from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError, Picture, PictureSet, SplitError
+from tag2mask.data.findings import Finding
 from tag2mask.data.links import refuse_links_out
+from tag2mask.data.mask_labels import VOC_CLASSES as VOC_CLASSES
+from tag2mask.data.mask_labels import VOC_FOLDERS, MaskFiles, codes_by_name, own_codes
+from tag2mask.data.mask_survey import tags_of_masks
 from tag2mask.data.tables import class_indices, numbered_lines, read_classes, read_tag_table, safe_name
 from tag2mask.formats import DataOptions
 
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-"""The twenty classes of PASCAL VOC; id `i + 1` in its masks."""
 _SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
@@ -43,35 +32,38 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     """
     classes_file = root / "classes.txt"
     classes = read_classes(classes_file) if classes_file.is_file() else VOC_CLASSES
-    codes = voc_codes(classes, others=options.others)
+    folders = [MaskFiles(root / name) for name in reversed(VOC_FOLDERS)]
+    codes = own_codes(root / VOC_FOLDERS[0], classes, options, usual=mask_classes(classes))
     list_file = split_file(root, split)
     lines = listed_ids(list_file)
-    paths = {name: _picture_path(root, name, f"{list_file} line {line}") for name, line in lines.items()}
-    masks = {name: _mask(root, name) for name in lines}
+    paths = {each: _picture_path(root, each, f"{list_file} line {line}") for each, line in lines.items()}
+    masks = {each: _mask(folders, each) for each in lines}
     refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
+    name = split or list_file.stem
+    findings: tuple[Finding, ...] = ()
     if options.tags_from == "masks":
-        tags = {name: mask_tags(mask, codes, name) for name, mask in masks.items()}
+        tags, findings = tags_of_masks(masks, classes, codes, name)
     else:
         tags = _tags(root, lines, list_file, classes, need_tags=need_tags)
-    pictures = tuple(Picture(paths[name], paths[name].name, tags.get(name, ()), masks[name]) for name in lines)
-    return PictureSet(classes, pictures, codes, root, split or list_file.stem, "voc")
+    pictures = tuple(Picture(paths[each], paths[each].name, tags.get(each, ()), masks[each]) for each in lines)
+    findings += _mask_findings(root, folders, pictures)
+    return PictureSet(classes, pictures, codes, root, name, "voc", findings)
+
+
+def mask_classes(classes: tuple[str, ...]) -> dict[int, str]:
+    """The class of each VOC mask id; where no class is one of the twenty, the masks hold labels in the order of
+    classes.txt.
+    """
+    if not set(classes) & set(VOC_CLASSES):
+        return dict(enumerate(classes, start=1))
+    if unknown := [name for name in classes if name not in VOC_CLASSES]:
+        _log.warning("No VOC mask id stands for %s: these classes cannot be scored on masks.", ", ".join(unknown))
+    return dict(enumerate(VOC_CLASSES, start=1))
 
 
 def voc_codes(classes: tuple[str, ...], *, others: str) -> NDArray[np.uint8]:
-    """uint8 [256]: labels of VOC mask ids, by class name; ids of no listed class become 255 (0 for "background").
-
-    Where no class is one of the twenty, the masks are taken to hold labels in the order of classes.txt.
-    """
-    if not set(classes) & set(VOC_CLASSES):
-        return label_codes(len(classes), others=others)
-    if unknown := [name for name in classes if name not in VOC_CLASSES]:
-        _log.warning("No VOC mask id stands for %s: these classes cannot be scored on masks.", ", ".join(unknown))
-    codes = np.full(256, other_code(others), dtype=np.uint8)
-    codes[BACKGROUND], codes[IGNORE] = BACKGROUND, IGNORE
-    for label, name in enumerate(classes, start=1):
-        if name in VOC_CLASSES:
-            codes[VOC_CLASSES.index(name) + 1] = label
-    return codes
+    """uint8 [256]: labels of VOC mask ids, by class name; ids of no listed class become 255 (0 for "background")."""
+    return MaskCodes.of(codes_by_name(mask_classes(classes), classes), others=others).table
 
 
 def split_file(root: Path, split: str | None) -> Path:
@@ -130,10 +122,16 @@ def _picture_path(root: Path, name: str, where: str) -> Path:
     raise MissingDataError(f"{where}: there is no picture {root / 'JPEGImages' / name}.jpg. Add it or remove the line.")
 
 
-def _mask(root: Path, name: str) -> Path | None:
-    return mask_path(root / "SegmentationClassAug", f"{name}.png") or mask_path(
-        root / "SegmentationClass", f"{name}.png"
-    )
+def _mask(folders: Sequence[MaskFiles], name: str) -> Path | None:
+    return next(filter(None, (files.find(f"{name}.png") for files in folders)), None)
+
+
+def _mask_findings(root: Path, folders: Sequence[MaskFiles], pictures: Sequence[Picture]) -> tuple[Finding, ...]:
+    """Of files that are no picture's mask, where masks are missing."""
+    if all(picture.mask is not None for picture in pictures) or not (root / "JPEGImages").is_dir():
+        return ()
+    names = [path.relative_to(root / "JPEGImages").as_posix() for path in (root / "JPEGImages").rglob("*")]
+    return tuple(dict.fromkeys(each for files in folders for each in files.findings(pictures, names)))
 
 
 def _tags(

@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_mask, read_split
+from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_split
 from tag2mask.data.findings import Finding
-from tag2mask.data.pictures import is_stored
+from tag2mask.data.mask_survey import MaskTally
+from tag2mask.data.pictures import is_stored, read_ids
 from tag2mask.data.result_names import result_names
 from tag2mask.files import make_folder_atomically, write_text
 from tag2mask.formats import DataOptions
 from tag2mask.render import save_mask
+from tag2mask.tiling import label_counts
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +82,9 @@ def write_plain_folder(
         write_text(folder / "classes.txt", "".join(f"{name}\n" for name in first.classes))
         for name, members in lists.items():
             write_text(folder / "splits" / f"{name}.txt", "".join(f"{member}\n" for member in members))
-        _write_pictures(folder, pictures, first, link=link, progress=progress)
+        _write_pictures(folder, pictures, first, tally, link=link, progress=progress)
 
+    tally = MaskTally(first)
     make_folder_atomically(out, fill)
     return ConvertedData(
         out=out,
@@ -91,7 +94,7 @@ def write_plain_folder(
         num_masks=sum(picture.mask is not None for picture in pictures.values()),
         num_negatives=sum(not picture.tags for picture in pictures.values()),
         splits={name: len(members) for name, members in lists.items()},
-        findings=tuple(dict.fromkeys(each for part in sets.values() for each in part.findings)),
+        findings=(*dict.fromkeys(each for part in sets.values() for each in part.findings), *tally.findings()),
     )
 
 
@@ -132,6 +135,7 @@ def _write_pictures(
     folder: Path,
     pictures: Mapping[str, Picture],
     pictures_of: PictureSet,
+    tally: MaskTally,
     *,
     link: bool,
     progress: Callable[[int, int], object] | None,
@@ -140,8 +144,9 @@ def _write_pictures(
     for done, ((name, picture), result) in enumerate(zip(pictures.items(), names, strict=True), start=1):
         _place(picture.path, folder / "images" / name, link=link)
         if picture.mask is not None:
-            labels = read_mask(picture.mask, pictures_of.mask_codes)
-            save_mask(folder / "masks" / f"{result}.png", labels)
+            ids = read_ids(picture.mask, colors=pictures_of.mask_codes.colors)
+            tally.add(picture, label_counts(ids))
+            save_mask(folder / "masks" / f"{result}.png", pictures_of.mask_codes.table[ids])
         if progress is not None:
             progress(done, len(pictures))
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tag2mask.config import IGNORE, MAX_PIXELS
-from tag2mask.data.dataset import DataError, MissingDataError
+from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError
 from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.mask_labels import MaskList, codes_by_name, mask_list, parsed_mask_ids
 from tag2mask.data.pictures import PictureError, opened, read_mask, upright_size
 from tag2mask.data.result_names import without_suffix
 from tag2mask.data.suffixes import PICTURE_SUFFIXES, is_picture
 from tag2mask.data.tables import read_classes
-from tag2mask.data.voc import VOC_CLASSES, voc_codes
 from tag2mask.files import make_folder_atomically
 from tag2mask.outputs import PLACES, WRITERS, LabeledPicture, OutputOptions, check
 from tag2mask.sources import nfc, search
-
-_VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +47,7 @@ def convert_masks(
     classes: str | Path | None = None,
     images: str | Path | None = None,
     options: OutputOptions | None = None,
+    mask_ids: Sequence[str] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> ConvertedMasks:
     """Write a folder of masks in the format of an annotation tool; docs/formats.md says what each can hold.
@@ -59,11 +57,13 @@ def convert_masks(
             folder with such a folder `masks` in it, as `predict` makes and a data set has.
         to: coco, yolo, label-studio, cvat, geojson or voc.
         out: New file (.json for coco and label-studio, .zip for cvat) or new folder.
-        classes: Text file with a class per line, in the order of the labels; None takes classes.txt in the folder or
-            beside it. In a folder called SegmentationClass VOC's classes have VOC's ids, and are the default.
+        classes: Text file with a class per line, in the order of the labels; None takes the list that goes with the
+            folder (`mask_list`). In a folder called SegmentationClass VOC's classes have VOC's ids, and are the
+            default.
         images: Folder of the pictures: NAME.jpg or with another suffix. Gives the names of the pictures and their
             size is compared; None takes NAME.jpg.
         options: How objects are written.
+        mask_ids: Classes of ids that are not labels, as in 255=ball.
         progress: Called with (done, all) masks.
 
     Raises:
@@ -75,8 +75,7 @@ def convert_masks(
     folder = folder / "masks" if (folder / "masks").is_dir() else folder
     _check_out(to, out)
     masks, findings = _masks(folder)
-    names = _class_names(folder, None if classes is None else Path(classes))
-    codes = _codes(folder, names)
+    names, codes = _names_and_codes(folder, None if classes is None else Path(classes), mask_ids)
     options = options or OutputOptions()
     pictures: list[tuple[str, Path | None]]
     if images is None:
@@ -152,23 +151,40 @@ def _masks(folder: Path) -> tuple[dict[str, Path], tuple[Finding, ...]]:
     return masks, findings if others else ()
 
 
-def _class_names(folder: Path, file: Path | None) -> tuple[str, ...]:
-    for path in [file] if file is not None else [folder / "classes.txt", folder.parent / "classes.txt"]:
-        if file is not None or path.is_file():
-            return read_classes(path)
-    if folder.name in _VOC_FOLDERS:
-        return VOC_CLASSES
-    raise MissingDataError(
-        f"The labels of {folder} have no names: there is no classes.txt in it or beside it. "
-        "Write one class per line, in the order of the labels 1, 2, ..., and give it as --classes FILE."
-    )
+def _names_and_codes(folder: Path, file: Path | None, mask_ids: Sequence[str]) -> tuple[tuple[str, ...], MaskCodes]:
+    """The class list, and what the ids stand for; one that stands for nothing stays, and is refused where it occurs."""
+    listed = mask_list(folder)
+    if file is None and listed is None:
+        raise MissingDataError(
+            f"The labels of {folder} have no names: there is no classes.txt in it or beside it. "
+            "Write one class per line, in the order of the labels 1, 2, ..., and give it as --classes FILE."
+        )
+    names = listed.names if file is None and listed is not None else read_classes(Path(str(file)))
+    ids, colors = dict(enumerate(names, start=1)), None
+    if listed is not None and (file is None or _goes_before(listed, names, Path(str(file)))):
+        ids, colors = dict(listed.ids), listed.colors
+    codes = MaskCodes.of(codes_by_name(ids, names) | parsed_mask_ids(mask_ids, names), others="ignore", colors=colors)
+    foreign = np.array([number not in codes.known for number in range(256)])
+    return names, replace(codes, table=np.where(foreign, np.arange(256), codes.table).astype(np.uint8))
 
 
-def _codes(folder: Path, classes: tuple[str, ...]) -> NDArray[np.uint8]:
-    """uint8 [256]: labels of the ids in the files, which are VOC's in a VOC tree with classes of VOC."""
-    if folder.name in _VOC_FOLDERS and set(classes) & set(VOC_CLASSES):
-        return voc_codes(classes, others="ignore")
-    return np.arange(256, dtype=np.uint8)
+def _goes_before(listed: MaskList, names: tuple[str, ...], file: Path) -> bool:
+    """Whether the ids follow the list that goes with the masks, not their place in --classes: in colors, with VOC's
+    ids, or where a class has another place there; a list of other names renames the classes.
+
+    Raises:
+        DataError: the lists have classes in other places, and --classes lacks some.
+    """
+    common = {*listed.ids.values()} & {*names}
+    if not common or listed.has_own_ids:
+        return bool(common)
+    moved = [name for name in names if name in common and names.index(name) != listed.names.index(name)]
+    if moved and (missing := [name for name in listed.names if name not in names]):
+        raise DataError(
+            f"By {listed.source} the classes of the masks are {', '.join(listed.names)}, by --classes {file} "
+            f"{', '.join(names)}: {', '.join(missing)} are missing, and others have another place. Correct either list."
+        )
+    return bool(moved)
 
 
 def _found(masks: dict[str, Path], folder: Path) -> tuple[list[tuple[str, Path | None]], tuple[Finding, ...]]:
