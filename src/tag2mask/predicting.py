@@ -174,7 +174,7 @@ def predict(
                     )
                     _write_prediction(result, picture.name, out, formats)
                     if gathered and "png" not in formats:
-                        render.save_mask(mask, result.mask)
+                        render.save_mask(masks / f"{picture.name}.png", result.mask)
                     more: dict[str, Any] = {}
                     if rank:
                         more["review"] = list(review(result, present, segmenter.class_activation_maps))
