@@ -560,6 +560,8 @@ def test_names_of_masks(tmp_path):
         "sub/f.jpg": "f.png", "g.webp": "g.png",
     }  # fmt: skip
     assert files.strays(found) == ["d_mask.png", "e.tif"]
+    (tmp_path / "cafe\u0301.png").touch()
+    assert MaskFiles(tmp_path).find("caf\u00e9.jpg") == tmp_path / "cafe\u0301.png"
 
 
 def test_masks_under_other_names_are_named_with_the_name_they_should_have(segmenter, tmp_path, caplog):

@@ -6,6 +6,7 @@ Masks travel with their class list, and are matched to another one by name. Impo
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,8 +50,8 @@ def mask_names(names: Sequence[str]) -> dict[str, str]:
 class MaskFiles:
     """A folder of masks.
 
-    The mask of sub/a.jpg is sub/a.png. Its suffix may have capital letters, and sub/a.jpg.png is taken too, which
-    `predict` writes for a.jpg beside a.tif.
+    The mask of sub/a.jpg is sub/a.png. Its suffix may have capital letters, its accents be composed or not;
+    sub/a.jpg.png is taken too, which `predict` writes for a.jpg beside a.tif.
     """
 
     folder: Path
@@ -62,22 +63,22 @@ class MaskFiles:
         if (path := self.folder / usual).is_file():
             return path
         for other in (usual, f"{name}.png"):
-            stem = other[: -len(".png")]
-            if (found := self._by_name().get(f"{stem}.png")) is not None:
+            if (found := self._by_name().get(_composed(other))) is not None:
                 return self.folder / found
         return None
 
     def _by_name(self) -> dict[str, str]:
-        """Files below the folder, by their path with the suffix .png in small letters."""
+        """Files below the folder, by their path with composed accents and the suffix .png in small letters."""
         if self._files is None:
             files = sorted(path for path in self.folder.rglob("*") if not path.name.startswith(".") and path.is_file())
             names = [path.relative_to(self.folder).as_posix() for path in files]
-            self._files = {(f"{name[:-4]}.png" if name.lower().endswith(".png") else name): name for name in names}
+            keys = (f"{name[:-4]}.png" if name.lower().endswith(".png") else name for name in names)
+            self._files = dict(zip(map(_composed, keys), names, strict=True))
         return self._files
 
     def strays(self, names: Iterable[str]) -> list[str]:
         """Files that look like masks and belong to none of the pictures `names` (of all splits)."""
-        stems = {stem for name in names for stem in _stems(name)}
+        stems = {_composed(stem) for name in names for stem in _stems(name)}
         companions = (".txt", ".json", ".csv", ".md", ".html")
         return [
             name
@@ -115,6 +116,10 @@ class MaskFiles:
             cure=f"The mask of {without[0].name} would be called {mask_name(without[0].name)}.",
             **named(strays),
         )
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _stems(name: str) -> tuple[str, ...]:
