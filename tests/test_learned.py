@@ -49,10 +49,10 @@ def test_scores_that_rank_the_pictures_are_learned_and_equal_ones_are_not(segmen
     alive, dead = (look_at(Colors(segmenter, pictures, alive=a), pictures) for a in (True, False))
     assert alive.tag_auc == 1.0
     assert alive.reasons == ()
-    assert alive.finding() is None
+    assert alive.findings() == ()
     assert dead.tag_auc == 0.5
     assert "AUC 0.50" in dead.reasons[0]
-    assert dead.finding().code == "nothing_learned"
+    assert [each.code for each in dead.findings()] == ["nothing_learned"]
 
 
 def test_the_area_and_its_chance_by_hand():
@@ -78,19 +78,21 @@ def test_the_area_and_its_chance_by_hand():
 def test_each_sign_is_enough(values, word):
     well = {"num_images": 64, "tag_auc": 0.9, "chance": 0.1, "empty_cams": 0.1, "background_only": 0.1}
     assert Learned(**well).reasons == ()
-    assert word in Learned(**well | values).finding().message
+    (found,) = Learned(**well | values).findings()
+    assert word in found.message
 
 
 def test_few_pictures_are_not_judged_by_their_scores():
     few = Learned(num_images=4, tag_auc=0.4, chance=0.3, empty_cams=None, background_only=None)
-    assert few.finding() is None
+    assert few.findings() == ()
 
 
 def test_a_dead_run_says_so_everywhere(dead_run, builtin, tmp_path, capsys):
     summary = json.loads((dead_run / "summary.json").read_text(encoding="utf-8"))
-    assert summary["learned"]["finding"]["code"] == "nothing_learned"
+    assert summary["learned"]["findings"][0]["code"] == "nothing_learned"
     log = (dead_run / "log.txt").read_text(encoding="utf-8")
-    assert log.count("WARNING This model has learned nothing") == 2, "after the tag phase, and at the end"
+    assert log.count("WARNING This model has learned nothing") == 1
+    assert log.count("WARNING After the tag phase: This model has learned nothing") == 1
     assert "has learned nothing" in write_report(dead_run).read_text(encoding="utf-8")
     (found,) = nothing_learned(dead_run / "model.safetensors")
     assert nothing_learned(str(dead_run)) == (found,)

@@ -61,23 +61,24 @@ class Learned:
             told.append("the masks of tagged pictures are all background")
         return tuple(told)
 
-    def finding(self, *, second_step: bool = False) -> Finding | None:
-        """What to say of a run that has learned nothing, or None."""
+    def findings(self, *, second_step: bool = False) -> tuple[Finding, ...]:
+        """What to say of a run that has learned nothing; empty where it has learned something."""
         if not self.reasons:
-            return None
+            return ()
         cure = (
             "Look at the masks that it learned from, and train longer (--supervised-steps) or with another --optim.lr."
             if second_step
             else "Train longer on tags (--tag-steps), with another --optim.lr, or on more pictures; `tag2mask check` "
             "says whether the data is fit."
         )
-        return Finding(
+        nothing = Finding(
             severity="warning",
             code="nothing_learned",
             message=f"This model has learned nothing that masks could be made of: {' and '.join(self.reasons)}, on "
             f"{self.num_images} training pictures.",
             cure=cure,
         )
+        return (nothing,)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -155,7 +156,7 @@ def nothing_learned(run: object) -> tuple[Finding, ...]:
     place = Path(run)
     folder = place.parent if place.name == "model.safetensors" else place
     try:
-        values = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["learned"]["finding"]
-        return () if values is None else (Finding(**values | {"names": tuple(values["names"])}),)
+        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["learned"]["findings"]
+        return tuple(Finding(**values | {"names": tuple(values["names"])}) for values in found)
     except (OSError, ValueError, KeyError, TypeError):  # not there, or of an older version
         return ()

@@ -271,7 +271,8 @@ def _fit(
                 sheet = objective.write_samples(run, moment, batch, state.step)
                 records.write_picture("samples", sheet, state.step)
             if team.is_main and not stopping and _tags_are_done(config, state.step):
-                _warn_of_nothing(Segmenter(state.keeper, config), pictures, masks=False)
+                for dead in look_at(Segmenter(state.keeper, config), pictures, masks=False).findings():
+                    log.warning("After the tag phase: %s %s", dead.message, dead.cure)
             validates = _due(state.step, config.validate_every, config.steps)
             if validates and not stopping:
                 try:
@@ -298,14 +299,6 @@ def _fit(
 def _tags_are_done(config: RunConfig, step: int) -> bool:
     """Whether the tag phase ends with this step and another one follows."""
     return step < config.steps and config.phase_at(step)[0] != config.phase_at(step - 1)[0]
-
-
-def _warn_of_nothing(segmenter: Segmenter, pictures: PictureSet, *, masks: bool) -> dict[str, Any]:
-    """Judge by training pictures what a network has learned, and warn where that is nothing."""
-    learned = look_at(segmenter, pictures, masks=masks)
-    finding = learned.finding(second_step=segmenter.config.kind == "retrain")
-    log_findings([finding] if finding else [], log)
-    return learned.as_dict() | {"finding": finding.as_dict() if finding else None}
 
 
 def _save(run: Path, team: Team, state: TrainingState) -> None:
@@ -482,7 +475,10 @@ def _finish(config: RunConfig, run: Path, state: TrainingState, pictures: Pictur
     else:
         kept.load_state_dict(load_model(run)[0].state_dict())  # the run is over: nothing trains on
     summary: dict[str, Any] = {"steps": state.step, "minutes_of_steps": round(state.seconds / 60, 2)} | peak_memory()
-    summary["learned"] = _warn_of_nothing(Segmenter(kept, config), pictures, masks=config.phases[-1].name != "tags")
+    learned = look_at(Segmenter(kept, config), pictures, masks=config.phases[-1].name != "tags")
+    findings = learned.findings(second_step=config.kind == "retrain")
+    log_findings(findings, log)
+    summary["learned"] = learned.as_dict() | {"findings": [each.as_dict() for each in findings]}
     write_text(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
     if state.broken:
         log.warning("%d pictures could not be read: %s", len(state.broken), ", ".join(sorted(state.broken)[:20]))
