@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,7 +230,7 @@ def _fit(
             if stopping and state.step < config.steps:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
-                    f"Go on with: tag2mask {config.kind} --resume {run}"
+                    f"Go on with: tag2mask {config.kind} --resume {shlex.quote(str(run))}"
                 )
     records.close(state.step)
     if team.is_main:

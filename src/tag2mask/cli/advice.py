@@ -13,10 +13,8 @@ from tag2mask.formats import DataOptions
 if TYPE_CHECKING:
     from tag2mask.data import PictureSet
 
-_UNSAID = (None, False, "", "auto", "val", "ignore", "tags")
-"""Values that an option has anyway."""
-
-
+_USUAL = {"split": "val", "data_format": "auto", "others": "ignore", "tags_from": "tags"}
+"""What these options are anyway."""
 _BEST_MASKS: dict[str, object] = {"crf": True, "scales": 1.5}
 """What `pseudo-label` is told for masks to train on (docs/results.md)."""
 
@@ -25,7 +23,7 @@ def next_command(*words: object, **options: object) -> str:
     """The line `next: tag2mask ...`, quoted for the shell; options that only say their default are left out."""
     line = [*map(str, words)]
     for name, value in options.items():
-        if value not in _UNSAID:
+        if value not in (None, False, "", _USUAL.get(name)):
             line.append(f"--{name.replace('_', '-')}")
             line += [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
     return f"next: {shlex.join(['tag2mask', *line])}"
