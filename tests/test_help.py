@@ -188,6 +188,12 @@ def test_the_next_command_is_quoted_and_leaves_defaults_out():
     assert shlex.split(line)[1:] == ["tag2mask", "check", "my photos", "--crf", "--out", "it's.html"]
 
 
+@pytest.mark.parametrize("name", ["val", "tags", "auto", "ignore", "default"])
+def test_a_folder_called_as_the_default_of_another_option_is_not_left_out(name):
+    assert next_command("evaluate", "run", data=name, split="val") == f"next: tag2mask evaluate run --data {name}"
+    assert next_command("train", split="auto", out=name) == f"next: tag2mask train --split auto --out {name}"
+
+
 def test_places_beside_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert beside("runs/photos", "masks") == Path("runs/photos-masks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from tag2mask.filtering import Lattice, clear_cache, load_core
 from tag2mask.prediction import Segmenter
 from tag2mask.processes import usable_cores, usual_threads
 from tag2mask.retraining import retrain
-from tag2mask.runs import save_model
+from tag2mask.runs import log_to, new_run_folder, save_model
 from tag2mask.training import train
 
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -303,3 +304,56 @@ def test_the_command_keeps_torch_within_the_quota(groups, monkeypatch):
     groups("0::/\n", cpu_max="max 100000")
     processes.keep_torch_within_quota()
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+# Two processes in one folder, and callers that close streams
+
+
+@POSIX
+def test_two_processes_never_train_in_one_folder(tmp_path):
+    """As where a run is resumed twice at once: both would write its state."""
+    script = (
+        "import fcntl, sys\n"
+        "with open(sys.argv[1], 'a') as log:\n    fcntl.lockf(log, fcntl.LOCK_EX)\n"
+        "    print('begun', flush=True)\n    sys.stdin.read()\n"
+    )
+    (path := tmp_path / "script.py").write_text(script)
+    with subprocess.Popen(
+        [sys.executable, path, tmp_path / "log.txt"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "begun\n"
+        with pytest.raises(FileExistsError, match="Another process is training in"), log_to(tmp_path):
+            pass
+        other.communicate(timeout=60)
+    with log_to(tmp_path):  # its end gives the folder free
+        asked = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        done = subprocess.run([sys.executable, "-c", asked, tmp_path / "log.txt"], capture_output=True, text=True)
+    assert "BlockingIOError" in done.stderr
+
+
+def test_of_two_runs_that_begin_at_once_one_gets_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(()))  # neither has seen what the other wrote
+    out = str(tmp_path / "run")
+    assert new_run_folder(out, "small") == Path(out)
+    with pytest.raises(FileExistsError, match="another run has just begun there"):
+        new_run_folder(out, "small")
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_closed_streams_change_neither_the_exit_code_nor_the_other_stream(closed, tmp_path, capsys, monkeypatch):
+    """A shell's `2>&-`: errors must not end up between the values of --json."""
+    monkeypatch.setattr(sys, closed, None)
+    assert cli.main(["check", str(tmp_path / "nowhere"), "--json"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert (told.err == "") == (closed == "stderr")
+
+
+def test_cures_are_quoted_and_keep_the_blanks_of_names(tmp_path, capsys):
+    """What an error tells to paste names the same folder in a shell."""
+    run = tmp_path / "my  run's"
+    run.mkdir()
+    (run / "config.json").write_text(TrainConfig.preset("small").to_json())
+    assert cli.main(["explain", str(run), str(tmp_path / "a.jpg"), "--out", str(tmp_path / "o")]) == 1
+    command = capsys.readouterr().err.partition("Go on with `")[2].partition("`")[0]
+    assert shlex.split(command) == ["tag2mask", "train", "--resume", str(run)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -475,5 +476,5 @@ def require_finished(source: Path) -> None:
     if (source / "config.json").is_file() and not model_file(source).is_file():
         raise FileNotFoundError(
             f"{source} has no model.safetensors yet: the run has not ended. "
-            f"Go on with `tag2mask {load_config(source).kind} --resume {source}`."
+            f"Go on with `tag2mask {load_config(source).kind} --resume {shlex.quote(str(source))}`."
         )

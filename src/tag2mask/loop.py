@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,7 +290,7 @@ def _fit(
             if stopping:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
-                    f"Go on with: tag2mask {config.kind} --resume {run}"
+                    f"Go on with: tag2mask {config.kind} --resume {shlex.quote(str(run))}"
                 )
     records.close(state.step)
     if team.is_main:

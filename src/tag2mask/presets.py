@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -162,7 +163,7 @@ def check_weights(config: TrainConfig) -> None:
     raise ValueError(
         f"{config.preset_name} starts from {file}, {source}; it comes with no package and is not downloaded "
         "(docs/weights.md). Get it, then: "
-        f"tag2mask train {config.preset_name} --data {config.data or 'PATH'} --weights {file}"
+        f"tag2mask train {config.preset_name} --data {shlex.quote(config.data or 'PATH')} --weights {file}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import platform
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -55,6 +56,12 @@ def new_run_folder(out: str | None, preset: str) -> Path:
         folder = Path(out)
         check_new_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "log.txt").touch(exist_ok=False)
+        except FileExistsError as error:
+            raise FileExistsError(
+                f"--out {folder}: another run has just begun there. Choose another folder."
+            ) from error
         return folder
     number = 1
     while True:
@@ -100,8 +107,18 @@ def peak_memory() -> dict[str, int]:
 
 @contextmanager
 def log_to(run: Path) -> Iterator[None]:
-    """Write what is logged, and the error that ends the work, to `log.txt`."""
+    """Write what is logged, and the error that ends the work, to `log.txt`.
+
+    Raises:
+        FileExistsError: another process trains in this folder.
+    """
     handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
+    if handler.stream is not None and _is_locked(handler.stream):
+        handler.close()
+        raise FileExistsError(
+            f"Another process is training in {run}, and two would overwrite each other's files: wait for its end, or "
+            "stop it first."
+        )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     level = log.level
     log.addHandler(handler)
@@ -117,6 +134,19 @@ def log_to(run: Path) -> Iterator[None]:
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
+
+
+def _is_locked(file: IO[str]) -> bool:
+    """Lock a file until it is closed or this process ends; True where another process holds the lock."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks children would hold too
+    except OSError as error:  # others: a file system without locks
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from tag2mask import __version__
 from tag2mask.cli.common import Verb, misused, suggest, verb
@@ -46,6 +47,7 @@ VERBS: dict[str, Verb] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    _open_missing_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("--help", "-h", "help"):
@@ -115,7 +117,8 @@ def _with_cure(error: OSError) -> str:
 def _failed(message: str, error: BaseException) -> int:
     if os.environ.get("TAG2MASK_DEBUG") == "1":
         traceback.print_exception(error)
-    print(f"tag2mask: error: {_who()}{' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(each.strip() for each in message.splitlines())  # blanks inside may be those of a name
+    print(f"tag2mask: error: {_who()}{line}", file=sys.stderr)
     return 1
 
 
@@ -134,6 +137,13 @@ def _help() -> str:
         f"{verbs}\n\ntag2mask COMMAND --help lists a command's options; tag2mask --version prints the version.\n"
         "Exit codes: 0 done, 1 failed, 2 misused. TAG2MASK_DEBUG=1 shows tracebacks."
     )
+
+
+def _open_missing_streams() -> None:
+    """Where a stream was closed by the caller, Python has None, and would print errors to stdout."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (for good)
 
 
 class _Stderr(logging.Handler):

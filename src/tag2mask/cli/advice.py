@@ -17,10 +17,8 @@ from tag2mask.learned import nothing_learned
 if TYPE_CHECKING:
     from tag2mask.data import PictureSet
 
-_UNSAID = (None, False, "", "auto", "val", "ignore", "tags")
-"""Values that an option has anyway."""
-
-
+_USUAL = {"split": "val", "data_format": "auto", "others": "ignore", "tags_from": "tags"}
+"""What these options are anyway."""
 _BEST_MASKS: dict[str, object] = {"crf": True, "scales": 1.5}
 """What `pseudo-label` is told for masks to train on (docs/results.md)."""
 
@@ -29,7 +27,7 @@ def next_command(*words: object, **options: object) -> str:
     """The line `next: tag2mask ...`, quoted for the shell; options that only say their default are left out."""
     line = [*map(str, words)]
     for name, value in options.items():
-        if value not in _UNSAID or type(value) in (int, float):  # 0 is not False
+        if value is not False and value not in (None, "", _USUAL.get(name)):  # 0 is not False
             line.append(f"--{name.replace('_', '-')}")
             line += [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
     return f"next: {shlex.join(['tag2mask', *line])}"

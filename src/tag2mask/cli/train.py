@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,10 @@ def _command(
     if resume is not None:
         start = load_config(Path(resume))
         if not isinstance(start, kind):
-            raise Misuse(f"{resume} is a run of `tag2mask {start.kind}`; use tag2mask {start.kind} --resume {resume}")
+            raise Misuse(
+                f"{resume} is a run of `tag2mask {start.kind}`; "
+                f"use tag2mask {start.kind} --resume {shlex.quote(resume)}"
+            )
     else:
         profile = _option(options, "--profile") if kind is TrainConfig else None
         known = profile in ("official", "paper", "clean")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import shlex
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def ranked_list(ranked: Path, pictures: Path, most: int = 500) -> list[RankedPic
     path = ranked / "rank.csv"
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no {path}; write it with: tag2mask predict RUN PICTURES --rank --out {ranked}"
+            f"There is no {path}; write it with: tag2mask predict RUN PICTURES --rank --out {shlex.quote(str(ranked))}"
         )
     root, found, missing = pictures.resolve(), list[RankedPicture](), list[str]()
     with path.open(newline="", encoding="utf-8") as file:
