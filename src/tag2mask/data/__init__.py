@@ -18,6 +18,7 @@ from tag2mask.data.dataset import (
     voc_palette,
 )
 from tag2mask.data.detection import detect_format
+from tag2mask.data.findings import warned
 from tag2mask.data.folder import open_folder, split_files
 from tag2mask.data.hf_dataset import list_hf_dataset
 from tag2mask.data.label_studio import list_label_studio
@@ -90,10 +91,9 @@ def open_data(
     """
     pictures = read_split(path, split=split, need_tags=need_tags, options=options, **fields)
     if need_tags and not any(picture.tags for picture in pictures.pictures):
-        told = "".join(f" {each.message} {each.cure}" for each in pictures.findings if each.severity == "warning")
         raise DataError(
             f"No usable picture: none of the {len(pictures.pictures)} pictures of split {pictures.split!r} in "
-            f"{pictures.root} has a tag of {', '.join(pictures.classes)}. Tag at least one.{told}"
+            f"{pictures.root} has a tag of {', '.join(pictures.classes)}. Tag at least one.{warned(pictures.findings)}"
         )
     return pictures
 

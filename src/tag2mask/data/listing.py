@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError, label_codes
-from tag2mask.data.findings import Finding
+from tag2mask.data.findings import Finding, warned
 from tag2mask.data.folder import mask_path, mask_tags, split_files, split_names
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.locating import PictureFiles, find_picture_files, found_at, locate
@@ -102,7 +102,8 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         placed = _placed(root, listing.splits.values(), files)
         names = split_names(root, split, placed) if placed else []
     if not names:
-        raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.")
+        told = warned(listing.findings)
+        raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.{told}")
     codes = label_codes(len(classes), others=options.others)
     masks = root / "masks" if (root / "masks").is_dir() else None
     cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
@@ -140,7 +141,8 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
     names = sorted(occurring) if listing.classes is None else listing.classes
     classes = tuple(name for name in dict.fromkeys(names) if not _is_background(name))
     if not classes:
-        raise DataError(f"No usable picture: {listing.source} has no tag at all. Tag the pictures.")
+        told = warned(listing.findings)
+        raise DataError(f"No usable picture: {listing.source} has no tag at all. Tag the pictures.{told}")
     return checked_classes(classes, listing.source)
 
 

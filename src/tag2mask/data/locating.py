@@ -106,8 +106,9 @@ def locate(
         return found
     remote = is_address(reference)
     wanted = _ends_of(str(reference)) if remote or foreign else _local(reference, where)
+    beyond = [f"{link}/" for link in files.links_out if (files.root / link).is_dir()]
     for name in wanted:
-        for folder in _folders(near):
+        for folder in (*_folders(near), *beyond):
             path = files.root / f"{folder}{name}"
             if path.is_file():
                 if is_inside(path, files.homes):

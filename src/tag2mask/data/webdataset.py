@@ -183,6 +183,8 @@ def _tags(shard: Path, members: Mapping[str, Member]) -> tuple[tuple[str, ...] |
             if not isinstance(value, dict) or "tags" not in value:
                 continue  # metadata of another kind
             return as_tags(value["tags"], where), None, suffix
+        if kind == "cls" and text == "-1":
+            continue  # not known
         if kind == "cls" and text.isdecimal() and len(text) < 10:
             return None, int(text), suffix
         return split_tags(text), None, suffix
