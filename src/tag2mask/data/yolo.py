@@ -24,6 +24,13 @@ _SPLITS = {"train": ("train",), "val": ("valid", "val"), "test": ("test",)}
 _UNLABELED = Unlabeled("label file", "negative", "; an empty label file says that a picture shows none of the classes")
 
 
+class _AsWritten(yaml.SafeLoader):
+    """Takes `no`, `1.0` and dates for text."""
+
+
+_AsWritten.yaml_implicit_resolvers = {}
+
+
 class _Description(NamedTuple):
     """What describes a YOLO data set: data.yaml, YOLO 1.1's obj.data, or classes.txt alone."""
 
@@ -166,10 +173,7 @@ def _description(root: Path) -> _Description:
 
 def _yaml_description(path: Path) -> _Description:
     """names, train, val, test and path of data.yaml, as they are written: `no` and `1.0` are names as good as any."""
-    try:
-        node = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Correct it.") from error
+    node = _yaml_node(path)
     if not isinstance(node, yaml.MappingNode):
         raise DataError(f"{path} must hold names and train, got {getattr(node, 'id', 'nothing')}.")
     nodes = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
@@ -186,6 +190,18 @@ def _yaml_description(path: Path) -> _Description:
     by_number = _numbered(((int(number), name) for number, name in texts), path)
     places = {key: _plain_texts(nodes.get(key)) for key in _SPLITS}
     return _Description(path, by_number, places, base="".join(_plain_texts(nodes.get("path"))[:1]))
+
+
+def _yaml_node(path: Path) -> Any:
+    """A YAML file as written: its node shows a key that is there twice, which its value would not."""
+    try:
+        loader = _AsWritten(read_text(path))
+        node = loader.get_single_node()
+        if node is not None:
+            loader.construct_document(node)  # refuses what is no plain data
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Correct it.") from error
+    return node
 
 
 def _plain_texts(node: Any) -> list[str]:
