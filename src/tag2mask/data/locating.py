@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.links import leaves, walk
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
+from tag2mask.data.spelling import existing, nfc
+from tag2mask.data.suffixes import is_picture
 from tag2mask.data.tables import is_path, safe_name, shown
 
 _ADDRESS = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/data/(?:upload|local-files)/)", re.IGNORECASE)
@@ -25,33 +27,62 @@ class PictureFiles:
 
     root: Path
     names: tuple[str, ...]
-    """Paths relative to `root`, with forward slashes, sorted."""
+    """Paths relative to `root`, with forward slashes, composed (`spelling.nfc`), sorted."""
     known: frozenset[str]
     """The same, to look one up."""
     by_base: dict[str, list[str]]
     """The same by file name."""
     links_out: tuple[str, ...]
     """Links to files or folders outside `root`; they are not followed."""
+    others: tuple[str, ...] = ()
+    """Files that are no pictures by their suffix, as `names`."""
+    on_disk: Mapping[str, str] = field(default_factory=dict)
+    """Those of `names` that the disk has in another form, in that form."""
+
+    def path(self, name: str) -> Path:
+        """The file of one of `names`."""
+        return self.root / self.on_disk.get(name, name)
 
 
 def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> PictureFiles:
     """The picture files below `root`, by suffix; no file is opened.
 
     Hidden files and folders, and the folders `skip` directly below `root`, are left out.
+
+    Raises:
+        DataError: two pictures whose names differ in their form (composed or not) alone.
     """
     names: list[str] = []
+    others: list[str] = []
     links_out: list[str] = []
+    on_disk: dict[str, str] = {}
     inside = root.resolve()
-    for name, is_link in walk(root, "", frozenset(skip)):
-        if is_link and not (root / name).resolve().is_relative_to(inside):
+    for stored, is_link in walk(root, "", frozenset(skip)):
+        name = nfc(stored)
+        if is_link and not (root / stored).resolve().is_relative_to(inside):
             links_out.append(name)
-        elif name[name.rfind(".") :].lower() in PICTURE_SUFFIXES and not (is_link and (root / name).is_dir()):
+        elif is_link and (root / stored).is_dir():
+            continue
+        elif is_picture(name):
             names.append(name)
+            if name != stored:
+                on_disk[name] = stored
+        else:
+            others.append(name)
     by_base = defaultdict(list)
     names.sort()
+    known = frozenset(names)
+    if len(known) < len(names):
+        twin = next(name for name, after in pairwise(names) if name == after)
+        raise DataError(
+            f"{root} has two pictures {twin!r}: one name is composed, the other decomposed (as macOS writes accents). "
+            "Rename or remove one."
+        )
     for name in names:
         by_base[name.rpartition("/")[2]].append(name)
-    return PictureFiles(root, tuple(names), frozenset(names), dict(by_base), tuple(sorted(links_out)))
+    return PictureFiles(
+        root, tuple(names), known, dict(by_base), tuple(sorted(links_out)), tuple(sorted(others)), on_disk
+    )
 
 
 def pictures_below(files: PictureFiles, folder: str) -> list[str]:
@@ -78,7 +109,8 @@ def locate(files: PictureFiles, reference: object, where: str, near: Sequence[st
         MissingDataError: it is not here.
         DataError: absolute, with `..`, a link out of the folder, or more than one picture it could mean.
     """
-    folders = [f"{folder}/" if folder else "" for folder in (*near, "", "images")]
+    reference = nfc(reference) if isinstance(reference, str) else reference
+    folders = [f"{folder}/" if folder else "" for folder in (*map(nfc, near), "", "images")]
     for folder in folders:
         if f"{folder}{reference}" in files.known:
             return f"{folder}{reference}"
@@ -92,8 +124,8 @@ def locate(files: PictureFiles, reference: object, where: str, near: Sequence[st
             return found
     for name in wanted:
         for folder in folders:
-            path = files.root / f"{folder}{name}"
-            if path.is_file():
+            path = existing(files.root, f"{folder}{name}")
+            if path is not None and path.is_file():
                 if path.resolve().is_relative_to(files.root.resolve()):
                     return path.relative_to(files.root).as_posix()
                 raise leaves(files.root, where, str(path))

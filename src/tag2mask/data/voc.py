@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.data.class_names import background_finding, name_findings
 from tag2mask.data.dataset import (
     DataError,
     MissingDataError,
@@ -21,9 +21,13 @@ from tag2mask.data.dataset import (
     label_codes,
     other_code,
 )
-from tag2mask.data.folder import mask_path, mask_tags
+from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.folder import FolderFiles, folder_files, mask_path, mask_tags
 from tag2mask.data.links import refuse_links_out
-from tag2mask.data.tables import class_indices, numbered_lines, read_classes, read_tag_table, safe_name
+from tag2mask.data.lists import read_list, without_suffix
+from tag2mask.data.spelling import class_name, existing, is_background, nfc
+from tag2mask.data.suffixes import passed_over, suffix_of
+from tag2mask.data.tables import class_indices, read_classes, read_tag_table
 from tag2mask.formats import DataOptions
 
 VOC_CLASSES = (
@@ -31,7 +35,8 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 """The twenty classes of PASCAL VOC; id `i + 1` in its masks."""
-_SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+_FIRST_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Of several pictures with one id the one with the first of these is taken."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,16 +50,22 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     classes = read_classes(classes_file) if classes_file.is_file() else VOC_CLASSES
     codes = voc_codes(classes, others=options.others)
     list_file = split_file(root, split)
-    lines = listed_ids(list_file)
-    paths = {name: _picture_path(root, name, f"{list_file} line {line}") for name, line in lines.items()}
-    masks = {name: _mask(root, name) for name in lines}
     refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
+    files = folder_files(root, "JPEGImages")
+    by_id, twins = _by_id(files)
+    lines, findings = read_list(list_file, lambda name: picture_id(name) in by_id)
+    lines = _ids(lines, list_file)
+    paths = {name: _picture_path(root, name, by_id, files, f"{list_file} line {line}") for name, line in lines.items()}
+    masks = {name: _mask(root, name) for name in lines}
+    findings += (*twins, *name_findings(classes), *passed_over(files.others, root / "JPEGImages"))
     if options.tags_from == "masks":
         tags = {name: mask_tags(mask, codes, name) for name, mask in masks.items()}
     else:
-        tags = _tags(root, lines, list_file, classes, need_tags=need_tags)
-    pictures = tuple(Picture(paths[name], paths[name].name, tags.get(name, ()), masks[name]) for name in lines)
-    return PictureSet(classes, pictures, codes, root, split or list_file.stem, "voc")
+        names = _tag_names(root, lines, list_file, options, need_tags=need_tags)
+        tags = _tags(root, names, classes)
+        findings += _background_finding(names)
+    pictures = tuple(Picture(path, name, tags.get(key, ()), masks[key]) for key, (name, path) in paths.items())
+    return PictureSet(classes, pictures, codes, root, split or list_file.stem, "voc", findings)
 
 
 def voc_codes(classes: tuple[str, ...], *, others: str) -> NDArray[np.uint8]:
@@ -99,35 +110,63 @@ def split_file(root: Path, split: str | None) -> Path:
     )
 
 
-def listed_ids(path: Path) -> dict[str, int]:
+def listed_ids(path: Path, known: Container[str] | None = None) -> dict[str, int]:
     """Picture ids of a list with their lines; a line may also be a file name, or '/JPEGImages/ID.jpg MASK'.
+
+    Args:
+        path: One picture per line; a number after it, as in VOC's lists per class, is not used (`lists.read_list`).
+        known: The ids that there are; with them a name that ends in a blank and a number is told from such a line.
 
     Raises:
         SplitError: empty list.
         DataError: an id twice, or one that leaves the tree.
     """
-    lines: dict[str, int] = {}
-    for line, text in numbered_lines(path):
-        name = picture_id(safe_name(text.split()[0].removeprefix("/JPEGImages/"), f"{path} line {line}"))
-        if name in lines:
-            raise DataError(f"{path} line {line}: {name!r} is already on line {lines[name]}. Remove one.")
-        lines[name] = line
-    if not lines:
-        raise SplitError(f"{path} lists no picture. Write one picture id per line.")
-    return lines
+    lines, _ = read_list(path, None if known is None else lambda name: picture_id(name) in known)
+    return _ids(lines, path)
+
+
+def _ids(lines: Mapping[str, int], path: Path) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    for text, line in lines.items():
+        name = picture_id(text)
+        if name in ids:
+            raise DataError(f"{path} line {line}: {name!r} is already on line {ids[name]}. Remove one.")
+        ids[name] = line
+    return ids
 
 
 def picture_id(name: str) -> str:
-    """The VOC id of a picture: its name without JPEGImages/ and without suffix."""
-    return _SUFFIX.sub("", name.removeprefix("JPEGImages/"))
+    """The VOC id of a picture: its name, composed, without JPEGImages/ and without suffix."""
+    return without_suffix(nfc(name).removeprefix("JPEGImages/"))
 
 
-def _picture_path(root: Path, name: str, where: str) -> Path:
-    for suffix in (".jpg", ".jpeg", ".JPG", ".png"):
-        path = root / "JPEGImages" / f"{name}{suffix}"
-        if path.is_file():
-            return path
-    raise MissingDataError(f"{where}: there is no picture {root / 'JPEGImages' / name}.jpg. Add it or remove the line.")
+def _by_id(files: FolderFiles) -> tuple[dict[str, str], tuple[Finding, ...]]:
+    """Name of the picture of each id, and what is said of ids with several."""
+    first = {suffix: index for index, suffix in enumerate(_FIRST_SUFFIXES)}
+    by_id: dict[str, str] = {}
+    twins: dict[str, list[str]] = {}
+    for name in sorted(files.pictures, key=lambda name: first.get(suffix_of(name), len(first))):
+        taken = by_id.setdefault(picture_id(name), name)
+        if taken != name:
+            twins.setdefault(taken, [taken]).append(name)
+    if not twins:
+        return by_id, ()
+    finding = Finding(
+        severity="warning",
+        code="same_id",
+        message=f"{some(len(twins), 'id')} of JPEGImages with more than one picture: the first of each is taken.",
+        cure="An id is the name without suffix: give each picture its own.",
+        **named([" / ".join(names) for names in twins.values()]),
+    )
+    return by_id, (finding,)
+
+
+def _picture_path(root: Path, key: str, by_id: Mapping[str, str], files: FolderFiles, where: str) -> tuple[str, Path]:
+    """Name and file of the picture of an id."""
+    folder = root / "JPEGImages"
+    if key in by_id:
+        return by_id[key], folder / files.pictures[by_id[key]]
+    raise MissingDataError(f"{where}: there is no picture {folder / key}.jpg. Add it or remove the line.")
 
 
 def _mask(root: Path, name: str) -> Path | None:
@@ -136,19 +175,16 @@ def _mask(root: Path, name: str) -> Path | None:
     )
 
 
-def _tags(
-    root: Path, lines: Mapping[str, int], list_file: Path, classes: tuple[str, ...], *, need_tags: bool
-) -> dict[str, tuple[int, ...]]:
-    """Tags of the listed pictures: tags.csv if there, else the object names of Annotations/*.xml."""
+def _tag_names(
+    root: Path, lines: Mapping[str, int], list_file: Path, options: DataOptions, *, need_tags: bool
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Where the tags of each listed picture stand, and their names: tags.csv if there, else Annotations/*.xml."""
     if (root / "tags.csv").is_file():
-        return _csv_tags(root, lines, list_file, classes, need_tags=need_tags)
+        return _csv_names(root, lines, list_file, options, need_tags=need_tags)
     annotations = root / "Annotations"
     if any(annotations.glob("*.xml")):
-        return {
-            name: _xml_tags(annotations / f"{name}.xml", classes)
-            for name in lines
-            if need_tags or (annotations / f"{name}.xml").is_file()
-        }
+        files = {name: existing(annotations, f"{name}.xml") or annotations / f"{name}.xml" for name in lines}
+        return {name: (str(path), _xml_names(path)) for name, path in files.items() if need_tags or path.is_file()}
     if need_tags:
         raise MissingDataError(
             f"{root} has no tags: neither tags.csv nor Annotations/*.xml. Write tags.csv with the header "
@@ -157,28 +193,47 @@ def _tags(
     return {}
 
 
-def _csv_tags(
-    root: Path, lines: Mapping[str, int], list_file: Path, classes: tuple[str, ...], *, need_tags: bool
-) -> dict[str, tuple[int, ...]]:
+def _csv_names(
+    root: Path, lines: Mapping[str, int], list_file: Path, options: DataOptions, *, need_tags: bool
+) -> dict[str, tuple[str, tuple[str, ...]]]:
     def key(name: str) -> str | None:
         return picture_id(name) if picture_id(name) in lines else None
 
-    table = read_tag_table(root / "tags.csv", key)
+    table = read_tag_table(root / "tags.csv", key, options.tag_separator)
     missing = next((name for name in lines if name not in table.rows), None)
     if missing is not None and need_tags:
         raise DataError(
             f"{list_file} line {lines[missing]}: {missing!r} has no row in {table.path}. "
             "Add the row (with an empty tag cell if it shows no class) or remove the line."
         )
-    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
     return {
-        name: class_indices(row.tags, classes, f"{table.path} line {row.line}", cure)
+        name: (f"{table.path} line {row.line}", row.tags if not row.background else (*row.tags, "background"))
         for name, row in table.rows.items()
     }
 
 
-def _xml_tags(path: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
-    """Tags from the objects of a VOC annotation; VOC classes outside the class list are left out."""
+def _tags(
+    root: Path, names: Mapping[str, tuple[str, tuple[str, ...]]], classes: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Indices of the tags; VOC classes outside the class list are none in Annotations."""
+    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
+    others = () if (root / "tags.csv").is_file() else VOC_CLASSES
+    return {
+        key: class_indices(
+            [tag for tag in tags if tag in classes or not (tag in others or is_background(tag))], classes, where, cure
+        )
+        for key, (where, tags) in names.items()
+    }
+
+
+def _background_finding(names: Mapping[str, tuple[str, tuple[str, ...]]]) -> tuple[Finding, ...]:
+    marked = {key: tags for key, (_, tags) in names.items() if any(map(is_background, tags))}
+    alone = {key: None for key, tags in marked.items() if all(map(is_background, tags))}
+    return background_finding(list(alone), [key for key in marked if key not in alone])
+
+
+def _xml_names(path: Path) -> tuple[str, ...]:
+    """Names of the objects of a VOC annotation."""
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
     except FileNotFoundError as error:
@@ -188,6 +243,4 @@ def _xml_tags(path: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
         raise DataError(f"{path} line {line}: not valid XML ({error}). Correct it or write tags.csv.") from error
     except (LookupError, ValueError) as error:  # an encoding that nobody knows
         raise DataError(f"{path}: not valid XML ({error}). Save it as UTF-8 or write tags.csv.") from error
-    names = [(item.findtext("name") or "").strip() for item in objects]
-    wanted = [name for name in names if name in classes or name not in VOC_CLASSES]
-    return class_indices(wanted, classes, str(path), "Correct the name or add the class to classes.txt.")
+    return tuple(class_name(item.findtext("name") or "") for item in objects)
