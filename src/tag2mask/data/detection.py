@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from tag2mask.data.class_folders import has_class_folders
+from tag2mask.data.class_folders import has_class_folders, only_folder
 from tag2mask.data.coco import coco_files, has_other_coco, no_coco
 from tag2mask.data.cvat import cvat_files
 from tag2mask.data.dataset import DataError, MissingDataError
@@ -14,6 +14,7 @@ from tag2mask.data.hf_dataset import is_hf_dataset
 from tag2mask.data.label_studio import label_studio_files
 from tag2mask.data.metadata import metadata_files
 from tag2mask.data.shards import names_shards
+from tag2mask.data.suffixes import is_picture
 from tag2mask.data.yolo import is_yolo
 from tag2mask.formats import DataFormat
 
@@ -69,9 +70,28 @@ def _looked(root: Path) -> str:
         raise no_coco(root)
     if (root / "images").is_dir():
         return "folder"
+    if (inner := _unpacked(root)) is not None:
+        raise DataError(
+            f"{root} holds one folder, {inner.name}/, and the data set lies in that: give --data {inner}. If "
+            f"{inner.name} is a class, put its pictures directly into it, and add a folder of another class."
+        )
     if has_class_folders(root):
         return "imagefolder"
     raise _unknown(root)
+
+
+def _unpacked(root: Path) -> Path | None:
+    """The one folder in `root`, as zip files unpack, where that is a data set; a class folder is none."""
+    inner = only_folder(root)
+    if inner is None:
+        return None
+    try:
+        kind = _looked(inner)
+    except MissingDataError:
+        return None
+    except DataError:
+        return inner
+    return None if kind == "imagefolder" and any(is_picture(path.name) for path in inner.iterdir()) else inner
 
 
 def _unknown(root: Path) -> MissingDataError:

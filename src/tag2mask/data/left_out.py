@@ -7,7 +7,7 @@ image tags, tags that are no class. Imports no torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -85,9 +85,9 @@ def unlisted(names: Sequence[str], root: Path, source: object, *, usual: bool = 
 
 
 def other_tags(
-    tags: Mapping[str, Sequence[str]], classes: Sequence[str], source: object, *, chosen: bool
+    tags: Iterable[Sequence[str]], classes: Sequence[str], source: object, *, chosen: bool
 ) -> tuple[Finding, ...]:
-    """What is said of tags that are none of `classes`: those of the pictures `tags`, by the picture's name.
+    """What is said of tags that are none of `classes`.
 
     Args:
         tags: Tags of each picture; background is not one of them.
@@ -96,7 +96,7 @@ def other_tags(
         chosen: Whether classes.txt has chosen the classes; else the format's own list lacks the tags.
     """
     known = frozenset(classes)
-    counts = Counter(tag for each in tags.values() for tag in set(each) if tag not in known)
+    counts = Counter(tag for each in tags for tag in set(each) if tag not in known)
     if not counts:
         return ()
     return (

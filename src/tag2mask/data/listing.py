@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tag2mask.data.class_names import background_finding, name_findings
 from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError, label_codes
 from tag2mask.data.findings import Finding, warned
 from tag2mask.data.folder import mask_path, mask_tags, split_files, split_names
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.locating import PictureFiles, find_picture_files, found_at, locate
 from tag2mask.data.naming import NO_SPLIT
+from tag2mask.data.spelling import class_name, class_names, is_background, nfc
+from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.tables import checked_classes, class_indices, read_classes
 from tag2mask.formats import DataOptions
 
@@ -49,6 +52,8 @@ class Listing:
     """The classes that the format declares, in its order; None: those that occur, sorted."""
     closed: bool
     """Whether tags come from a fixed list, so that classes.txt may choose from it; else a tag outside is a mistake."""
+    numbered: bool = False
+    """Whether classes.txt names the classes by number, so that `background` may be one of them."""
     files: PictureFiles | None = None
     """The picture files of the data folder, where the reader has looked for them."""
     findings: tuple[Finding, ...] = ()
@@ -89,18 +94,20 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         DataError: with file, line or id, and cure.
     """
     split = split or "train"
+    listing = _composed(listing)
     classes = class_list(listing, root)
     own = NO_SPLIT not in listing.splits and not split_files(root)
     if own and split not in listing.splits and not Path(split).is_file():
         known = ", ".join(listing.splits)
         raise SplitError(f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.")
     files = _files(listing, root)
+    list_findings: tuple[Finding, ...] = ()
     if own and split in listing.splits:
         placed = _placed(root, [listing.splits[split]], files)
         names = list(placed)
     else:
         placed = _placed(root, listing.splits.values(), files)
-        names = split_names(root, split, placed) if placed else []
+        names, list_findings = split_names(root, split, placed) if placed else ([], ())
     if not names:
         told = warned(listing.findings)
         raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.{told}")
@@ -113,21 +120,65 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         mask = entry.stored_mask if masks is None else mask_path(masks, name)
         tags = mask_tags(mask, codes, name) if options.tags_from == "masks" else _tags(entry, listing, classes, cure)
         pictures.append(Picture(path, name, tags, mask))
-    findings = (*listing.findings, *_left_out(listing, root, classes, files))
+    findings = (
+        *listing.findings,
+        *_left_out(listing, root, classes, files),
+        *name_findings(classes),
+        *_background_finding(listing),
+        *_passed_over(files, placed),
+        *list_findings,
+    )
     return PictureSet(classes, tuple(pictures), codes, root, split, listing.data_format, findings)
+
+
+def _composed(listing: Listing) -> Listing:
+    """The listing with all names as they are kept (`spelling`)."""
+    spelt = {tag: class_name(tag) for entries in listing.splits.values() for each in entries for tag in each.tags}
+    changed = any(tag != name for tag, name in spelt.items())
+    splits = {
+        split: [
+            each._replace(
+                reference=nfc(each.reference),
+                tags=tuple(dict.fromkeys(spelt[tag] for tag in each.tags if spelt[tag])) if changed else each.tags,
+            )
+            if changed or not each.reference.isascii()
+            else each
+            for each in entries
+        ]
+        for split, entries in listing.splits.items()
+    }
+    classes = None if listing.classes is None else class_names(listing.classes)
+    return replace(listing, splits=splits, classes=classes)
+
+
+def _background_finding(listing: Listing) -> tuple[Finding, ...]:
+    entries = [entry for each in listing.splits.values() for entry in each if any(map(is_background, entry.tags))]
+    alone = [entry.reference for entry in entries if all(map(is_background, entry.tags))]
+    together = [entry.reference for entry in entries if not all(map(is_background, entry.tags))]
+    return background_finding(alone, together)
+
+
+def _passed_over(files: PictureFiles | None, placed: Mapping[str, _Placed]) -> tuple[Finding, ...]:
+    """What is said of files that are no pictures by their suffix, and that no entry names."""
+    if files is None:
+        return ()
+    used = {
+        nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values() if not is_picture(each.path.name)
+    }
+    return passed_over((name for name in files.others if name not in used), files.root)
 
 
 def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
     """classes.txt where it is there, else what the format declares, else the tags that occur, sorted by name.
 
-    A class `background` (in any letter case) stands for "none of the classes" and is left out.
+    A class `background` (`spelling.is_background`) stands for "none of the classes" and is left out.
 
     Raises:
         DataError: no class, too many, or one in classes.txt that the format does not declare.
     """
     path = root / "classes.txt"
     if path.is_file():
-        classes = read_classes(path)
+        classes = tuple(each for each in read_classes(path, numbered=listing.numbered) if not is_background(each))
         for name in classes if listing.classes is not None else ():
             if name not in (listing.classes or ()):
                 near = difflib.get_close_matches(name, listing.classes or (), n=1)
@@ -139,19 +190,15 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
         return classes
     occurring = {tag for entries in listing.splits.values() for entry in entries for tag in entry.tags}
     names = sorted(occurring) if listing.classes is None else listing.classes
-    classes = tuple(name for name in dict.fromkeys(names) if not _is_background(name))
+    classes = tuple(name for name in dict.fromkeys(names) if not is_background(name))
     if not classes:
         told = warned(listing.findings)
         raise DataError(f"No usable picture: {listing.source} has no tag at all. Tag the pictures.{told}")
     return checked_classes(classes, listing.source)
 
 
-def _is_background(name: str) -> bool:
-    return name.lower() == "background"
-
-
 def _tags(entry: Entry, listing: Listing, classes: tuple[str, ...], cure: str) -> tuple[int, ...]:
-    tags = [tag for tag in entry.tags if not _is_background(tag)]
+    tags = [tag for tag in entry.tags if not is_background(tag)]
     if listing.closed:
         tags = [tag for tag in tags if tag in classes]
     return class_indices(tags, classes, entry.where, cure)
@@ -164,7 +211,7 @@ def _left_out(
     entries = [entry for entries in listing.splits.values() for entry in entries]
     found: tuple[Finding, ...] = ()
     if listing.closed:
-        tags = {entry.reference: [tag for tag in entry.tags if not _is_background(tag)] for entry in entries}
+        tags = [[tag for tag in entry.tags if not is_background(tag)] for entry in entries]
         found = other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
     if files is None or listing.data_format == "imagefolder":  # a picture of no class folder
         return found
@@ -201,4 +248,4 @@ def _place(root: Path, entry: Entry, files: PictureFiles | None) -> tuple[str, P
     if entry.stored is not None or files is None:
         return entry.reference, entry.stored or root / entry.reference
     relative = locate(files, entry.reference, entry.where, entry.near)
-    return relative.removeprefix("images/"), root / relative
+    return nfc(relative).removeprefix("images/"), files.path(relative)

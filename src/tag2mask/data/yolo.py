@@ -16,6 +16,7 @@ from tag2mask.data.links import walk
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate, pictures_below
 from tag2mask.data.naming import NO_SPLIT, by_folder
+from tag2mask.data.spelling import existing, nfc
 from tag2mask.data.tables import is_path, numbered_lines, read_classes, read_text, shown
 from tag2mask.formats import DataOptions
 
@@ -73,9 +74,10 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
         splits[split] = []
         for member in each:
             label = _label_file(root, member, beside=described.beside)
-            path = root / (label or label_name(member.picture))
-            tags = _tags(path, described.names, described.source) if label else ()
-            splits[split].append(Entry(member.picture, tags, str(path), labeled=label is not None))
+            path = None if label is None else existing(root, label)
+            tags = () if path is None else _tags(path, described.names, described.source)
+            where = str(path or root / label_name(member.picture))
+            splits[split].append(Entry(member.picture, tags, where, labeled=path is not None))
             used |= {label} if label else set()
     if not used:
         example = next((member.picture for each in members.values() for member in each), "images/a.jpg")
@@ -87,7 +89,15 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
     )
     classes = tuple(dict.fromkeys(described.names.values()))
     return Listing(
-        "yolo", described.source, splits, classes, closed=True, files=files, findings=findings, unlabeled=_UNLABELED
+        "yolo",
+        described.source,
+        splits,
+        classes,
+        closed=True,
+        numbered=described.source.name == "classes.txt",
+        files=files,
+        findings=findings,
+        unlabeled=_UNLABELED,
     )
 
 
@@ -131,7 +141,12 @@ def _label_file(root: Path, member: _Member, *, beside: bool) -> str | None:
         written = PurePosixPath(member.written.replace("\\", "/")).with_suffix(".txt").as_posix()
         for text in (label_name(written), *([written] if beside else [])):
             names += [end for end in _ends(text) if "/" in end]
-    return next((name for name in names if (root / name).is_file()), None)
+    return next((nfc(name) for name in names if _is_file(root, name)), None)
+
+
+def _is_file(root: Path, name: str) -> bool:
+    path = existing(root, name)
+    return path is not None and path.is_file()
 
 
 def _spare_labels(files: PictureFiles, used: set[str]) -> list[str]:
@@ -139,7 +154,7 @@ def _spare_labels(files: PictureFiles, used: set[str]) -> list[str]:
     own = {label_name(name) for name in files.names}
     own |= {PurePosixPath(name).with_suffix(".txt").as_posix() for name in files.names}
     homes = {name.rpartition("/")[0] for name in used} - {""}
-    texts = (name for name, _ in walk(files.root, "") if name.endswith(".txt"))
+    texts = (nfc(name) for name, _ in walk(files.root, "") if name.endswith(".txt"))
     return sorted(
         name
         for name in texts
@@ -168,7 +183,7 @@ def _description(root: Path) -> _Description:
     source = root / "classes.txt"
     if not source.is_file():
         raise MissingDataError(f"{root} has neither data.yaml with names nor classes.txt. Write the class names there.")
-    return _Description(source, dict(enumerate(read_classes(source))), {})
+    return _Description(source, dict(enumerate(read_classes(source, numbered=True))), {})
 
 
 def _yaml_description(path: Path) -> _Description:
@@ -291,10 +306,11 @@ def _members(files: PictureFiles, value: str, split: str, described: _Descriptio
         )
     for end in _ends(value):
         for relative in dict.fromkeys((end, *(f"{base}/{end}" for base in _ends(described.base)))):
-            if (files.root / relative).is_dir():
-                return [_Member(name, "") for name in pictures_below(files, relative)] or None
-            if relative.endswith(".txt") and (files.root / relative).is_file():
-                return _listed(files, relative)
+            place = existing(files.root, relative)
+            if place is not None and place.is_dir():
+                return [_Member(name, "") for name in pictures_below(files, nfc(relative))] or None
+            if place is not None and relative.endswith(".txt"):
+                return _listed(files, nfc(relative), place)
     if split != "train":
         return None
     raise MissingDataError(
@@ -308,8 +324,7 @@ def _ends(text: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _listed(files: PictureFiles, relative: str) -> list[_Member]:
-    path = files.root / relative
+def _listed(files: PictureFiles, relative: str, path: Path) -> list[_Member]:
     near = (PurePosixPath(relative).parent.as_posix(),) if "/" in relative else ()
     members: dict[str, tuple[int, str]] = {}
     for line, text in numbered_lines(path):
