@@ -64,7 +64,8 @@ def list_label_studio(root: Path, options: DataOptions) -> Listing:
         raise DataError(f"{root} has {' and '.join(path.name for path in paths)} of Label Studio. Keep one.")
     splits = {}
     for path, split in file_splits(paths, root).items():
-        rows = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+        read = _csv_rows if path.suffix == ".csv" else _json_rows
+        rows = read(path, options.tag_separator)
         splits[split] = _entries(rows, path)
     return Listing("label-studio", paths[0] if len(paths) == 1 else paths[0].parent, splits, None, closed=True)
 
@@ -101,13 +102,15 @@ def _entries(rows: Iterable[_Row], path: Path) -> list[Entry]:
     ]
 
 
-def _json_rows(path: Path) -> list[_Row]:
+def _json_rows(path: Path, separator: str) -> list[_Row]:
     tasks = read_json(path)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(f"{path} must be a list of tasks. Export it as JSON or JSON-MIN.")
     if any("data" in task for task in tasks):
         return _full_rows(path, tasks)
-    return _flat_rows([(f"{path} task {task.get('id', index)}", task) for index, task in enumerate(tasks)], path)
+    return _flat_rows(
+        [(f"{path} task {task.get('id', index)}", task) for index, task in enumerate(tasks)], path, separator
+    )
 
 
 def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> list[_Row]:
@@ -132,7 +135,7 @@ def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> list[_Row]:
     return rows
 
 
-def _csv_rows(path: Path) -> list[_Row]:
+def _csv_rows(path: Path, separator: str) -> list[_Row]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = [
@@ -143,7 +146,7 @@ def _csv_rows(path: Path) -> list[_Row]:
         raise DataError(
             f"{path} line {reader.reader.line_num}: not valid csv ({error}). Correct the quotes."
         ) from error
-    return _flat_rows(rows, path)
+    return _flat_rows(rows, path, separator)
 
 
 def _cell(text: str | None) -> Any:
@@ -156,7 +159,7 @@ def _cell(text: str | None) -> Any:
     return text or None
 
 
-def _flat_rows(tasks: list[tuple[str, dict[str, Any]]], path: Path) -> list[_Row]:
+def _flat_rows(tasks: list[tuple[str, dict[str, Any]]], path: Path, separator: str) -> list[_Row]:
     """Rows of JSON-MIN and CSV, where the data, the results by control and Label Studio's own fields lie together."""
     texts: set[str] = set()
     structured: set[str] = set()
@@ -177,7 +180,7 @@ def _flat_rows(tasks: list[tuple[str, dict[str, Any]]], path: Path) -> list[_Row
     rows = []
     for where, task in tasks:
         labels = [
-            (split_tags(value), ()) if isinstance(value, str) else _labels(value, where)
+            (split_tags(value, separator), ()) if isinstance(value, str) else _labels(value, where)
             for value in (task.get(key) for key in sorted(keys))
         ]
         rows.append(_Row(task[_picture_key(task, where)], *_joined(labels), where))

@@ -95,8 +95,8 @@ def split_file(root: Path, split: str | None) -> Path:
     names = ("train_aug", "train") if split is None else (split,)
     candidates = [folder / f"{name}.txt" for name in names]
     for path in candidates if split is None else [*candidates, Path(split)]:
-        if path.is_file():
-            return path
+        if (found := existing(path.parent, path.name)) is not None and found.is_file():
+            return found
     known = ", ".join(path.stem for path in sorted(folder.glob("*.txt"))) or "none"
     if split == "train_aug":
         raise SplitError(
@@ -216,8 +216,9 @@ def _tags(
     root: Path, names: Mapping[str, tuple[str, tuple[str, ...]]], classes: tuple[str, ...]
 ) -> dict[str, tuple[int, ...]]:
     """Indices of the tags; VOC classes outside the class list are none in Annotations."""
-    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
-    others = () if (root / "tags.csv").is_file() else VOC_CLASSES
+    table = (root / "tags.csv").is_file()
+    others = () if table else VOC_CLASSES
+    cure = f"Correct the {'tag' if table else 'name'} or add the class to {root / 'classes.txt'}."
     return {
         key: class_indices(
             [tag for tag in tags if tag in classes or not (tag in others or is_background(tag))], classes, where, cure

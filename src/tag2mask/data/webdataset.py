@@ -54,12 +54,12 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
     folder = shards[0].parent
     named = {shard: _split_of(shard) for shard in shards}
     has_splits = all(named.values()) and len(set(named.values())) > 1
-    classes = read_classes(folder / "classes.txt") if (folder / "classes.txt").is_file() else None
+    classes = read_classes(folder / "classes.txt", numbered=True) if (folder / "classes.txt").is_file() else None
     splits: dict[str, list[Entry]] = {}
     seen: set[str] = set()
     for shard in shards:
         entries = splits.setdefault((named[shard] if has_splits else None) or NO_SPLIT, [])
-        for sample in read_shard(shard):
+        for sample in read_shard(shard, options.tag_separator):
             where = f"{shard} {sample.name}"
             tags = sample.tags if sample.number is None else (_class_name(sample.number, classes, where, folder),)
             if tags is None:
@@ -68,10 +68,10 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
             name = sample.name if sample.name not in seen else f"{shard.stem}/{sample.name}"
             seen.add(name)
             entries.append(Entry(name, tags, where, stored=sample.picture, stored_mask=sample.mask))
-    return Listing("webdataset", shards[0], splits, None, closed=False)
+    return Listing("webdataset", shards[0], splits, None, closed=False, numbered=True)
 
 
-def read_shard(shard: Path) -> Iterator[ShardSample]:
+def read_shard(shard: Path, separator: str = ";") -> Iterator[ShardSample]:
     """The samples of a tar file, in its order; no picture is read.
 
     Raises:
@@ -85,7 +85,8 @@ def read_shard(shard: Path) -> Iterator[ShardSample]:
         if len(pictures) > 1:
             raise DataError(f"{shard}: sample {key} has the pictures {', '.join(pictures)}. Keep one per sample.")
         picture = by_suffix[pictures[0]]
-        tags, number = _tags(shard, {suffix: by_suffix[suffix] for suffix in _TAG_SUFFIXES if suffix in by_suffix})
+        found = {suffix: by_suffix[suffix] for suffix in _TAG_SUFFIXES if suffix in by_suffix}
+        tags, number = _tags(shard, found, separator)
         mask = by_suffix.get(MASK_SUFFIX)
         yield ShardSample(
             member_path(shard, picture), picture.name, tags, number, None if mask is None else member_path(shard, mask)
@@ -99,7 +100,7 @@ def _key(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", suffix.lower()
 
 
-def _tags(shard: Path, members: dict[str, Member]) -> tuple[tuple[str, ...] | None, int | None]:
+def _tags(shard: Path, members: dict[str, Member], separator: str) -> tuple[tuple[str, ...] | None, int | None]:
     """Tags, or a class number."""
     for suffix, member in members.items():
         where = f"{shard} member {member.name!r}"
@@ -113,10 +114,10 @@ def _tags(shard: Path, members: dict[str, Member]) -> tuple[tuple[str, ...] | No
         if suffix == "json":
             if not isinstance(value, dict) or "tags" not in value:
                 continue  # metadata of another kind
-            return as_tags(value["tags"], where), None
+            return as_tags(value["tags"], where, separator), None
         if suffix == "cls" and text.isdecimal() and len(text) < 10:
             return None, int(text)
-        return split_tags(text), None
+        return split_tags(text, separator), None
     return None, None
 
 

@@ -11,6 +11,7 @@ from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate, pictures_below
 from tag2mask.data.naming import NO_SPLIT, by_folder
+from tag2mask.data.spelling import existing
 from tag2mask.data.tables import is_path, numbered_lines, read_classes, read_text, shown
 from tag2mask.formats import DataOptions
 
@@ -31,7 +32,7 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
     source = path or root / "classes.txt"
     if path is None and not source.is_file():
         raise MissingDataError(f"{root} has neither data.yaml with names nor classes.txt. Write the class names there.")
-    names = dict(enumerate(read_classes(source))) if path is None else _names(path, settings)
+    names = dict(enumerate(read_classes(source, numbered=True))) if path is None else _names(path, settings)
     files = find_picture_files(root)
     pictures = _pictures(files, settings, source)
     labelled = 0
@@ -39,14 +40,16 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
     for split, members in pictures.items():
         splits[split] = []
         for name in members:
-            label_file = root / label_name(name)
+            label_file = existing(root, label_name(name)) or root / label_name(name)
             known = label_file.is_file()
             labelled += known
             splits[split].append(Entry(name, _tags(label_file, names, source) if known else (), str(label_file)))
     if not labelled:
         example = next((name for members in pictures.values() for name in members), "images/a.jpg")
         raise MissingDataError(f"{root} has no label file, for example {label_name(example)}. Put them into labels/.")
-    return Listing("yolo", source, splits, tuple(dict.fromkeys(names.values())), closed=True, files=files)
+    return Listing(
+        "yolo", source, splits, tuple(dict.fromkeys(names.values())), closed=True, numbered=path is None, files=files
+    )
 
 
 def yolo_yaml(root: Path) -> Path | None:
