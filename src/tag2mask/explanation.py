@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tag2mask import render
 from tag2mask.config import IGNORE, CRFParams
+from tag2mask.data.spelling import class_name
 from tag2mask.files import write_text
 from tag2mask.label_quality import picture_cams, tag_vector
 from tag2mask.reliable import crf_votes, labels_from_votes
@@ -62,7 +63,8 @@ def explain(
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"
     prediction = segmenter.predict(rgb, tags=tags)
-    names = _classes(prediction.tag_scores) if tags is None else [n for n in segmenter.classes if n in tags]
+    known = None if tags is None else [class_name(name) for name in tags]
+    names = _classes(prediction.tag_scores) if known is None else [n for n in segmenter.classes if n in known]
     vector, rule = tag_vector(segmenter, names), segmenter.first_step()[1].reliable
     cams, small = picture_cams(segmenter, rgb, vector)
     present = vector[None].to(cams.device)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tag2mask.data.findings import Finding, are, named, some
 from tag2mask.data.spelling import is_background, twin_key
 
-_LISTS = (",", "|", ";", "\t")
+_LISTS = (",", "|", ";")
 """Marks that stand between tags and hardly ever in one."""
 _JOINTS = ("/", "&", "+", " and ", " ", "_", "-")
 """Marks that may belong to a name: it counts as several tags where each part is a tag by itself."""
@@ -86,7 +86,7 @@ def _joined(classes: Sequence[str]) -> tuple[Finding, ...]:
         Finding(
             severity="warning",
             code="joined_classes",
-            message=f"{are(len(found), 'class')} by the name several tags, and each counts as one class of its own.",
+            message=f"{some(len(found), 'class')} named like several tags at once, each a class of its own.",
             cure=f"{option}write each tag by itself. Keep the names if they are meant so.",
             **named([name for name in classes if name in found]),
         ),
@@ -99,7 +99,7 @@ def _parts(name: str, mark: str) -> list[str]:
 
 def _typed(mark: str) -> str:
     """A separator as a shell takes it."""
-    return mark if mark == "," else {"\t": "'\\t'"}.get(mark, f"'{mark}'")
+    return mark if mark == "," else f"'{mark}'"
 
 
 def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
@@ -110,7 +110,7 @@ def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
         Finding(
             severity="warning",
             code="empty_classes",
-            message=f"{are(len(names), 'class')} called as if it meant no class, and learnt like any other.",
+            message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
             cure="Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
             "out whose tags are not known.",
             **named(names),

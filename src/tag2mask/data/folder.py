@@ -159,7 +159,7 @@ def mask_path(folder: Path, name: str) -> Path | None:
 
 def split_files(root: Path) -> dict[str, Path]:
     """Split lists of a plain folder, by name."""
-    return {path.stem: path for path in sorted((root / "splits").glob("*.txt"))}
+    return {nfc(path.stem): path for path in sorted((root / "splits").glob("*.txt"))}
 
 
 def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
@@ -173,8 +173,8 @@ def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str]
     """
     names = list(names)
     files = split_files(root)
-    if split in files:
-        chosen, found = listed_names(files[split], names)
+    if nfc(split) in files:
+        chosen, found = listed_names(files[nfc(split)], names)
         return chosen, (*found, *_in_no_list(root, files, names))
     if Path(split).is_file():
         return listed_names(Path(split), names)
@@ -280,7 +280,8 @@ def _classes(root: Path, table: TagTable | None) -> tuple[str, ...]:
     names = set(table.columns) or {tag for row in table.rows.values() for tag in row.tags}
     if not names:
         raise DataError(
-            f"No usable picture: {table.path} has no tag at all. Tag the pictures, for example 'a.jpg,cat'."
+            f"No usable picture: {table.path} has no tag at all. Tag the pictures, for example 'a.jpg,cat'; background "
+            "is no class."
         )
     return checked_classes(tuple(sorted(names)), table.path)
 

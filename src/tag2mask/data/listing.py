@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.data.class_names import background_finding, name_findings
+from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError, label_codes
 from tag2mask.data.findings import Finding, warned
-from tag2mask.data.folder import mask_path, mask_tags, split_files, split_names
+from tag2mask.data.folder import mask_files, mask_path, mask_tags, split_files, split_names
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.locating import PictureFiles, find_picture_files, found_at, locate
 from tag2mask.data.naming import NO_SPLIT
@@ -125,6 +126,7 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         *_left_out(listing, root, classes, files),
         *name_findings(classes),
         *_background_finding(listing),
+        *mask_files(masks_among(placed), listing.source, left_out=False),
         *_passed_over(files, placed),
         *list_findings,
     )
@@ -192,8 +194,10 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
     names = sorted(occurring) if listing.classes is None else listing.classes
     classes = tuple(name for name in dict.fromkeys(names) if not is_background(name))
     if not classes:
-        told = warned(listing.findings)
-        raise DataError(f"No usable picture: {listing.source} has no tag at all. Tag the pictures.{told}")
+        raise DataError(
+            f"No usable picture: {listing.source} has no tag at all. Tag the pictures; background is no class."
+            f"{warned(listing.findings)}"
+        )
     return checked_classes(classes, listing.source)
 
 

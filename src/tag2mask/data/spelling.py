@@ -37,6 +37,13 @@ def class_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, map(class_name, names))))
 
 
+def stored_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """The classes of a model as they are kept; as they stand, where two of them would become one."""
+    names = tuple(names)
+    kept = class_names(names)
+    return kept if len(kept) == len(names) else names
+
+
 def twin_key(name: str) -> str:
     """Equal for names that people take for the same: letter case, width, accents' form, blanks, `-` and `_` aside."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", class_name(name)).casefold())

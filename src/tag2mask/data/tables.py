@@ -187,7 +187,8 @@ def checked_classes(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
         if not is_class_name(name):
             raise DataError(
                 f"{path}: the class {shown(name)} has a line break or another control character, or more than "
-                f"{MAX_NAME} characters. Rename it."
+                f"{MAX_NAME} characters. Rename it; if it is several tags, say what stands between them, as in "
+                r"--tag-separator '\t' (a tab) or '\n' (a line break)."
             )
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{path} names {len(classes)} classes; a mask holds at most {MAX_CLASSES}.")
@@ -235,7 +236,8 @@ def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: n
                 raise DataError(f"{where}: {name!r} is already on line {rows[name].line}. Keep one row per picture.")
             rows[name] = tag_row(reader.line_num, _row_tags(where, cell_of, columns, separator))
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: not valid csv ({error}). Correct the quotes.") from error
+        cure = _header_cure(read_text(path).splitlines()[:1])
+        raise DataError(f"{path} line {reader.line_num}: not valid csv ({error}). Correct the quotes.{cure}") from error
     return TagTable(path, rows, tuple(column for column in columns if not is_background(column)))
 
 
@@ -270,7 +272,7 @@ def _header_cure(header: list[str]) -> str:
     text = ",".join(header)
     if text.lower().startswith("sep="):
         return " Remove this line, which is for Excel alone, and save the table with commas."
-    if any("file_name" in map(class_name, text.split(mark)) for mark in (";", "\t", "|")):
+    if any("file_name" in (cell.strip(' "') for cell in text.split(mark)[:-1]) for mark in (";", "\t", "|")):
         return " Save it as csv with commas between columns (Excel: CSV UTF-8, comma delimited)."
     return ""
 

@@ -100,8 +100,8 @@ def split_file(root: Path, split: str | None) -> Path:
     names = ("train_aug", "train") if split is None else (split,)
     candidates = [folder / f"{name}.txt" for name in names]
     for path in candidates if split is None else [*candidates, Path(split)]:
-        if path.is_file():
-            return path
+        if (found := existing(path.parent, path.name)) is not None and found.is_file():
+            return found
     known = ", ".join(path.stem for path in sorted(folder.glob("*.txt"))) or "none"
     if split == "train_aug":
         raise SplitError(
@@ -266,8 +266,9 @@ def _xml_names(folder: Path, lines: Mapping[str, int]) -> _Names:
 
 def _tags(root: Path, names: _Names, classes: tuple[str, ...], options: DataOptions) -> dict[str, tuple[int, ...]]:
     """Indices of the tags; VOC classes outside the class list are none in Annotations."""
-    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
-    others = () if _from_table(root, options) else VOC_CLASSES
+    table = _from_table(root, options)
+    others = () if table else VOC_CLASSES
+    cure = f"Correct the {'tag' if table else 'name'} or add the class to {root / 'classes.txt'}."
     return {
         key: class_indices(
             [tag for tag in tags if tag in classes or not (tag in others or is_background(tag))], classes, where, cure
