@@ -62,6 +62,10 @@ _LISTINGS: dict[str, Callable[[Path, DataOptions], Listing]] = {
 }
 
 
+_WITHOUT_CELLS = ("imagefolder", "coco", "cvat", "yolo")
+"""Formats in which each tag stands by itself."""
+
+
 def open_data(
     path: str | Path,
     *,
@@ -109,6 +113,8 @@ def read_split(
     options = DataOptions.merged(options, fields)
     root = Path(path).expanduser()
     found = detect_format(root, options.data_format)
+    if options.tag_separator != DataOptions.tag_separator and found in _WITHOUT_CELLS:
+        raise DataError(f"--tag-separator is for tags that are text, which {found} has not. Leave it out.")
     name = None if split is None else str(split)
     if found in _LISTINGS:
         listing = _LISTINGS[found](root, options)
