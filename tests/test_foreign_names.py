@@ -186,6 +186,15 @@ def test_odd_classes_are_said(tmp_path: Path, names: tuple[str, ...], code: str,
     assert code in {each.code for each in check(tmp_path).findings}
 
 
+def test_classes_in_the_picture_folder_and_folders_without_pictures_are_named(tmp_path: Path) -> None:
+    files(tmp_path / "a", *(f"images/{name}" for name in PETS))
+    with pytest.raises(MissingDataError, match=rf"\(cat and dog\) are the classes: --data {tmp_path / 'a' / 'images'}"):
+        open_data(tmp_path / "a")
+    assert open_data(tmp_path / "a/images").classes == ("cat", "dog")
+    with pytest.raises(MissingDataError, match=r"2 files in .* passed over by suffix: \.raw 2"):
+        open_data(files(tmp_path / "b", "cat/1.raw", "dog/2.raw"))
+
+
 # -- files passed over -------------------------------------------------------------------------------------------------
 
 READ = {".heic": "HEIF", ".hif": "HEIF", ".avif": "AVIF", ".jfif": "JPEG", ".jpe": "JPEG", ".jp2": "JPEG2000",
@@ -355,6 +364,22 @@ def test_the_separator_in_every_format_with_cells(tmp_path: Path, write: Callabl
     assert everything(tmp_path, tag_separator="|") == truth
     with pytest.raises(ValueError, match="tag_separator must be at least one character"):
         open_data(tmp_path, tag_separator="")
+
+
+def test_a_separator_for_tags_that_are_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--tag-separator is for tags that are text, which imagefolder has not"):
+        open_data(files(tmp_path, *PETS), tag_separator=",")
+
+
+def test_the_separator_on_the_command_line(tmp_path: Path, capsys) -> None:
+    table(tmp_path / "data", "cat dog", "cat", "dog", "")
+    for words in (["check", str(tmp_path / "data")], ["train", "small", "--data", str(tmp_path / "data"), *TRAINING]):
+        more = [] if words[0] == "check" else ["--out", str(tmp_path / "run"), "--val-split", "none"]
+        assert cli.main([*words, *more, "--tag-separator", " ", "--json"]) in (0, 1)
+        told = json.loads(capsys.readouterr().out)
+        assert "joined_classes" not in str(told)
+    assert open_data(tmp_path / "data", tag_separator=" ").classes == ("cat", "dog")
+    assert '"tag_separator": " "' in (tmp_path / "run/config.json").read_text()
 
 
 def test_the_separator_in_shards_voc_label_studio_and_data_sets_of_the_library(tmp_path: Path) -> None:

@@ -17,19 +17,8 @@ _BRACKETS = re.compile(r"[\[({<].*[\])}>]", re.DOTALL)
 _NOTHING = frozenset(
     (
         *("none", "null", "nan", "n/a", "na", "nil", "nothing", "empty", "no", "-", "--", "?", "unknown", "undefined"),
-        *(
-            "unlabeled",
-            "unlabelled",
-            "untagged",
-            "no tag",
-            "no class",
-            "no object",
-            "void",
-            "ignore",
-            "negative",
-            "bg",
-            "false",
-        ),
+        *("unlabeled", "unlabelled", "untagged", "no tag", "no class", "no object", "void", "ignore", "bg", "false"),
+        *("negative", "neg"),
     )
 )
 """What people write for "none of the classes" or "not known", in lower case with blanks for `_` and `-`."""

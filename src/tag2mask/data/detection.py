@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +13,10 @@ from tag2mask.data.cvat import cvat_files
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.hf_dataset import is_hf_dataset
 from tag2mask.data.label_studio import label_studio_files
+from tag2mask.data.links import walk
 from tag2mask.data.metadata import metadata_files
 from tag2mask.data.shards import names_shards
-from tag2mask.data.suffixes import is_picture
+from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.yolo import is_yolo
 from tag2mask.formats import DataFormat
 
@@ -28,6 +30,8 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "webdataset": lambda root: any(True for _ in root.glob("*.tar")),
 }
 """Files that only this format has."""
+_MOST_LOOKED_AT = 10_000
+"""So many files are looked at to say what a folder has in place of pictures."""
 
 
 def detect_format(root: Path, data_format: str = "auto") -> str:
@@ -101,5 +105,13 @@ def _unknown(root: Path) -> MissingDataError:
         "ImageSets/Segmentation/ (PASCAL VOC tree), a folder of pictures per class, metadata.csv or metadata.jsonl "
         "(Hugging Face imagefolder), a COCO JSON file, annotations.xml (CVAT for images 1.1), a Label Studio export, "
         f"data.yaml with labels/ or obj.data (YOLO), dataset_dict.json or state.json (Hugging Face data set) and *.tar "
-        f"(WebDataset); found {found}. See docs/data.md."
+        f"(WebDataset); found {found}.{_no_pictures(root)} See docs/data.md."
     )
+
+
+def _no_pictures(root: Path) -> str:
+    """What is said where files lie below `root`, but no picture by its suffix."""
+    names = [name for name, _ in islice(walk(root, ""), _MOST_LOOKED_AT)]
+    if any(map(is_picture, names)):
+        return ""
+    return "".join(f" {each.message} Cure: {each.cure}" for each in passed_over(names, root))

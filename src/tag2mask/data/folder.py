@@ -12,7 +12,7 @@ import numpy as np
 from tag2mask.data.class_names import background_finding, name_findings
 from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError, label_codes
-from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.findings import Finding, listed, named, some
 from tag2mask.data.links import refuse_links_out, walk
 from tag2mask.data.lists import PictureNames, read_list
 from tag2mask.data.pictures import read_mask
@@ -264,9 +264,11 @@ def _table(root: Path, options: DataOptions, *, needed: bool) -> TagTable | None
     if path.is_file():
         return read_tag_table(path, separator=options.tag_separator)
     if needed:
+        inner = sorted(path.name for path in (root / "images").iterdir() if path.is_dir() and path.name[0] != ".")
+        cure = f" If the folders in it ({listed(inner[:5])}) are the classes: --data {root / 'images'}" if inner else ""
         raise MissingDataError(
             f"{root} has images/ but no tags.csv. Write one with the header 'file_name,tags' and a row per picture, "
-            "for example 'a.jpg,cat;dog'."
+            f"for example 'a.jpg,cat;dog'.{cure}"
         )
     return None
 
