@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
-from tag2mask.data.class_folders import has_class_folders
-from tag2mask.data.coco import coco_files
+from tag2mask.data.class_folders import has_class_folders, only_folder
+from tag2mask.data.coco import coco_files, has_other_coco, no_coco
 from tag2mask.data.cvat import cvat_files
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.hf_dataset import is_hf_dataset
 from tag2mask.data.label_studio import label_studio_files
+from tag2mask.data.links import walk
 from tag2mask.data.metadata import metadata_files
 from tag2mask.data.shards import names_shards
-from tag2mask.data.yolo import yolo_yaml
+from tag2mask.data.suffixes import is_picture, passed_over
+from tag2mask.data.yolo import is_yolo
 from tag2mask.formats import DataFormat
 
 _SIGNS: dict[str, Callable[[Path], bool]] = {
@@ -23,10 +26,12 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "coco": lambda root: bool(coco_files(root)),
     "cvat": lambda root: bool(cvat_files(root)),
     "label-studio": lambda root: bool(label_studio_files(root)),
-    "yolo": lambda root: yolo_yaml(root) is not None or _has_yolo_labels(root),
+    "yolo": is_yolo,
     "webdataset": lambda root: any(True for _ in root.glob("*.tar")),
 }
 """Files that only this format has."""
+_MOST_LOOKED_AT = 10_000
+"""So many files are looked at to say what a folder has in place of pictures."""
 
 
 def detect_format(root: Path, data_format: str = "auto") -> str:
@@ -65,16 +70,32 @@ def _looked(root: Path) -> str:
         )
     if found:
         return found[0]
+    if has_other_coco(root):
+        raise no_coco(root)
     if (root / "images").is_dir():
         return "folder"
+    if (inner := _unpacked(root)) is not None:
+        raise DataError(
+            f"{root} holds one folder, {inner.name}/, and the data set lies in that: give --data {inner}. If "
+            f"{inner.name} is a class, put its pictures directly into it, and add a folder of another class."
+        )
     if has_class_folders(root):
         return "imagefolder"
     raise _unknown(root)
 
 
-def _has_yolo_labels(root: Path) -> bool:
-    folders = (root / "labels", *root.glob("*/labels"))
-    return any(True for folder in folders for pattern in ("*.txt", "*/*.txt") for _ in folder.glob(pattern))
+def _unpacked(root: Path) -> Path | None:
+    """The one folder in `root`, as zip files unpack, where that is a data set; a class folder is none."""
+    inner = only_folder(root)
+    if inner is None:
+        return None
+    try:
+        kind = _looked(inner)
+    except MissingDataError:
+        return None
+    except DataError:
+        return inner
+    return None if kind == "imagefolder" and any(is_picture(path.name) for path in inner.iterdir()) else inner
 
 
 def _unknown(root: Path) -> MissingDataError:
@@ -83,6 +104,14 @@ def _unknown(root: Path) -> MissingDataError:
         f"{root} is no known data set. Looked for images/ with tags.csv (plain folder), JPEGImages/ with "
         "ImageSets/Segmentation/ (PASCAL VOC tree), a folder of pictures per class, metadata.csv or metadata.jsonl "
         "(Hugging Face imagefolder), a COCO JSON file, annotations.xml (CVAT for images 1.1), a Label Studio export, "
-        f"data.yaml with labels/ (YOLO), dataset_dict.json or state.json (Hugging Face data set) and *.tar "
-        f"(WebDataset); found {found}. See docs/data.md."
+        f"data.yaml with labels/ or obj.data (YOLO), dataset_dict.json or state.json (Hugging Face data set) and *.tar "
+        f"(WebDataset); found {found}.{_no_pictures(root)} See docs/data.md."
     )
+
+
+def _no_pictures(root: Path) -> str:
+    """What is said where files lie below `root`, but no picture by its suffix."""
+    names = [name for name, _ in islice(walk(root, ""), _MOST_LOOKED_AT)]
+    if any(map(is_picture, names)):
+        return ""
+    return "".join(f" {each.message} Cure: {each.cure}" for each in passed_over(names, root))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tag2mask.data.dataset import DataError
 from tag2mask.data.searching import is_left_out
+
+IMAGES = "images"
+"""The folder of pictures that may itself be a link, as to a disk with room."""
+SYSTEM = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
+"""Folders that systems make of themselves; what looks like a picture in them is none."""
 
 
 def walk(
@@ -23,7 +28,7 @@ def walk(
     """
     with os.scandir(root / folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or (not folder and entry.name in skip):
+            if entry.name.startswith(".") or entry.name in SYSTEM or (not folder and entry.name in skip):
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
@@ -33,6 +38,18 @@ def walk(
                     left_out.append(name)
             else:
                 yield name, entry.is_symlink()
+
+
+def linked_images(root: Path) -> bool:
+    """Whether the folder images of a data set is a link to a folder elsewhere, which is its owner's choice."""
+    folder = root / IMAGES
+    return folder.is_symlink() and folder.is_dir() and not is_inside(folder, (root.resolve(),))
+
+
+def is_inside(path: Path, homes: Iterable[Path]) -> bool:
+    """Whether a path, its links followed, lies in one of these folders (links followed in them already)."""
+    place = path.resolve()
+    return any(place.is_relative_to(home) for home in homes)
 
 
 def refuse_links_out(root: Path, folders: Sequence[str]) -> None:
@@ -46,13 +63,13 @@ def refuse_links_out(root: Path, folders: Sequence[str]) -> None:
     for folder in folders:
         homes = (root.resolve(), (root / folder).resolve())
         for name, is_link in walk(root, folder) if (root / folder).is_dir() else ():
-            if is_link and not any((root / name).resolve().is_relative_to(home) for home in homes):
+            if is_link and not is_inside(root / name, homes):
                 raise leaves(root, name, str(root / name))
 
 
 def leaves(root: Path, where: str, path: str) -> DataError:
     """The error about a link out of the data folder."""
     return DataError(
-        f"{where}: {path} is a link that leaves the data folder {root}. Copy the pictures into it, or give --data the "
-        "folder that holds both."
+        f"{where}: {path} is a link that leaves the data folder {root}. Copy the pictures into it. The folder images "
+        "(JPEGImages in a VOC tree) may itself be a link to another disk."
     )

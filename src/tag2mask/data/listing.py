@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tag2mask.data.class_names import background_finding, name_findings
+from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError
-from tag2mask.data.findings import Finding
-from tag2mask.data.folder import split_files, split_names
-from tag2mask.data.locating import PictureFiles, find_picture_files, locate
+from tag2mask.data.findings import Finding, warned
+from tag2mask.data.folder import mask_files, split_files, split_names
+from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
+from tag2mask.data.locating import PictureFiles, find_picture_files, found_at, locate
 from tag2mask.data.mask_labels import MaskFiles, own_codes
 from tag2mask.data.mask_survey import tags_of_masks
 from tag2mask.data.naming import NO_SPLIT
+from tag2mask.data.searching import not_searched
+from tag2mask.data.spelling import class_name, class_names, is_background, nfc
+from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.tables import checked_classes, class_indices, read_classes
 from tag2mask.formats import DataOptions
-
-log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
@@ -36,6 +39,8 @@ class Entry(NamedTuple):
     """The picture itself, where it is no file of its own (then `reference` is its name)."""
     stored_mask: Path | None = None
     """Its mask, where that is no file of its own either."""
+    labeled: bool = True
+    """False where nobody labelled it."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,37 @@ class Listing:
     """The classes that the format declares, in its order; None: those that occur, sorted."""
     closed: bool
     """Whether tags come from a fixed list, so that classes.txt may choose from it; else a tag outside is a mistake."""
+    numbered: bool = False
+    """Whether classes.txt names the classes by number, so that `background` may be one of them."""
     files: PictureFiles | None = None
     """The picture files of the data folder, where the reader has looked for them."""
     findings: tuple[Finding, ...] = ()
     """As in `PictureSet`."""
+    unlabeled: Unlabeled | None = None
+    """What is done with entries that are not `labeled`; None where there can be none."""
+    left_out: tuple[Entry, ...] = ()
+    """Entries that were not `labeled` and are left out."""
 
 
 class _Placed(NamedTuple):
     path: Path
     entry: Entry
+
+
+def settled(listing: Listing, options: DataOptions) -> Listing:
+    """The listing with pictures that nobody labelled left out or negatives, counted and named."""
+    how = listing.unlabeled
+    if how is None:
+        return listing
+    entries = [entry for entries in listing.splits.values() for entry in entries]
+    each_once = {(entry.reference, entry.near): entry.labeled for entry in entries}
+    names = [name for (name, _), labeled in each_once.items() if not labeled]
+    found = unlabeled(how, names, len(each_once), listing.source, options)
+    listing = replace(listing, findings=(*listing.findings, *found))
+    if not is_skipped(how, options):
+        return listing
+    splits = {split: [entry for entry in each if entry.labeled] for split, each in listing.splits.items()}
+    return replace(listing, splits=splits, left_out=tuple(entry for entry in entries if not entry.labeled))
 
 
 def picture_set(listing: Listing, root: Path, *, split: str | None, options: DataOptions) -> PictureSet:
@@ -71,24 +98,37 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         DataError: with file, line or id, and cure.
     """
     split = split or "train"
+    listing = _composed(listing)
     classes = class_list(listing, root)
     own = NO_SPLIT not in listing.splits and not split_files(root)
     if own and split not in listing.splits and not Path(split).is_file():
         known = ", ".join(listing.splits)
         raise SplitError(f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.")
+    files = _files(listing, root)
+    list_findings: tuple[Finding, ...] = ()
     if own and split in listing.splits:
-        placed = _placed(root, [listing.splits[split]], listing.files)
+        placed = _placed(root, [listing.splits[split]], files)
         names = list(placed)
     else:
-        placed = _placed(root, listing.splits.values(), listing.files)
-        names = split_names(root, split, placed) if placed else []
+        placed = _placed(root, listing.splits.values(), files)
+        names, list_findings = split_names(root, split, placed) if placed else ([], ())
     if not names:
-        raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.")
-    files = MaskFiles(root / "masks") if (root / "masks").is_dir() else None
+        told = warned(listing.findings)
+        raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.{told}")
+    beside = MaskFiles(root / "masks") if (root / "masks").is_dir() else None
     stored = any(placed[name].entry.stored_mask is not None for name in names)
-    codes = own_codes(root / "masks" if stored or files is not None else None, classes, options)
-    masks = {name: placed[name].entry.stored_mask if files is None else files.find(name) for name in names}
-    findings = listing.findings
+    codes = own_codes(root / "masks" if stored or beside is not None else None, classes, options)
+    masks = {name: placed[name].entry.stored_mask if beside is None else beside.find(name) for name in names}
+    findings = (
+        *listing.findings,
+        *_left_out(listing, root, classes, files),
+        *name_findings(classes),
+        *_background_finding(listing),
+        *mask_files(masks_among(placed), listing.source, left_out=False),
+        *_passed_over(files, placed),
+        *(() if files is None else not_searched(root, files.left_out)),
+        *list_findings,
+    )
     if options.tags_from == "masks":
         tags, found = tags_of_masks(masks, classes, codes, split)
         findings += found
@@ -96,23 +136,60 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
         tags = {name: _tags(placed[name].entry, listing, classes, cure) for name in names}
     pictures = tuple(Picture(placed[name].path, name, tags[name], masks[name]) for name in names)
-    if files is not None:
+    if beside is not None:
         others = [entry.reference for entries in listing.splits.values() for entry in entries]
-        findings += files.findings(pictures, [*placed, *others])
+        findings += beside.findings(pictures, [*placed, *others])
     return PictureSet(classes, pictures, codes, root, split, listing.data_format, findings)
+
+
+def _composed(listing: Listing) -> Listing:
+    """The listing with all names as they are kept (`spelling`)."""
+    spelt = {tag: class_name(tag) for entries in listing.splits.values() for each in entries for tag in each.tags}
+    changed = any(tag != name for tag, name in spelt.items())
+    splits = {
+        split: [
+            each._replace(
+                reference=nfc(each.reference),
+                tags=tuple(dict.fromkeys(spelt[tag] for tag in each.tags if spelt[tag])) if changed else each.tags,
+            )
+            if changed or not each.reference.isascii()
+            else each
+            for each in entries
+        ]
+        for split, entries in listing.splits.items()
+    }
+    classes = None if listing.classes is None else class_names(listing.classes)
+    return replace(listing, splits=splits, classes=classes)
+
+
+def _background_finding(listing: Listing) -> tuple[Finding, ...]:
+    entries = [entry for each in listing.splits.values() for entry in each if any(map(is_background, entry.tags))]
+    alone = [entry.reference for entry in entries if all(map(is_background, entry.tags))]
+    together = [entry.reference for entry in entries if not all(map(is_background, entry.tags))]
+    return background_finding(alone, together)
+
+
+def _passed_over(files: PictureFiles | None, placed: Mapping[str, _Placed]) -> tuple[Finding, ...]:
+    """What is said of files that are no pictures by their suffix, and that no entry names."""
+    if files is None:
+        return ()
+    used = {
+        nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values() if not is_picture(each.path.name)
+    }
+    return passed_over((name for name in files.others if name not in used), files.root)
 
 
 def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
     """classes.txt where it is there, else what the format declares, else the tags that occur, sorted by name.
 
-    A class `background` (in any letter case) stands for "none of the classes" and is left out.
+    A class `background` (`spelling.is_background`) stands for "none of the classes" and is left out.
 
     Raises:
         DataError: no class, too many, or one in classes.txt that the format does not declare.
     """
     path = root / "classes.txt"
     if path.is_file():
-        classes = read_classes(path)
+        classes = tuple(each for each in read_classes(path, numbered=listing.numbered) if not is_background(each))
         for name in classes if listing.classes is not None else ():
             if name not in (listing.classes or ()):
                 near = difflib.get_close_matches(name, listing.classes or (), n=1)
@@ -124,31 +201,42 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
         return classes
     occurring = {tag for entries in listing.splits.values() for entry in entries for tag in entry.tags}
     names = sorted(occurring) if listing.classes is None else listing.classes
-    classes = tuple(name for name in dict.fromkeys(names) if not _is_background(name))
+    classes = tuple(name for name in dict.fromkeys(names) if not is_background(name))
     if not classes:
-        raise DataError(f"No usable picture: {listing.source} has no tag at all. Tag the pictures.")
+        raise DataError(
+            f"No usable picture: {listing.source} has no tag at all. Tag the pictures; background is no class."
+            f"{warned(listing.findings)}"
+        )
     return checked_classes(classes, listing.source)
 
 
-def choices_or_shapes(choices: Iterable[tuple[str, ...]], shapes: Iterable[tuple[str, ...]], source: Path) -> bool:
-    """Whether the labels of shapes are the tags: only where no picture of the file has a tag of its own."""
-    if any(choices):
-        return False
-    if any(shapes):
-        log.info("%s has no image tags: the labels of its shapes are taken as tags.", source)
-        return True
-    return False
-
-
-def _is_background(name: str) -> bool:
-    return name.lower() == "background"
-
-
 def _tags(entry: Entry, listing: Listing, classes: tuple[str, ...], cure: str) -> tuple[int, ...]:
-    tags = [tag for tag in entry.tags if not _is_background(tag)]
+    tags = [tag for tag in entry.tags if not is_background(tag)]
     if listing.closed:
         tags = [tag for tag in tags if tag in classes]
     return class_indices(tags, classes, entry.where, cure)
+
+
+def _left_out(
+    listing: Listing, root: Path, classes: tuple[str, ...], files: PictureFiles | None
+) -> tuple[Finding, ...]:
+    """What is said of tags that are no class, and of pictures that no split lists."""
+    entries = [entry for entries in listing.splits.values() for entry in entries]
+    found: tuple[Finding, ...] = ()
+    if listing.closed:
+        tags = [[tag for tag in entry.tags if not is_background(tag)] for entry in entries]
+        found = other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
+    if files is None or listing.data_format == "imagefolder":  # a picture of no class folder
+        return found
+    listed = {found_at(files, entry.reference, entry.near) for entry in (*entries, *listing.left_out)}
+    return (*found, *unlisted([name for name in files.names if name not in listed], root, listing.source))
+
+
+def _files(listing: Listing, root: Path) -> PictureFiles | None:
+    """The picture files, where pictures are files of their own."""
+    if listing.files is not None or all(e.stored is not None for entries in listing.splits.values() for e in entries):
+        return listing.files
+    return find_picture_files(root)
 
 
 def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | None) -> dict[str, _Placed]:
@@ -156,8 +244,6 @@ def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | Non
     placed: dict[str, _Placed] = {}
     for entries in splits:
         here: set[str] = set()
-        if files is None and any(entry.stored is None for entry in entries):
-            files = find_picture_files(root)
         for entry in entries:
             name, path = _place(root, entry, files)
             if name in here or (name in placed and placed[name].path != path):
@@ -175,4 +261,4 @@ def _place(root: Path, entry: Entry, files: PictureFiles | None) -> tuple[str, P
     if entry.stored is not None or files is None:
         return entry.reference, entry.stored or root / entry.reference
     relative = locate(files, entry.reference, entry.where, entry.near)
-    return relative.removeprefix("images/"), root / relative
+    return nfc(relative).removeprefix("images/"), files.path(relative)

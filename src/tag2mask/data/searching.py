@@ -9,8 +9,10 @@ from pathlib import Path
 from tag2mask.data.findings import Finding, are, named
 from tag2mask.data.suffixes import is_picture
 
-SYSTEM_FOLDERS = frozenset(("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN"))
-"""Folders that archives, disks in the network and Windows make by themselves, with copies or what was deleted."""
+SYSTEM_FOLDERS = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+"""Folders that archives, disks in the network and systems make by themselves, with copies or what was deleted."""
 RESULT_FOLDERS = ("masks", "ids", "overlays", "probs", "results", "yolo", "geojson", "voc", ".masks", "manifest")
 """Folders that `predict` makes in OUT."""
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import logging
-import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.data.class_names import background_finding, name_findings
 from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError, Picture, PictureSet, SplitError
-from tag2mask.data.findings import Finding
+from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.folder import FolderFiles, folder_files
+from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.links import refuse_links_out
+from tag2mask.data.lists import read_list, without_suffix
 from tag2mask.data.mask_labels import VOC_CLASSES as VOC_CLASSES
 from tag2mask.data.mask_labels import VOC_FOLDERS, MaskFiles, codes_by_name, own_codes
 from tag2mask.data.mask_survey import tags_of_masks
-from tag2mask.data.tables import class_indices, numbered_lines, read_classes, read_tag_table, safe_name
+from tag2mask.data.searching import not_searched
+from tag2mask.data.spelling import class_name, existing, is_background, nfc
+from tag2mask.data.suffixes import passed_over, suffix_of
+from tag2mask.data.tables import class_indices, read_classes, read_tag_table
 from tag2mask.formats import DataOptions
 
-_SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+_FIRST_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Of several pictures with one id the one with the first of these is taken."""
 _log = logging.getLogger(__name__)
 
 
@@ -35,19 +42,29 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     folders = [MaskFiles(root / name) for name in reversed(VOC_FOLDERS)]
     codes = own_codes(root / VOC_FOLDERS[0], classes, options, usual=mask_classes(classes))
     list_file = split_file(root, split)
-    lines = listed_ids(list_file)
-    paths = {each: _picture_path(root, each, f"{list_file} line {line}") for each, line in lines.items()}
-    masks = {each: _mask(folders, each) for each in lines}
     refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
-    name = split or list_file.stem
-    findings: tuple[Finding, ...] = ()
+    files = folder_files(root, "JPEGImages")
+    by_id, twins = _by_id(files)
+    lines, findings = read_list(list_file, lambda name: picture_id(name) in by_id)
+    lines = _ids(lines, list_file)
+    paths = {each: _picture_path(root, each, by_id, files, f"{list_file} line {line}") for each, line in lines.items()}
+    masks = {each: _mask(folders, each) for each in lines}
+    findings += (*twins, *name_findings(classes), *passed_over(files.others, root / "JPEGImages"))
+    findings += not_searched(root / "JPEGImages", files.left_out)
+    name, lists = split or list_file.stem, "the lists of ImageSets/Segmentation"
+    findings += unlisted(_in_no_list(root, lines, by_id), root / "JPEGImages", lists, usual=True)
     if options.tags_from == "masks":
-        tags, findings = tags_of_masks(masks, classes, codes, name)
+        tags, found = tags_of_masks(masks, classes, codes, name)
+        findings += found
     else:
-        tags = _tags(root, lines, list_file, classes, need_tags=need_tags)
-    pictures = tuple(Picture(paths[each], paths[each].name, tags.get(each, ()), masks[each]) for each in lines)
-    findings += _mask_findings(root, folders, pictures)
-    return PictureSet(classes, pictures, codes, root, name, "voc", findings)
+        names, said = _tag_names(root, lines, list_file, options, need_tags=need_tags)
+        tags = _tags(root, names, classes, options)
+        findings += (*said, *_background_finding(names), *_other_tags(root, names, classes, options))
+    pictures = [Picture(path, each, tags[key], masks[key]) for key, (each, path) in paths.items() if key in tags]
+    if not pictures:
+        raise SplitError(f"No usable picture: nobody labeled any of {list_file}. Leave --unlabeled skip out.")
+    findings += _mask_findings(files, folders, pictures)
+    return PictureSet(classes, tuple(pictures), codes, root, name, "voc", findings)
 
 
 def mask_classes(classes: tuple[str, ...]) -> dict[int, str]:
@@ -76,8 +93,8 @@ def split_file(root: Path, split: str | None) -> Path:
     names = ("train_aug", "train") if split is None else (split,)
     candidates = [folder / f"{name}.txt" for name in names]
     for path in candidates if split is None else [*candidates, Path(split)]:
-        if path.is_file():
-            return path
+        if (found := existing(path.parent, path.name)) is not None and found.is_file():
+            return found
     known = ", ".join(path.stem for path in sorted(folder.glob("*.txt"))) or "none"
     if split == "train_aug":
         raise SplitError(
@@ -91,101 +108,195 @@ def split_file(root: Path, split: str | None) -> Path:
     )
 
 
-def listed_ids(path: Path) -> dict[str, int]:
+def listed_ids(path: Path, known: Container[str] | None = None) -> dict[str, int]:
     """Picture ids of a list with their lines; a line may also be a file name, or '/JPEGImages/ID.jpg MASK'.
+
+    Args:
+        path: One picture per line; a number after it, as in VOC's lists per class, is not used (`lists.read_list`).
+        known: The ids that there are; with them a name that ends in a blank and a number is told from such a line.
 
     Raises:
         SplitError: empty list.
         DataError: an id twice, or one that leaves the tree.
     """
-    lines: dict[str, int] = {}
-    for line, text in numbered_lines(path):
-        name = picture_id(safe_name(text.split()[0].removeprefix("/JPEGImages/"), f"{path} line {line}"))
-        if name in lines:
-            raise DataError(f"{path} line {line}: {name!r} is already on line {lines[name]}. Remove one.")
-        lines[name] = line
-    if not lines:
-        raise SplitError(f"{path} lists no picture. Write one picture id per line.")
-    return lines
+    lines, _ = read_list(path, None if known is None else lambda name: picture_id(name) in known)
+    return _ids(lines, path)
+
+
+def _ids(lines: Mapping[str, int], path: Path) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    for text, line in lines.items():
+        name = picture_id(text)
+        if name in ids:
+            raise DataError(f"{path} line {line}: {name!r} is already on line {ids[name]}. Remove one.")
+        ids[name] = line
+    return ids
 
 
 def picture_id(name: str) -> str:
-    """The VOC id of a picture: its name without JPEGImages/ and without suffix."""
-    return _SUFFIX.sub("", name.removeprefix("JPEGImages/"))
+    """The VOC id of a picture: its name, composed, without JPEGImages/ and without suffix."""
+    return without_suffix(nfc(name).removeprefix("JPEGImages/"))
 
 
-def _picture_path(root: Path, name: str, where: str) -> Path:
-    for suffix in (".jpg", ".jpeg", ".JPG", ".png"):
-        path = root / "JPEGImages" / f"{name}{suffix}"
-        if path.is_file():
-            return path
-    raise MissingDataError(f"{where}: there is no picture {root / 'JPEGImages' / name}.jpg. Add it or remove the line.")
+def _by_id(files: FolderFiles) -> tuple[dict[str, str], tuple[Finding, ...]]:
+    """Name of the picture of each id, and what is said of ids with several."""
+    first = {suffix: index for index, suffix in enumerate(_FIRST_SUFFIXES)}
+    by_id: dict[str, str] = {}
+    twins: dict[str, list[str]] = {}
+    for name in sorted(files.pictures, key=lambda name: first.get(suffix_of(name), len(first))):
+        taken = by_id.setdefault(picture_id(name), name)
+        if taken != name:
+            twins.setdefault(taken, [taken]).append(name)
+    if not twins:
+        return by_id, ()
+    finding = Finding(
+        severity="warning",
+        code="same_id",
+        message=f"{some(len(twins), 'id')} of JPEGImages with more than one picture: the first of each is taken.",
+        cure="An id is the name without suffix: give each picture its own.",
+        **named([" / ".join(names) for names in twins.values()]),
+    )
+    return by_id, (finding,)
+
+
+def _picture_path(root: Path, key: str, by_id: Mapping[str, str], files: FolderFiles, where: str) -> tuple[str, Path]:
+    """Name and file of the picture of an id."""
+    folder = root / "JPEGImages"
+    if key in by_id:
+        return by_id[key], folder / files.pictures[by_id[key]]
+    raise MissingDataError(f"{where}: there is no picture {folder / key}.jpg. Add it or remove the line.")
 
 
 def _mask(folders: Sequence[MaskFiles], name: str) -> Path | None:
     return next(filter(None, (files.find(f"{name}.png") for files in folders)), None)
 
 
-def _mask_findings(root: Path, folders: Sequence[MaskFiles], pictures: Sequence[Picture]) -> tuple[Finding, ...]:
+def _mask_findings(
+    files: FolderFiles, folders: Sequence[MaskFiles], pictures: Sequence[Picture]
+) -> tuple[Finding, ...]:
     """Of files that are no picture's mask, where masks are missing."""
-    if all(picture.mask is not None for picture in pictures) or not (root / "JPEGImages").is_dir():
+    if all(picture.mask is not None for picture in pictures):
         return ()
-    names = [path.relative_to(root / "JPEGImages").as_posix() for path in (root / "JPEGImages").rglob("*")]
-    return tuple(dict.fromkeys(each for files in folders for each in files.findings(pictures, names)))
+    return tuple(dict.fromkeys(each for folder in folders for each in folder.findings(pictures, list(files.pictures))))
 
 
-def _tags(
-    root: Path, lines: Mapping[str, int], list_file: Path, classes: tuple[str, ...], *, need_tags: bool
-) -> dict[str, tuple[int, ...]]:
-    """Tags of the listed pictures: tags.csv if there, else the object names of Annotations/*.xml."""
-    if (root / "tags.csv").is_file():
-        return _csv_tags(root, lines, list_file, classes, need_tags=need_tags)
-    annotations = root / "Annotations"
-    if any(annotations.glob("*.xml")):
-        return {
-            name: _xml_tags(annotations / f"{name}.xml", classes)
-            for name in lines
-            if need_tags or (annotations / f"{name}.xml").is_file()
-        }
-    if need_tags:
+def _in_no_list(root: Path, lines: Mapping[str, int], by_id: Mapping[str, str]) -> list[str]:
+    """Pictures of JPEGImages/ that no list of ImageSets/Segmentation/ names, nor `lines`."""
+    named_by_lists = set(lines)
+    for path in (root / "ImageSets" / "Segmentation").glob("*.txt"):
+        try:
+            named_by_lists |= listed_ids(path, by_id).keys()
+        except DataError:  # said where that split is opened
+            continue
+    return sorted(name for key, name in by_id.items() if key not in named_by_lists)
+
+
+_Names = Mapping[str, tuple[str, tuple[str, ...]]]
+"""Where the tags of each picture stand, and their names."""
+
+
+def _tag_names(
+    root: Path, lines: Mapping[str, int], list_file: Path, options: DataOptions, *, need_tags: bool
+) -> tuple[_Names, tuple[Finding, ...]]:
+    """Tags of the listed pictures, without those that are left out: of tags.csv if there, else of Annotations/*.xml."""
+    table, folder = root / "tags.csv", root / "Annotations"
+    from_table = _from_table(root, options)
+    if from_table:
+        found = _csv_names(root, lines, options)
+    elif any(folder.glob("*.xml")):
+        found = _xml_names(folder, lines)
+    elif options.tags_from == "shapes":
+        raise MissingDataError(f"{root} has no Annotations/*.xml. Leave --tags-from shapes out to take tags.csv.")
+    elif need_tags:
         raise MissingDataError(
             f"{root} has no tags: neither tags.csv nor Annotations/*.xml. Write tags.csv with the header "
             "'file_name,tags', or allow --tags-from masks, which then trains on more than tags."
         )
-    return {}
+    else:
+        return dict.fromkeys(lines, (str(list_file), ())), ()
+    missing = [name for name in lines if name not in found]
+    nothing = dict.fromkeys(missing, (str(list_file), ()))
+    if options.unlabeled == "auto":
+        if missing and need_tags:
+            where = f"{list_file} line {lines[missing[0]]}"
+            raise _no_row(where, table, missing) if from_table else _no_xml(folder, missing)
+        return {**found, **nothing}, ()
+    how = Unlabeled(f"a row in {table}" if from_table else f"an XML file in {folder}", options.unlabeled)
+    findings = unlabeled(how, missing, len(lines), list_file, options)
+    return found if is_skipped(how, options) else {**found, **nothing}, findings
 
 
-def _csv_tags(
-    root: Path, lines: Mapping[str, int], list_file: Path, classes: tuple[str, ...], *, need_tags: bool
-) -> dict[str, tuple[int, ...]]:
+def _from_table(root: Path, options: DataOptions) -> bool:
+    return (root / "tags.csv").is_file() and options.tags_from != "shapes"
+
+
+def _no_row(where: str, table: Path, missing: list[str]) -> DataError:
+    return DataError(
+        f"{where}: {missing[0]!r} has no row in {table}{_first_of(missing)}. Add the row (with an empty tag cell if it "
+        "shows no class), remove the line, or say --unlabeled skip or --unlabeled negative."
+    )
+
+
+def _no_xml(folder: Path, missing: list[str]) -> MissingDataError:
+    return MissingDataError(
+        f"There is no {folder / missing[0]}.xml{_first_of(missing)}. Add it, write tags.csv for all pictures, or say "
+        "--unlabeled skip or --unlabeled negative."
+    )
+
+
+def _first_of(missing: list[str]) -> str:
+    return f" (the first of {len(missing)} such pictures)" if len(missing) > 1 else ""
+
+
+def _csv_names(root: Path, lines: Mapping[str, int], options: DataOptions) -> _Names:
     def key(name: str) -> str | None:
         return picture_id(name) if picture_id(name) in lines else None
 
-    table = read_tag_table(root / "tags.csv", key)
-    missing = next((name for name in lines if name not in table.rows), None)
-    if missing is not None and need_tags:
-        raise DataError(
-            f"{list_file} line {lines[missing]}: {missing!r} has no row in {table.path}. "
-            "Add the row (with an empty tag cell if it shows no class) or remove the line."
-        )
-    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
+    table = read_tag_table(root / "tags.csv", key, options.tag_separator)
     return {
-        name: class_indices(row.tags, classes, f"{table.path} line {row.line}", cure)
+        name: (f"{table.path} line {row.line}", row.tags if not row.background else (*row.tags, "background"))
         for name, row in table.rows.items()
     }
 
 
-def _xml_tags(path: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
-    """Tags from the objects of a VOC annotation; VOC classes outside the class list are left out."""
+def _xml_names(folder: Path, lines: Mapping[str, int]) -> _Names:
+    files = {name: existing(folder, f"{name}.xml") for name in lines}
+    return {name: (str(path), _objects(path)) for name, path in files.items() if path is not None}
+
+
+def _tags(root: Path, names: _Names, classes: tuple[str, ...], options: DataOptions) -> dict[str, tuple[int, ...]]:
+    """Indices of the tags; VOC classes outside the class list are none in Annotations."""
+    table = _from_table(root, options)
+    others = () if table else VOC_CLASSES
+    cure = f"Correct the {'tag' if table else 'name'} or add the class to {root / 'classes.txt'}."
+    return {
+        key: class_indices(
+            [tag for tag in tags if tag in classes or not (tag in others or is_background(tag))], classes, where, cure
+        )
+        for key, (where, tags) in names.items()
+    }
+
+
+def _other_tags(root: Path, names: _Names, classes: tuple[str, ...], options: DataOptions) -> tuple[Finding, ...]:
+    if _from_table(root, options):  # any other is an error there
+        return ()
+    tags = [[tag for tag in each if tag in VOC_CLASSES] for _, each in names.values()]
+    return other_tags(tags, classes, root / "Annotations", chosen=True)
+
+
+def _background_finding(names: _Names) -> tuple[Finding, ...]:
+    marked = {key: tags for key, (_, tags) in names.items() if any(map(is_background, tags))}
+    alone = {key: None for key, tags in marked.items() if all(map(is_background, tags))}
+    return background_finding(list(alone), [key for key in marked if key not in alone])
+
+
+def _objects(path: Path) -> tuple[str, ...]:
+    """Names of the objects of a VOC annotation."""
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
-    except FileNotFoundError as error:
-        raise MissingDataError(f"There is no {path}. Add it, or write tags.csv for all pictures.") from error
     except ElementTree.ParseError as error:
         line, _ = error.position
         raise DataError(f"{path} line {line}: not valid XML ({error}). Correct it or write tags.csv.") from error
     except (LookupError, ValueError) as error:  # an encoding that nobody knows
         raise DataError(f"{path}: not valid XML ({error}). Save it as UTF-8 or write tags.csv.") from error
-    names = [(item.findtext("name") or "").strip() for item in objects]
-    wanted = [name for name in names if name in classes or name not in VOC_CLASSES]
-    return class_indices(wanted, classes, str(path), "Correct the name or add the class to classes.txt.")
+    return tuple(class_name(item.findtext("name") or "") for item in objects)
