@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import shlex
@@ -347,6 +348,16 @@ def test_closed_streams_change_neither_the_exit_code_nor_the_other_stream(closed
     told = capsys.readouterr()
     assert told.out == ""
     assert (told.err == "") == (closed == "stderr")
+
+
+def test_names_that_the_streams_cannot_show_end_no_command(tmp_path, monkeypatch):
+    """As in a pipe on Windows: after hours of work the last line must not fail at a letter."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setitem(cli.VERBS, "check", lambda rest: ({}, ["é", "кот", "\udcff"], 0))
+    assert cli.main(["check", "photos"]) == 0
+    out.flush()
+    assert out.buffer.getvalue().decode("latin-1") == "é\n\\u043a\\u043e\\u0442\n\\udcff\n"
 
 
 def test_cures_are_quoted_and_keep_the_blanks_of_names(tmp_path, capsys):

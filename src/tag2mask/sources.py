@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tag2mask.data.pictures import check_pixels, read_picture, to_rgb, upright
 from tag2mask.data.result_names import name_key, result_names, without_suffix
 from tag2mask.data.searching import files_below, is_left_out, not_searched
 from tag2mask.data.shards import find_shards, names_shards, pictures_in
+from tag2mask.data.spelling import nfc
 from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.tables import read_text, safe_name
 
@@ -273,11 +273,6 @@ def _claim(
             f"{names[name]}: {name!r} and {other!r} ({names[other]}) may both mean {pictures[i].place}. Give the "
             "folder that the names begin at as the source."
         )
-
-
-def nfc(name: str) -> str:
-    """A name with composed accents, as another system may have stored it."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _depth(name: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -47,7 +48,7 @@ VERBS: dict[str, Verb] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    _open_missing_streams()
+    _ready_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("--help", "-h", "help"):
@@ -139,11 +140,16 @@ def _help() -> str:
     )
 
 
-def _open_missing_streams() -> None:
-    """Where a stream was closed by the caller, Python has None, and would print errors to stdout."""
+def _ready_streams() -> None:
+    """Let no stream fail: one that the caller closed is None, so that errors would go to stdout; and not every encoding
+    has every letter of a name, which then comes as a number.
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (for good)
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Stderr(logging.Handler):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import DataError
+from tag2mask.data.spelling import class_name
 from tag2mask.data.tables import checked_classes, numbered_lines
 
 FILE = "labelmap.txt"
@@ -71,7 +72,7 @@ def read_labelmap(path: Path) -> LabelMap:
             raise DataError(
                 f"{path} line {line}: must be 'name:r,g,b::' with a color of three numbers 0 to 255, got {text!r}."
             )
-        name, color = match.group(1).strip(), values[0] << 16 | values[1] << 8 | values[2]
+        name, color = class_name(match.group(1)), values[0] << 16 | values[1] << 8 | values[2]
         if name in names or color in colors:
             raise DataError(f"{path} line {line}: {text!r} has a name or color that is already above. Change it.")
         if name.lower() not in _IDS:

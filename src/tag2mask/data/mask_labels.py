@@ -6,7 +6,6 @@ Masks travel with their class list, and are matched to another one by name. Impo
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from tag2mask.data.dataset import DataError, MaskCodes, Picture, PictureSet
 from tag2mask.data.findings import Finding, named, some
 from tag2mask.data.labelmap import FILE as LABELMAP
 from tag2mask.data.labelmap import LabelMap, read_labelmap
+from tag2mask.data.spelling import class_name, nfc
 from tag2mask.data.tables import read_classes, read_json
 from tag2mask.formats import DataOptions
 
@@ -63,7 +63,7 @@ class MaskFiles:
         if (path := self.folder / usual).is_file():
             return path
         for other in (usual, f"{name}.png"):
-            if (found := self._by_name().get(_composed(other))) is not None:
+            if (found := self._by_name().get(nfc(other))) is not None:
                 return self.folder / found
         return None
 
@@ -73,12 +73,12 @@ class MaskFiles:
             files = sorted(path for path in self.folder.rglob("*") if not path.name.startswith(".") and path.is_file())
             names = [path.relative_to(self.folder).as_posix() for path in files]
             keys = (f"{name[:-4]}.png" if name.lower().endswith(".png") else name for name in names)
-            self._files = dict(zip(map(_composed, keys), names, strict=True))
+            self._files = dict(zip(map(nfc, keys), names, strict=True))
         return self._files
 
     def strays(self, names: Iterable[str]) -> list[str]:
         """Files that look like masks and belong to none of the pictures `names` (of all splits)."""
-        stems = {_composed(stem) for name in names for stem in _stems(name)}
+        stems = {nfc(stem) for name in names for stem in _stems(name)}
         companions = (".txt", ".json", ".csv", ".md", ".html")
         return [
             name
@@ -116,10 +116,6 @@ class MaskFiles:
             cure=f"The mask of {without[0].name} would be called {mask_name(without[0].name)}.",
             **named(strays),
         )
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _stems(name: str) -> tuple[str, ...]:
@@ -206,7 +202,8 @@ def _plain_list(folder: Path, places: Sequence[Path]) -> MaskList | None:
         listed = about.get("classes") if isinstance(about, dict) else None
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
             raise DataError(f"{path} must hold the list `classes`. Write it again with tag2mask pseudo-label.")
-        return MaskList(source=str(path), names=tuple(listed), ids=_positions(listed))
+        names = tuple(map(class_name, listed))
+        return MaskList(source=str(path), names=names, ids=_positions(names))
     if is_voc:
         return MaskList(source=f"the name of {folder}", names=VOC_CLASSES, ids=_positions(VOC_CLASSES))
     return None
@@ -221,7 +218,8 @@ def _positions(names: Sequence[str]) -> dict[int, str]:
 
 def class_label(name: str, classes: Sequence[str]) -> int | None:
     """The label 1.. of a class by its name; None where the list does not have it."""
-    return classes.index(name) + 1 if name in classes else None
+    kept = class_name(name)
+    return classes.index(kept) + 1 if kept in classes else None
 
 
 def codes_by_name(ids: Mapping[int, str], classes: Sequence[str]) -> dict[int, int | None]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from tag2mask.data.spelling import nfc
 from tag2mask.data.suffixes import is_picture
 
 _MADE = (".png", ".jpg", ".npz", ".txt", ".geojson")
@@ -16,7 +16,7 @@ def name_key(name: str) -> str:
     """Equal for names that some file systems take for one: in any letter case, accents composed or not."""
     if name.isascii():
         return name.lower()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return nfc(nfc(name).casefold())
 
 
 def without_suffix(file_name: str) -> str:
