@@ -10,7 +10,7 @@ import pytest
 
 from tag2mask import cli
 from tag2mask.cli.advice import after_training
-from tag2mask.config import RetrainConfig, TrainConfig, load_config, path_fields
+from tag2mask.config import RetrainConfig, TrainConfig, load_config
 from tag2mask.data import SplitError, open_data
 from tag2mask.places import RECORD, located
 from tag2mask.retraining import retrain
@@ -120,8 +120,8 @@ def test_every_path_is_spelled_out(short, tmp_path, monkeypatch):
     found = located(config)
     for name in ("data", "masks_for_some", "tag_phase", "weights"):
         assert getattr(found, name).startswith(str(tmp_path)), name
-    assert set(path_fields(TrainConfig)) - set(path_fields(RetrainConfig)) == {"tag_phase", "masks_for_some"}
-    assert set(path_fields(RetrainConfig)) == {"data", "train_split", "val_split", "out", "weights", "masks"}
+    assert set(TrainConfig.path_names()) - set(RetrainConfig.path_names()) == {"tag_phase", "masks_for_some"}
+    assert set(RetrainConfig.path_names()) == {"data", "train_split", "val_split", "out", "weights", "masks"}
 
 
 def test_a_run_goes_on_where_its_data_lies_now(interrupted, short, tmp_path, capsys):

@@ -448,6 +448,7 @@ def test_pseudo_labels_of_names_that_some_systems_take_for_one_are_refused(segme
 
 def test_convert_to_a_folder_keeps_both_masks_of_a_stem(tmp_path):
     from tag2mask.data.dataset import Picture, PictureSet, label_codes
+    from tag2mask.data.mask_survey import MaskTally
     from tag2mask.data.writing import _write_pictures
 
     data = two_with_masks(tmp_path / "data")
@@ -459,7 +460,8 @@ def test_convert_to_a_folder_keeps_both_masks_of_a_stem(tmp_path):
         for name, mask in (("a.jpg", "x"), ("a.png", "y"))
     ]
     found = PictureSet(("ball", "crate"), tuple(members), label_codes(2, others="ignore"), data, "train", "coco")
-    _write_pictures(tmp_path / "out", {each.name: each for each in members}, found, link=False, progress=None)
+    by_name = {each.name: each for each in members}
+    _write_pictures(tmp_path / "out", by_name, found, MaskTally(found), link=False, progress=None)
     for label, name in ((1, "a.jpg.png"), (2, "a.png.png")):
         assert (np.asarray(Image.open(tmp_path / "out/masks" / name)) == label).all()
 

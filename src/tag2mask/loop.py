@@ -71,7 +71,7 @@ def run_training(
     pictures: PictureSet,
     objective: Objective,
     *,
-    resume: Path | None = None,
+    resume: str | Path | None = None,
     start: Path | None = None,
 ) -> Path:
     """Train a network and write its run folder.
@@ -95,7 +95,7 @@ def run_training(
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
     with together():
-        return _run_training(config, pictures, objective, resume, start)
+        return _run_training(config, pictures, objective, None if resume is None else Path(resume), start)
 
 
 def _run_training(
@@ -131,7 +131,7 @@ def _run_training(
     _check_smallest_batch(config, model, team)
     if resume is None:
         config = with_fitting_batches(config, model, pictures, objective, accelerator)
-    run = team.from_main(lambda: _new_run(config, team, pictures, held_out) if resume is None else Path(resume))
+    run = team.from_main(lambda: _new_run(config, team, pictures, held_out) if resume is None else resume)
     if resume is None:
         config = _resolved(config, run)
     elif relocated and team.is_main:

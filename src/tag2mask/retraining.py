@@ -21,7 +21,7 @@ from tag2mask.render import SampleRow
 from tag2mask.validation import predicted_labels, run_pictures, write_sample_rows
 
 
-def retrain(config: RetrainConfig, *, resume: Path | None = None) -> Path:
+def retrain(config: RetrainConfig, *, resume: str | Path | None = None) -> Path:
     """Train a supervised network on masks and write a run folder.
 
     Args:

@@ -27,7 +27,7 @@ __all__ = ["TrainingStopped", "train"]
 log = logging.getLogger("tag2mask")
 
 
-def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
+def train(config: TrainConfig, *, resume: str | Path | None = None) -> Path:
     """Learn segmentation from tags and write a run folder.
 
     Args:
