@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -52,10 +53,13 @@ def check_new_folder(folder: Path, option: str = "--out") -> None:
     check_folder(folder, option)
     if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
         return
-    told = f"{option} {folder} exists and is not empty. Choose another folder, remove it"
+    told = f"{option} {folder} exists and is not empty"
     if (verb := _kind_of_run(Path(folder))) is not None:
-        raise FileExistsError(f"{told}, or go on with the run in it by `tag2mask {verb} --resume {folder}`.")
-    raise FileExistsError(f"{told}; there is no run in it that --resume could go on with.")
+        resume = f"tag2mask {verb} --resume {shlex.quote(str(folder))}"
+        raise FileExistsError(f"{told}. Choose another folder, remove it, or go on with the run in it: {resume}")
+    raise FileExistsError(
+        f"{told}. Choose another folder or remove it; it holds no run that --resume could go on with."
+    )
 
 
 def _kind_of_run(folder: Path) -> str | None:
