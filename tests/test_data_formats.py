@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from tag2mask import convert
 from tag2mask.cli import main
 from tag2mask.config import AugmentConfig, TrainConfig
 from tag2mask.data import DataError, MissingDataError, PictureSet, SplitError, list_splits, open_data, read_picture
+from tag2mask.data.findings import Finding
 from tag2mask.data.loading import TrainingPictures
 from tag2mask.data.writing import ConvertedData
 
@@ -28,6 +28,12 @@ FORMATS = sorted(WRITERS)
 
 def tags_of(*sets: PictureSet) -> dict[str, tuple[str, ...]]:
     return {p.name: tuple(sorted(each.classes[i] for i in p.tags)) for each in sets for p in each.pictures}
+
+
+def said(root: Path, code: str, **options: object) -> Finding:
+    """The one finding of the training split with this code."""
+    (found,) = [each for each in open_data(root, **options).findings if each.code == code]
+    return found
 
 
 def both(root: Path, **options: object) -> tuple[PictureSet, PictureSet]:
@@ -314,13 +320,11 @@ def test_classes_txt_chooses_from_declared_classes(tmp_path: Path) -> None:
 # -- CVAT --------------------------------------------------------------------------------------------------------------
 
 
-def test_cvat_shapes_count_only_without_any_tag(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cvat_shapes_count_only_without_any_tag(tmp_path: Path) -> None:
     write_pictures(tmp_path / "images")
-    logging.getLogger("tag2mask").propagate = True
     (tmp_path / "annotations.xml").write_text(made.cvat_xml("box"))
-    with caplog.at_level(logging.INFO, "tag2mask"):
-        assert tags_of(*both(tmp_path)) == TAGS
-    assert "no image tags: the labels of its shapes are taken" in caplog.text
+    assert tags_of(*both(tmp_path)) == TAGS
+    assert "no image tags: the labels of its shapes are taken" in said(tmp_path, "shapes_as_tags").message
     (tmp_path / "annotations.xml").write_text(
         made.cvat_xml("box").replace('name="p03.jpg" width="8" height="6">', 'name="p03.jpg"><tag label="horse"/>')
     )
@@ -519,7 +523,8 @@ def test_yolo_lists_and_classes_txt(tmp_path: Path) -> None:
             {"train.txt": "images/none.jpg", "data.yaml": "names: [a]\ntrain: train.txt"},
             r"train\.txt line 1: .*not there",
         ),
-        ({"train.txt": "/abs/p00.jpg", "data.yaml": "names: [a]\ntrain: train.txt"}, "leaves the picture folder"),
+        ({"train.txt": "/abs/none.jpg", "data.yaml": "names: [a]\ntrain: train.txt"}, r"'/abs/none\.jpg' is not there"),
+        ({"train.txt": "a/p00.jpg\nb/p00.jpg", "data.yaml": "names: [a]\ntrain: train.txt"}, "both mean images/p00"),
     ],
 )
 def test_yolo_errors(tmp_path: Path, files: dict[str, str], message: str) -> None:
@@ -668,7 +673,7 @@ def test_links_that_leave_the_folder_are_refused(tmp_path: Path, kind: str) -> N
     root = tmp_path / "data"
     write_json(root / "instances.json", made.coco_json())
     if kind == "folder":
-        (root / "images").symlink_to(tmp_path / "elsewhere")
+        (root / "photos").symlink_to(tmp_path / "elsewhere")
     else:
         write_pictures(root / "images", list(TAGS)[1:])
         (root / "images" / "p00.jpg").symlink_to(tmp_path / "elsewhere" / "p00.jpg")

@@ -29,11 +29,13 @@ class DataOptions:
     """Format of --data when looking is not enough."""
     tags_from: Literal["tags", "shapes", "masks"] = "tags"
     """`tags`: image tags, and the labels of shapes only where no picture has an image tag; `shapes`: the labels of
-    shapes; `masks` derives the tags from the masks, never done unless asked."""
+    shapes, in CVAT, Label Studio and VOC trees beside tags; `masks` derives the tags from the masks, never done
+    unless asked."""
     tag_separator: str = ";"
     """What stands between two tags of a cell."""
     unlabeled: Literal["auto", "negative", "skip"] = "auto"
-    """Pictures that nobody labelled: negatives, or left out; `auto` does what the tools of the format do."""
+    """Pictures that nobody labelled: negatives, or left out; `auto` does what the tools of the format do
+    (docs/data.md)."""
     others: Literal["ignore", "background"] = "ignore"
     """Mask ids outside the class list become 255, or 0."""
     mask_ids: tuple[str, ...] = ()

@@ -79,7 +79,7 @@ def open_splits(root: Path, *, train_split: str | Path | None, options: DataOpti
             findings.append(_untagged(name, problem, fatal=name == first))
     if not splits and (stand_in := _files(root, kind)) is not None:
         splits[UNLISTED] = stand_in
-    findings = [*_merged(findings), *_table_findings(root, kind, splits, first, options.tags_from)]
+    findings = [*_merged(findings), *_table_findings(root, kind, splits, first, options)]
     return Opened(
         root=root, data_format=kind, train=first, splits=splits, tagged=frozenset(tagged), findings=tuple(findings)
     )
@@ -153,11 +153,11 @@ def _files(root: Path, data_format: str) -> PictureSet | None:
 
 
 def _table_findings(
-    root: Path, data_format: str, splits: dict[str, PictureSet], train: str, tags_from: str
+    root: Path, data_format: str, splits: dict[str, PictureSet], train: str, options: DataOptions
 ) -> list[Finding]:
     """Everything that is wrong in tags.csv at once, where the readers stop at the first."""
     path = root / "tags.csv"
-    if data_format not in ("folder", "voc") or tags_from != "tags" or not path.is_file():
+    if data_format not in ("folder", "voc") or options.tags_from != "tags" or not path.is_file():
         return []
     try:
         table = read_tag_table(path)
@@ -168,7 +168,7 @@ def _table_findings(
     found = _unknown_tags(table, classes, used)
     if data_format == "folder":
         found += _missing_pictures(root, table) + _unlisted_pictures(root, table)
-    else:
+    elif options.unlabeled == "auto":
         found += _missing_rows(splits, table, train)
     return found
 

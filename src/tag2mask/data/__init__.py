@@ -18,10 +18,11 @@ from tag2mask.data.dataset import (
     voc_palette,
 )
 from tag2mask.data.detection import detect_format
+from tag2mask.data.findings import warned
 from tag2mask.data.folder import open_folder, split_files
 from tag2mask.data.hf_dataset import list_hf_dataset
 from tag2mask.data.label_studio import list_label_studio
-from tag2mask.data.listing import Listing, picture_set
+from tag2mask.data.listing import Listing, picture_set, settled
 from tag2mask.data.metadata import list_metadata
 from tag2mask.data.naming import NO_SPLIT
 from tag2mask.data.pictures import PictureError, PictureTooLarge, open_picture, read_mask, read_picture
@@ -92,7 +93,7 @@ def open_data(
     if need_tags and not any(picture.tags for picture in pictures.pictures):
         raise DataError(
             f"No usable picture: none of the {len(pictures.pictures)} pictures of split {pictures.split!r} in "
-            f"{pictures.root} has a tag of {', '.join(pictures.classes)}. Tag at least one."
+            f"{pictures.root} has a tag of {', '.join(pictures.classes)}. Tag at least one.{warned(pictures.findings)}"
         )
     return pictures
 
@@ -109,9 +110,10 @@ def read_split(
     options = DataOptions.merged(options, fields)
     root = Path(path).expanduser()
     found = detect_format(root, options.data_format)
+    _refuse_meaningless(found, options)
     name = None if split is None else str(split)
     if found in _LISTINGS:
-        listing = _LISTINGS[found](root, options)
+        listing = _listing(found, root, options)
         folder = root if root.is_dir() else listing.source.parent  # shards may be named by a pattern
         return picture_set(listing, folder, split=name, options=options)
     read = open_voc if found == "voc" else open_folder
@@ -143,4 +145,37 @@ def list_splits(path: str | Path, *, options: DataOptions | None = None, **field
         return tuple(file.stem for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")))
     if found == "folder" or (root.is_dir() and split_files(root)):
         return tuple(split_files(root))
-    return tuple(name for name in _LISTINGS[found](root, options).splits if name != NO_SPLIT)
+    return tuple(name for name in _listing(found, root, options).splits if name != NO_SPLIT)
+
+
+def _listing(data_format: str, root: Path, options: DataOptions) -> Listing:
+    return settled(_LISTINGS[data_format](root, options), options)
+
+
+_WITH_SHAPES = ("voc", "coco", "cvat", "label-studio", "yolo")
+_WITH_UNLABELED = (*_WITH_SHAPES, "hf-dataset", "webdataset")
+"""Formats that list pictures which nobody labelled."""
+
+
+def _refuse_meaningless(data_format: str, options: DataOptions) -> None:
+    """Refuse an option that the format cannot follow.
+
+    Raises:
+        DataError: there is one.
+    """
+    if options.tags_from == "shapes" and data_format not in _WITH_SHAPES:
+        raise DataError(
+            f"--tags-from shapes is for {', '.join(_WITH_SHAPES)}: {data_format} has no shapes. Leave it out."
+        )
+    if options.unlabeled != "auto" and data_format not in _WITH_UNLABELED:
+        raise DataError(
+            f"--unlabeled {options.unlabeled} is for {', '.join(_WITH_UNLABELED)}: in the format {data_format} "
+            f"{_ALL_LABELED[data_format]} Leave it out."
+        )
+
+
+_ALL_LABELED = {
+    "folder": "a picture with an empty tag cell is a negative, and one without a row is left out.",
+    "hf-imagefolder": "a picture with an empty tag cell is a negative, and one without a row is left out.",
+    "imagefolder": "each picture has the tag of its folder; the folder background holds negatives.",
+}

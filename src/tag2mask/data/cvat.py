@@ -7,19 +7,25 @@ from pathlib import Path
 
 from tag2mask.data.coco import head_of
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.listing import Entry, Listing, choices_or_shapes
+from tag2mask.data.left_out import Kinds, Unlabeled, tags_or_shapes
+from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.naming import NO_SPLIT, known_split
 from tag2mask.formats import DataOptions
 
 _SHAPES = ("box", "polygon", "mask", "polyline", "points", "ellipse", "cuboid", "skeleton")
+_UNLABELED = {
+    False: Unlabeled("tag", "negative", usual=0.5),
+    True: Unlabeled("shape", "negative", usual=0.5),
+}
+"""Whether the labels of shapes are the tags. CVAT does not say which images somebody has looked at."""
 
 
 def list_cvat(root: Path, options: DataOptions) -> Listing:
     """Tags from a CVAT export: the `<tag>` elements of each `<image>`.
 
-    Where the file has none at all, the labels of its shapes are taken, and a log line says so. An image without is a
-    negative. Classes are in the order of the labels of the task or project. The splits are the `subset` attributes;
-    `default` is none.
+    Where the file has none at all, or shapes are asked for, the labels of its shapes are taken, and a finding says so.
+    An image without is a negative, or left out if so asked. Classes are in the order of the labels of the task or
+    project. The splits are the `subset` attributes; `default` is none.
 
     Raises:
         MissingDataError: no such file.
@@ -34,16 +40,26 @@ def list_cvat(root: Path, options: DataOptions) -> Listing:
     images, labels = _read(path)
     if not images:
         raise DataError(f"No usable picture: {path} has no <image>. Export as 'CVAT for images 1.1'.")
-    use_shapes = choices_or_shapes((tags for _, tags, _ in images), (shapes for _, _, shapes in images), path)
+    kinds = [Kinds(item.get("name", ""), tags, shapes) for item, tags, shapes in images]
+    use_shapes, findings = tags_or_shapes(kinds, path, options)
     splits: dict[str, list[Entry]] = {}
     for item, tags, shapes in images:
         name, subset = item.get("name", ""), item.get("subset", "")
         near = (f"images/{subset}", subset) if subset else ()
-        entry = Entry(name, shapes if use_shapes else tags, f"{path} image {item.get('id', name)}", near)
+        found = shapes if use_shapes else tags
+        entry = Entry(name, found, f"{path} image {item.get('id', name)}", near, labeled=bool(found))
         splits.setdefault(known_split(subset) or subset, []).append(entry)
     if not any(known_split(subset) for subset in splits):
         splits = {NO_SPLIT: [entry for entries in splits.values() for entry in entries]}
-    return Listing("cvat", path, splits, tuple(dict.fromkeys(labels)) or None, closed=bool(labels))
+    return Listing(
+        "cvat",
+        path,
+        splits,
+        tuple(dict.fromkeys(labels)) or None,
+        closed=bool(labels),
+        findings=findings,
+        unlabeled=_UNLABELED[use_shapes],
+    )
 
 
 def cvat_files(root: Path) -> list[Path]:

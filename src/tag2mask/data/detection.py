@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import get_args
 
 from tag2mask.data.class_folders import has_class_folders
-from tag2mask.data.coco import coco_files
+from tag2mask.data.coco import coco_files, has_other_coco, no_coco
 from tag2mask.data.cvat import cvat_files
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.hf_dataset import is_hf_dataset
 from tag2mask.data.label_studio import label_studio_files
 from tag2mask.data.metadata import metadata_files
 from tag2mask.data.shards import names_shards
-from tag2mask.data.yolo import yolo_yaml
+from tag2mask.data.yolo import is_yolo
 from tag2mask.formats import DataFormat
 
 _SIGNS: dict[str, Callable[[Path], bool]] = {
@@ -23,7 +23,7 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "coco": lambda root: bool(coco_files(root)),
     "cvat": lambda root: bool(cvat_files(root)),
     "label-studio": lambda root: bool(label_studio_files(root)),
-    "yolo": lambda root: yolo_yaml(root) is not None or _has_yolo_labels(root),
+    "yolo": is_yolo,
     "webdataset": lambda root: any(True for _ in root.glob("*.tar")),
 }
 """Files that only this format has."""
@@ -65,16 +65,13 @@ def _looked(root: Path) -> str:
         )
     if found:
         return found[0]
+    if has_other_coco(root):
+        raise no_coco(root)
     if (root / "images").is_dir():
         return "folder"
     if has_class_folders(root):
         return "imagefolder"
     raise _unknown(root)
-
-
-def _has_yolo_labels(root: Path) -> bool:
-    folders = (root / "labels", *root.glob("*/labels"))
-    return any(True for folder in folders for pattern in ("*.txt", "*/*.txt") for _ in folder.glob(pattern))
 
 
 def _unknown(root: Path) -> MissingDataError:
@@ -83,6 +80,6 @@ def _unknown(root: Path) -> MissingDataError:
         f"{root} is no known data set. Looked for images/ with tags.csv (plain folder), JPEGImages/ with "
         "ImageSets/Segmentation/ (PASCAL VOC tree), a folder of pictures per class, metadata.csv or metadata.jsonl "
         "(Hugging Face imagefolder), a COCO JSON file, annotations.xml (CVAT for images 1.1), a Label Studio export, "
-        f"data.yaml with labels/ (YOLO), dataset_dict.json or state.json (Hugging Face data set) and *.tar "
+        f"data.yaml with labels/ or obj.data (YOLO), dataset_dict.json or state.json (Hugging Face data set) and *.tar "
         f"(WebDataset); found {found}. See docs/data.md."
     )

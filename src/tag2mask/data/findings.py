@@ -66,6 +66,11 @@ def log_findings(findings: Iterable[Finding], log: logging.Logger) -> None:
         log.log(level, "%s%s %s", each.message, f" ({names})" if names else "", each.cure)
 
 
+def warned(findings: Iterable[Finding]) -> str:
+    """The warnings as sentences to be added to an error that they may be the cause of."""
+    return "".join(f" {each.message} {each.cure}" for each in findings if each.severity == "warning")
+
+
 def named(names: Sequence[str], files: Sequence[tuple[Path, ...]] = ()) -> Named:
     """The first names, how many there are, and the first files."""
     return {"names": tuple(names[:MOST_NAMES]), "count": len(names), "files": tuple(files[:MOST_FILES])}

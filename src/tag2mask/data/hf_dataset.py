@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tag2mask.data.dataset import DataError, MissingDataError
+from tag2mask.data.left_out import Unlabeled, is_skipped
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.metadata import as_tags
 from tag2mask.data.naming import NO_SPLIT, known_split
@@ -15,6 +16,7 @@ from tag2mask.data.tables import read_json, safe_name
 from tag2mask.formats import DataOptions
 
 _TAG_COLUMNS = ("tags", "labels", "label")
+_UNLABELED = Unlabeled("tags (None or -1)", "skip")
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 
 
@@ -23,7 +25,8 @@ def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
 
     Pictures are the column `image`, or the first of type Image; they stay where they are and are read when they are
     used (`stored_bytes`). Tags are the column `tags`, `labels` or `label`: ClassLabel, text (with `;`), or a list of
-    either; None or -1 is a picture without known tags, which is left out. Classes are the names of the ClassLabel.
+    either; None or -1 is a picture without known tags, which is left out, or a negative if so asked. Classes are the
+    names of the ClassLabel.
 
     Raises:
         MissingDataError: no such data set.
@@ -40,14 +43,20 @@ def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
         tags = _row_tags(data, column, names, folder)
         files = _file_names(data, image, folder)
         splits[split] = [
-            Entry(name, row_tags, f"{folder} row {row}", stored=folder / "state.json" / image / str(row) / name)
-            for row, (name, row_tags) in enumerate(zip(files, tags, strict=True))
-            if row_tags is not None
+            Entry(
+                name,
+                known or (),
+                f"{folder} row {row}",
+                stored=folder / "state.json" / image / str(row) / name,
+                labeled=known is not None,
+            )
+            for row, (name, known) in enumerate(zip(files, tags, strict=True))
         ]
-    names_used = [entry.reference for entries in splits.values() for entry in entries]
+    kept = [entry for each in splits.values() for entry in each if entry.labeled or not is_skipped(_UNLABELED, options)]
+    names_used = [entry.reference for entry in kept]
     if len(set(names_used)) < len(names_used):
         splits = {split: [_numbered(entry, split) for entry in entries] for split, entries in splits.items()}
-    return Listing("hf-dataset", root, splits, tuple(classes) or None, closed=bool(classes))
+    return Listing("hf-dataset", root, splits, tuple(classes) or None, closed=bool(classes), unlabeled=_UNLABELED)
 
 
 def is_hf_dataset(root: Path) -> bool:

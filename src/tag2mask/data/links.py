@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tag2mask.data.dataset import DataError
+
+IMAGES = "images"
+"""The folder of pictures that may itself be a link, as to a disk with room."""
 
 
 def walk(root: Path, folder: str, skip: Collection[str] = ()) -> Iterator[tuple[str, bool]]:
@@ -28,6 +31,18 @@ def walk(root: Path, folder: str, skip: Collection[str] = ()) -> Iterator[tuple[
                 yield name, entry.is_symlink()
 
 
+def linked_images(root: Path) -> bool:
+    """Whether the folder images of a data set is a link to a folder elsewhere, which is its owner's choice."""
+    folder = root / IMAGES
+    return folder.is_symlink() and folder.is_dir() and not is_inside(folder, (root.resolve(),))
+
+
+def is_inside(path: Path, homes: Iterable[Path]) -> bool:
+    """Whether a path, its links followed, lies in one of these folders (links followed in them already)."""
+    place = path.resolve()
+    return any(place.is_relative_to(home) for home in homes)
+
+
 def refuse_links_out(root: Path, folders: Sequence[str]) -> None:
     """Refuse links in these folders that lead out of them and of `root`; no file is opened, only links are looked up.
 
@@ -39,13 +54,13 @@ def refuse_links_out(root: Path, folders: Sequence[str]) -> None:
     for folder in folders:
         homes = (root.resolve(), (root / folder).resolve())
         for name, is_link in walk(root, folder) if (root / folder).is_dir() else ():
-            if is_link and not any((root / name).resolve().is_relative_to(home) for home in homes):
+            if is_link and not is_inside(root / name, homes):
                 raise leaves(root, name, str(root / name))
 
 
 def leaves(root: Path, where: str, path: str) -> DataError:
     """The error about a link out of the data folder."""
     return DataError(
-        f"{where}: {path} is a link that leaves the data folder {root}. Copy the pictures into it, or give --data the "
-        "folder that holds both."
+        f"{where}: {path} is a link that leaves the data folder {root}. Copy the pictures into it. The folder images "
+        "(JPEGImages in a VOC tree) may itself be a link to another disk."
     )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError, label_codes
-from tag2mask.data.findings import Finding
+from tag2mask.data.findings import Finding, warned
 from tag2mask.data.folder import mask_path, mask_tags, split_files, split_names
-from tag2mask.data.locating import PictureFiles, find_picture_files, locate
+from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
+from tag2mask.data.locating import PictureFiles, find_picture_files, found_at, locate
 from tag2mask.data.naming import NO_SPLIT
 from tag2mask.data.tables import checked_classes, class_indices, read_classes
 from tag2mask.formats import DataOptions
-
-log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
@@ -34,6 +32,8 @@ class Entry(NamedTuple):
     """The picture itself, where it is no file of its own (then `reference` is its name)."""
     stored_mask: Path | None = None
     """Its mask, where that is no file of its own either."""
+    labeled: bool = True
+    """False where nobody labelled it."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,31 @@ class Listing:
     """The picture files of the data folder, where the reader has looked for them."""
     findings: tuple[Finding, ...] = ()
     """As in `PictureSet`."""
+    unlabeled: Unlabeled | None = None
+    """What is done with entries that are not `labeled`; None where there can be none."""
+    left_out: tuple[Entry, ...] = ()
+    """Entries that were not `labeled` and are left out."""
 
 
 class _Placed(NamedTuple):
     path: Path
     entry: Entry
+
+
+def settled(listing: Listing, options: DataOptions) -> Listing:
+    """The listing with pictures that nobody labelled left out or negatives, counted and named."""
+    how = listing.unlabeled
+    if how is None:
+        return listing
+    entries = [entry for entries in listing.splits.values() for entry in entries]
+    each_once = {(entry.reference, entry.near): entry.labeled for entry in entries}
+    names = [name for (name, _), labeled in each_once.items() if not labeled]
+    found = unlabeled(how, names, len(each_once), listing.source, options)
+    listing = replace(listing, findings=(*listing.findings, *found))
+    if not is_skipped(how, options):
+        return listing
+    splits = {split: [entry for entry in each if entry.labeled] for split, each in listing.splits.items()}
+    return replace(listing, splits=splits, left_out=tuple(entry for entry in entries if not entry.labeled))
 
 
 def picture_set(listing: Listing, root: Path, *, split: str | None, options: DataOptions) -> PictureSet:
@@ -74,14 +94,16 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
     if own and split not in listing.splits and not Path(split).is_file():
         known = ", ".join(listing.splits)
         raise SplitError(f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.")
+    files = _files(listing, root)
     if own and split in listing.splits:
-        placed = _placed(root, [listing.splits[split]], listing.files)
+        placed = _placed(root, [listing.splits[split]], files)
         names = list(placed)
     else:
-        placed = _placed(root, listing.splits.values(), listing.files)
+        placed = _placed(root, listing.splits.values(), files)
         names = split_names(root, split, placed) if placed else []
     if not names:
-        raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.")
+        told = warned(listing.findings)
+        raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.{told}")
     codes = label_codes(len(classes), others=options.others)
     masks = root / "masks" if (root / "masks").is_dir() else None
     cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
@@ -91,7 +113,8 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         mask = entry.stored_mask if masks is None else mask_path(masks, name)
         tags = mask_tags(mask, codes, name) if options.tags_from == "masks" else _tags(entry, listing, classes, cure)
         pictures.append(Picture(path, name, tags, mask))
-    return PictureSet(classes, tuple(pictures), codes, root, split, listing.data_format, listing.findings)
+    findings = (*listing.findings, *_left_out(listing, root, classes, files))
+    return PictureSet(classes, tuple(pictures), codes, root, split, listing.data_format, findings)
 
 
 def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
@@ -118,18 +141,9 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
     names = sorted(occurring) if listing.classes is None else listing.classes
     classes = tuple(name for name in dict.fromkeys(names) if not _is_background(name))
     if not classes:
-        raise DataError(f"No usable picture: {listing.source} has no tag at all. Tag the pictures.")
+        told = warned(listing.findings)
+        raise DataError(f"No usable picture: {listing.source} has no tag at all. Tag the pictures.{told}")
     return checked_classes(classes, listing.source)
-
-
-def choices_or_shapes(choices: Iterable[tuple[str, ...]], shapes: Iterable[tuple[str, ...]], source: Path) -> bool:
-    """Whether the labels of shapes are the tags: only where no picture of the file has a tag of its own."""
-    if any(choices):
-        return False
-    if any(shapes):
-        log.info("%s has no image tags: the labels of its shapes are taken as tags.", source)
-        return True
-    return False
 
 
 def _is_background(name: str) -> bool:
@@ -143,13 +157,33 @@ def _tags(entry: Entry, listing: Listing, classes: tuple[str, ...], cure: str) -
     return class_indices(tags, classes, entry.where, cure)
 
 
+def _left_out(
+    listing: Listing, root: Path, classes: tuple[str, ...], files: PictureFiles | None
+) -> tuple[Finding, ...]:
+    """What is said of tags that are no class, and of pictures that no split lists."""
+    entries = [entry for entries in listing.splits.values() for entry in entries]
+    found: tuple[Finding, ...] = ()
+    if listing.closed:
+        tags = {entry.reference: [tag for tag in entry.tags if not _is_background(tag)] for entry in entries}
+        found = other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
+    if files is None or listing.data_format == "imagefolder":  # a picture of no class folder
+        return found
+    listed = {found_at(files, entry.reference, entry.near) for entry in (*entries, *listing.left_out)}
+    return (*found, *unlisted([name for name in files.names if name not in listed], root, listing.source))
+
+
+def _files(listing: Listing, root: Path) -> PictureFiles | None:
+    """The picture files, where pictures are files of their own."""
+    if listing.files is not None or all(e.stored is not None for entries in listing.splits.values() for e in entries):
+        return listing.files
+    return find_picture_files(root)
+
+
 def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | None) -> dict[str, _Placed]:
     """File of each picture by its name: its path relative to images/ if it lies there, else to the data folder."""
     placed: dict[str, _Placed] = {}
     for entries in splits:
         here: set[str] = set()
-        if files is None and any(entry.stored is None for entry in entries):
-            files = find_picture_files(root)
         for entry in entries:
             name, path = _place(root, entry, files)
             if name in here or (name in placed and placed[name].path != path):

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qs, unquote, urlsplit
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from urllib.parse import unquote, unquote_plus
 
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.links import leaves, walk
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
+from tag2mask.data.links import IMAGES, is_inside, leaves, linked_images, walk
+from tag2mask.data.naming import known_split
+from tag2mask.data.suffixes import is_picture
 from tag2mask.data.tables import is_path, safe_name, shown
 
-_ADDRESS = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|/data/(?:upload|local-files)/)", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|/(?:[^?#]*/)?data/(?:upload|local-files)/", re.IGNORECASE)
+_HOST = re.compile(r"^[a-z][a-z0-9+.-]*://[^/]*", re.IGNORECASE)
+_LOCAL_FILE = re.compile(r"[^?#]*/data/local-files/?\?(?:.*?&)??d=(.*)", re.DOTALL)
+_UPLOAD = re.compile(r"/data/upload/(?:[^/]+/)*[0-9a-f]{8}-([^/]+)$", re.IGNORECASE)
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 """Label Studio puts this before the name of an uploaded file."""
 
@@ -31,27 +37,42 @@ class PictureFiles:
     by_base: dict[str, list[str]]
     """The same by file name."""
     links_out: tuple[str, ...]
-    """Links to files or folders outside `root`; they are not followed."""
+    """Links to files or folders outside `homes`; they are not followed."""
+    homes: tuple[Path, ...]
+    """`root`, and the folder elsewhere that its images/ may be a link to."""
+
+    @cached_property
+    def by_upload(self) -> dict[str, list[str]]:
+        """The same by the name that Label Studio gives an uploaded file: blanks become `_`, signs go."""
+        found = defaultdict(list)
+        for name in self.names:
+            found[re.sub(r"[^-\w.]", "", name.rpartition("/")[2].strip().replace(" ", "_"))].append(name)
+        return dict(found)
 
 
 def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> PictureFiles:
     """The picture files below `root`, by suffix; no file is opened.
 
-    Hidden files and folders, and the folders `skip` directly below `root`, are left out.
+    Hidden files and folders, and the folders `skip` directly below `root`, are left out. A folder images/ that is a
+    link to elsewhere is its owner's choice.
     """
     names: list[str] = []
     links_out: list[str] = []
-    inside = root.resolve()
-    for name, is_link in walk(root, "", frozenset(skip)):
-        if is_link and not (root / name).resolve().is_relative_to(inside):
+    homes = [root.resolve()]
+    found = walk(root, "", frozenset(skip))
+    if linked_images(root):
+        homes.append((root / IMAGES).resolve())
+        found = chain((each for each in found if each[0] != IMAGES), walk(root, IMAGES))
+    for name, is_link in found:
+        if is_link and not is_inside(root / name, homes):
             links_out.append(name)
-        elif name[name.rfind(".") :].lower() in PICTURE_SUFFIXES and not (is_link and (root / name).is_dir()):
+        elif is_picture(name) and not (is_link and (root / name).is_dir()):
             names.append(name)
     by_base = defaultdict(list)
     names.sort()
     for name in names:
         by_base[name.rpartition("/")[2]].append(name)
-    return PictureFiles(root, tuple(names), frozenset(names), dict(by_base), tuple(sorted(links_out)))
+    return PictureFiles(root, tuple(names), frozenset(names), dict(by_base), tuple(sorted(links_out)), tuple(homes))
 
 
 def pictures_below(files: PictureFiles, folder: str) -> list[str]:
@@ -67,49 +88,85 @@ def pictures_below(files: PictureFiles, folder: str) -> list[str]:
     return [name for name in files.names if name.startswith(start)]
 
 
-def locate(files: PictureFiles, reference: object, where: str, near: Sequence[str] = ()) -> str:
+def locate(
+    files: PictureFiles, reference: object, where: str, near: Sequence[str] = (), *, foreign: bool = False
+) -> str:
     """Path relative to the data folder of the picture that an annotation names.
 
     A path is looked for below the folders `near`, the data folder and images/, then at the end of every picture's path.
     Addresses (https://, s3://, Label Studio's /data/upload/ and /data/local-files/) are not fetched: the longest end of
     their path that is a picture here is taken, at least its file name, without the prefix of an upload if need be.
+    So are paths of another machine (`foreign`), but not a picture in a folder of another split.
 
     Raises:
         MissingDataError: it is not here.
         DataError: absolute, with `..`, a link out of the folder, or more than one picture it could mean.
     """
-    folders = [f"{folder}/" if folder else "" for folder in (*near, "", "images")]
-    for folder in folders:
-        if f"{folder}{reference}" in files.known:
-            return f"{folder}{reference}"
-    remote = isinstance(reference, str) and bool(_ADDRESS.match(reference))
-    wanted = _ends_of(str(reference)) if remote else _local(reference, where)
+    if (found := _known(files, reference, where, near, foreign=foreign)) is not None:
+        return found
+    remote = is_address(reference)
+    wanted = _ends_of(str(reference)) if remote or foreign else _local(reference, where)
+    beyond = [f"{link}/" for link in files.links_out if (files.root / link).is_dir()]
     for name in wanted:
-        for folder in folders:
-            if f"{folder}{name}" in files.known:
-                return f"{folder}{name}"
-        if found := _same_end(files, name, where):
-            return found
-    for name in wanted:
-        for folder in folders:
+        for folder in (*_folders(near), *beyond):
             path = files.root / f"{folder}{name}"
             if path.is_file():
-                if path.resolve().is_relative_to(files.root.resolve()):
+                if is_inside(path, files.homes):
                     return path.relative_to(files.root).as_posix()
                 raise leaves(files.root, where, str(path))
+    bases = [name.rpartition("/")[2] for name in wanted] or ["the file"]
     kind = "is an address, and nothing is downloaded" if remote else "is not there"
-    base = PurePosixPath(wanted[-1]).name if wanted else "the file"
+    if foreign and (others := files.by_base.get(bases[-1])):
+        kind += f" ({others[0]} is of another split)"
+    base = next(filter(is_picture, bases), bases[-1])
+    base = _UPLOAD_PREFIX.sub("", base) if remote else base
     raise MissingDataError(
         f"{where}: the picture {shown(reference)} {kind}. Put {base} into {files.root} (any sub-folder will do), "
         "or remove its entry."
     )
 
 
-def _same_end(files: PictureFiles, name: str, where: str) -> str | None:
-    matches = [path for path in files.by_base.get(name.rpartition("/")[2], ()) if path.endswith(f"/{name}")]
+def found_at(files: PictureFiles, reference: str, near: Sequence[str] = ()) -> str | None:
+    """As `locate`, but None where that raises, without a look at the disk."""
+    try:
+        return _known(files, reference, "", near)
+    except DataError:
+        return None
+
+
+def _known(
+    files: PictureFiles, reference: object, where: str, near: Sequence[str], *, foreign: bool = False
+) -> str | None:
+    folders = _folders(near)
+    for folder in folders:
+        if f"{folder}{reference}" in files.known:
+            return f"{folder}{reference}"
+    remote = is_address(reference)
+    for name in _ends_of(str(reference)) if remote or foreign else _local(reference, where):
+        found = next((f"{folder}{name}" for folder in folders if f"{folder}{name}" in files.known), None)
+        found = found or _same_end(files.by_base, name, where, files.root)
+        if found and not (foreign and _other_split(str(reference), found)):
+            return found
+    upload = _UPLOAD.search(str(reference)) if remote else None
+    return _same_end(files.by_upload, upload.group(1), where, files.root) if upload else None
+
+
+def _other_split(reference: str, name: str) -> bool:
+    """Whether a picture lies in a folder that is called after another split than the folders of a reference."""
+    asked, there = (set(filter(None, map(known_split, re.split(r"[/\\]", text)[:-1]))) for text in (reference, name))
+    return bool(asked and there and not asked & there)
+
+
+def _folders(near: Sequence[str]) -> list[str]:
+    return [f"{folder}/" if folder else "" for folder in (*near, "", "images")]
+
+
+def _same_end(by_base: Mapping[str, Sequence[str]], name: str, where: str, root: Path) -> str | None:
+    base = name.rpartition("/")[2]
+    matches = [path for path in by_base.get(base, ()) if base == name or path.endswith(f"/{name}")]
     if len(matches) > 1:
         raise DataError(
-            f"{where}: {name!r} could be {' or '.join(matches[:3])} in {files.root}. "
+            f"{where}: {name!r} could be {' or '.join(matches[:3])} in {root}. "
             "Give the path relative to the data folder, or rename one."
         )
     return matches[0] if matches else None
@@ -119,27 +176,37 @@ def _local(reference: object, where: str) -> list[str]:
     if isinstance(reference, str) and reference.startswith("data:"):
         raise DataError(f"{where}: the picture is written into the file itself. Export with picture files.")
     name = safe_name(reference, where)
-    return list(dict.fromkeys((name, name.replace("\\", "/"))))
+    return [
+        each for each in _spellings(name) if is_path(each) and not each.startswith("/") and ".." not in each.split("/")
+    ]
 
 
 def _ends_of(address: str) -> list[str]:
-    """Ends of an address's path, longest first, then its file name without the prefix of an upload."""
-    path = address_path(address)
-    if not is_path(path):
-        return []
-    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..")]
-    ends = ["/".join(parts[i:]) for i in range(len(parts))]
-    if parts and _UPLOAD_PREFIX.match(parts[-1]):
-        ends.append(_UPLOAD_PREFIX.sub("", parts[-1]))
-    return ends
+    """Ends of an address's path, longest first and as it stands first, then file names without an upload's prefix."""
+    paths = [[part for part in path.split("/") if part not in ("", ".", "..")] for path in address_paths(address)]
+    ends = [(len(parts) - i, "/".join(parts[i:])) for parts in paths for i in range(len(parts))]
+    ends.sort(key=lambda end: -end[0])
+    bare = [_UPLOAD_PREFIX.sub("", parts[-1]) for parts in paths if parts and _UPLOAD_PREFIX.match(parts[-1])]
+    return list(dict.fromkeys((*(end for _, end in ends), *bare)))
 
 
-def address_path(address: str) -> str:
-    """The path of an address, of one of Label Studio's local files the path of that file; "" where it is none."""
-    try:
-        url = urlsplit(address)
-        if url.path.startswith("/data/local-files"):
-            return parse_qs(url.query).get("d", [""])[0]
-    except ValueError:  # brackets that hold no host, too many fields
-        return ""
-    return unquote(url.path)
+def is_address(reference: object) -> bool:
+    """Whether a reference is an address, of which the end is looked for in the data folder."""
+    return isinstance(reference, str) and bool(_ADDRESS.match(reference))
+
+
+def address_paths(address: str) -> list[str]:
+    """What the path of an address can be: its text as it stands, then without `%41` and the like, query and fragment.
+
+    Of one of Label Studio's local files it is the path of that file.
+    """
+    local = _LOCAL_FILE.match(address)
+    text = local.group(1) if local else _HOST.sub("", address)
+    cut = text.partition("&")[0] if local else text.partition("#")[0].partition("?")[0]
+    spellings = [*_spellings(text), *_spellings(cut), *([unquote_plus(cut)] if local else [])]
+    return [each for each in dict.fromkeys(spellings) if is_path(each)]
+
+
+def _spellings(name: str) -> list[str]:
+    """A path as it stands, with forward slashes, and without `%41` and the like."""
+    return list(dict.fromkeys((name, name.replace("\\", "/"), unquote(name).replace("\\", "/"))))

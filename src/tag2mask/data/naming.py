@@ -17,6 +17,7 @@ _SPELLINGS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_COCO_TASK = re.compile(r"^(?:instances|person_keypoints|panoptic|stuff|labels)_")
 _YEAR = re.compile(r"[_-]?(19|20)\d\d$")
 
 
@@ -57,4 +58,9 @@ def _raw_split(path: Path, root: Path) -> str:
     if path.parent != root and known_split(path.parent.name):
         return path.parent.name
     stem = path.stem.removeprefix("_").removesuffix(".coco")
-    return stem.removeprefix("instances_").removesuffix("_annotations") or stem
+    return coco_stem(stem).removesuffix("_annotations") or stem
+
+
+def coco_stem(stem: str) -> str:
+    """`val2017` of `instances_val2017`, `panoptic_val2017` and the like."""
+    return _COCO_TASK.sub("", stem)

@@ -21,8 +21,11 @@ from tag2mask.data.dataset import (
     label_codes,
     other_code,
 )
+from tag2mask.data.findings import Finding
 from tag2mask.data.folder import mask_path, mask_tags
-from tag2mask.data.links import refuse_links_out
+from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
+from tag2mask.data.links import refuse_links_out, walk
+from tag2mask.data.suffixes import is_picture
 from tag2mask.data.tables import class_indices, numbered_lines, read_classes, read_tag_table, safe_name
 from tag2mask.formats import DataOptions
 
@@ -49,12 +52,16 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     paths = {name: _picture_path(root, name, f"{list_file} line {line}") for name, line in lines.items()}
     masks = {name: _mask(root, name) for name in lines}
     refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
+    findings = unlisted(_in_no_list(root, lines), root, "the lists of ImageSets/Segmentation", usual=True)
     if options.tags_from == "masks":
         tags = {name: mask_tags(mask, codes, name) for name, mask in masks.items()}
     else:
-        tags = _tags(root, lines, list_file, classes, need_tags=need_tags)
-    pictures = tuple(Picture(paths[name], paths[name].name, tags.get(name, ()), masks[name]) for name in lines)
-    return PictureSet(classes, pictures, codes, root, split or list_file.stem, "voc")
+        tags, said = _tags(root, lines, list_file, classes, options, need_tags=need_tags)
+        findings += said
+    pictures = [Picture(paths[name], paths[name].name, tags[name], masks[name]) for name in lines if name in tags]
+    if not pictures:
+        raise SplitError(f"No usable picture: nobody labeled any of {list_file}. Leave --unlabeled skip out.")
+    return PictureSet(classes, tuple(pictures), codes, root, split or list_file.stem, "voc", findings)
 
 
 def voc_codes(classes: tuple[str, ...], *, others: str) -> NDArray[np.uint8]:
@@ -136,40 +143,75 @@ def _mask(root: Path, name: str) -> Path | None:
     )
 
 
+def _in_no_list(root: Path, lines: Mapping[str, int]) -> list[str]:
+    """Pictures of JPEGImages/ that no list of ImageSets/Segmentation/ names, nor `lines`."""
+    listed = set(lines)
+    for path in (root / "ImageSets" / "Segmentation").glob("*.txt"):
+        listed |= {picture_id(text.split()[0].removeprefix("/JPEGImages/")) for _, text in numbered_lines(path)}
+    names = sorted(name for name, _ in walk(root, "JPEGImages") if is_picture(name))
+    return [name for name in names if picture_id(name) not in listed]
+
+
 def _tags(
-    root: Path, lines: Mapping[str, int], list_file: Path, classes: tuple[str, ...], *, need_tags: bool
-) -> dict[str, tuple[int, ...]]:
-    """Tags of the listed pictures: tags.csv if there, else the object names of Annotations/*.xml."""
-    if (root / "tags.csv").is_file():
-        return _csv_tags(root, lines, list_file, classes, need_tags=need_tags)
-    annotations = root / "Annotations"
-    if any(annotations.glob("*.xml")):
-        return {
-            name: _xml_tags(annotations / f"{name}.xml", classes)
-            for name in lines
-            if need_tags or (annotations / f"{name}.xml").is_file()
-        }
-    if need_tags:
+    root: Path,
+    lines: Mapping[str, int],
+    list_file: Path,
+    classes: tuple[str, ...],
+    options: DataOptions,
+    *,
+    need_tags: bool,
+) -> tuple[dict[str, tuple[int, ...]], tuple[Finding, ...]]:
+    """Tags of the listed pictures, without those that are left out: of tags.csv if there, else of Annotations/*.xml."""
+    table, folder = root / "tags.csv", root / "Annotations"
+    from_table = table.is_file() and options.tags_from != "shapes"
+    findings: tuple[Finding, ...] = ()
+    if from_table:
+        found = _csv_tags(root, lines, classes)
+    elif any(folder.glob("*.xml")):
+        found, findings = _xml_tags(folder, lines, classes)
+    elif options.tags_from == "shapes":
+        raise MissingDataError(f"{root} has no Annotations/*.xml. Leave --tags-from shapes out to take tags.csv.")
+    elif need_tags:
         raise MissingDataError(
             f"{root} has no tags: neither tags.csv nor Annotations/*.xml. Write tags.csv with the header "
             "'file_name,tags', or allow --tags-from masks, which then trains on more than tags."
         )
-    return {}
+    else:
+        return dict.fromkeys(lines, ()), ()
+    missing = [name for name in lines if name not in found]
+    if options.unlabeled == "auto":
+        if missing and need_tags:
+            where = f"{list_file} line {lines[missing[0]]}"
+            raise _no_row(where, table, missing) if from_table else _no_xml(folder, missing)
+        return found | dict.fromkeys(missing, ()), findings
+    how = Unlabeled(f"a row in {table}" if from_table else f"an XML file in {folder}", options.unlabeled)
+    findings += unlabeled(how, missing, len(lines), list_file, options)
+    return found if is_skipped(how, options) else found | dict.fromkeys(missing, ()), findings
 
 
-def _csv_tags(
-    root: Path, lines: Mapping[str, int], list_file: Path, classes: tuple[str, ...], *, need_tags: bool
-) -> dict[str, tuple[int, ...]]:
+def _no_row(where: str, table: Path, missing: list[str]) -> DataError:
+    return DataError(
+        f"{where}: {missing[0]!r} has no row in {table}{_first_of(missing)}. Add the row (with an empty tag cell if it "
+        "shows no class), remove the line, or say --unlabeled skip or --unlabeled negative."
+    )
+
+
+def _no_xml(folder: Path, missing: list[str]) -> MissingDataError:
+    return MissingDataError(
+        f"There is no {folder / missing[0]}.xml{_first_of(missing)}. Add it, write tags.csv for all pictures, or say "
+        "--unlabeled skip or --unlabeled negative."
+    )
+
+
+def _first_of(missing: list[str]) -> str:
+    return f" (the first of {len(missing)} such pictures)" if len(missing) > 1 else ""
+
+
+def _csv_tags(root: Path, lines: Mapping[str, int], classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     def key(name: str) -> str | None:
         return picture_id(name) if picture_id(name) in lines else None
 
     table = read_tag_table(root / "tags.csv", key)
-    missing = next((name for name in lines if name not in table.rows), None)
-    if missing is not None and need_tags:
-        raise DataError(
-            f"{list_file} line {lines[missing]}: {missing!r} has no row in {table.path}. "
-            "Add the row (with an empty tag cell if it shows no class) or remove the line."
-        )
     cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
     return {
         name: class_indices(row.tags, classes, f"{table.path} line {row.line}", cure)
@@ -177,17 +219,26 @@ def _csv_tags(
     }
 
 
-def _xml_tags(path: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
-    """Tags from the objects of a VOC annotation; VOC classes outside the class list are left out."""
+def _xml_tags(
+    folder: Path, lines: Mapping[str, int], classes: tuple[str, ...]
+) -> tuple[dict[str, tuple[int, ...]], tuple[Finding, ...]]:
+    """Tags of the pictures that have an annotation; VOC classes outside the class list are left out, and counted."""
+    objects = {name: _objects(folder / f"{name}.xml") for name in lines if (folder / f"{name}.xml").is_file()}
+    tags = {}
+    for name, labels in objects.items():
+        wanted = [label for label in labels if label in classes or label not in VOC_CLASSES]
+        cure = "Correct the name or add the class to classes.txt."
+        tags[name] = class_indices(wanted, classes, str(folder / f"{name}.xml"), cure)
+    return tags, other_tags(objects, classes, folder, chosen=True)
+
+
+def _objects(path: Path) -> list[str]:
+    """Names of the objects of a VOC annotation."""
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
-    except FileNotFoundError as error:
-        raise MissingDataError(f"There is no {path}. Add it, or write tags.csv for all pictures.") from error
     except ElementTree.ParseError as error:
         line, _ = error.position
         raise DataError(f"{path} line {line}: not valid XML ({error}). Correct it or write tags.csv.") from error
     except (LookupError, ValueError) as error:  # an encoding that nobody knows
         raise DataError(f"{path}: not valid XML ({error}). Save it as UTF-8 or write tags.csv.") from error
-    names = [(item.findtext("name") or "").strip() for item in objects]
-    wanted = [name for name in names if name in classes or name not in VOC_CLASSES]
-    return class_indices(wanted, classes, str(path), "Correct the name or add the class to classes.txt.")
+    return [(item.findtext("name") or "").strip() for item in objects]

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.data.dataset import DataError
+from tag2mask.data.findings import Finding, named
+from tag2mask.data.left_out import Unlabeled, counted, without_picture
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.metadata import as_tags
 from tag2mask.data.naming import NO_SPLIT, known_split
 from tag2mask.data.shards import MASK_SUFFIX, Member, find_shards, member_path, members, read_bytes
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
+from tag2mask.data.suffixes import is_picture
 from tag2mask.data.tables import read_classes, split_tags
 from tag2mask.formats import DataOptions
 
 _TAG_SUFFIXES = ("json", "txt", "cls")
+_TAG_WORDS = frozenset(("tag", "tags", "label", "labels", "class", "classes", "target", "output"))
+"""What KEY.WORD.txt or KEY.WORD.cls may be called to hold tags."""
 _MAX_TAG_BYTES = 1 << 20
 _NAMED_SPLIT = re.compile(r"(?:^|[-_.])(train|training|val|valid|validation|test|testing)(?=$|[-_.\d])", re.IGNORECASE)
 
@@ -36,88 +41,169 @@ class ShardSample(NamedTuple):
     """Class number of a `.cls` member."""
     mask: Path | None
     """Its member KEY.mask.png, as `picture`; for evaluation only."""
+    others: tuple[str, ...] = ()
+    """Suffixes of its members that are not read."""
 
 
 def list_webdataset(root: Path, options: DataOptions) -> Listing:
     """Pictures and tags of shards; the pictures stay in the tar files.
 
-    A sample is what shares a name up to the first dot: a picture; tags as KEY.json (`tags`, a list or text with `;`),
-    KEY.txt (text with `;`) or KEY.cls (a class number, with classes.txt beside the shards, or a class name); optionally
-    KEY.mask.png. Shards whose names say train, val or test are splits. A picture without tags is left out.
+    A sample is what shares a name up to the first dot, wherever it lies in its shard: a picture; tags as KEY.json
+    (`tags`, a list or text with `;`), KEY.txt (text with `;`) or KEY.cls (a class number, with classes.txt beside the
+    shards, or a class name); optionally KEY.mask.png. Where there is no KEY.jpg, KEY.input.jpg is the picture, and its
+    tags may be KEY.input.json or KEY.tags.txt. Shards whose names say train, val or test are splits. A picture without
+    tags is left out, or a negative if so asked.
 
     Raises:
         MissingDataError: a shard is not there.
-        DataError: a tar file that cannot be read in place, a member that is no plain file or leaves its folder, or
-            tags that cannot be read.
+        DataError: a tar file that cannot be read in place, a member that is no plain file or leaves its folder, one
+            that is there twice, or tags that cannot be read.
     """
     shards = find_shards(root)
     folder = shards[0].parent
-    named = {shard: _split_of(shard) for shard in shards}
-    has_splits = all(named.values()) and len(set(named.values())) > 1
+    split_of = {shard: _split_of(shard) for shard in shards}
+    has_splits = all(split_of.values()) and len(set(split_of.values())) > 1
     classes = read_classes(folder / "classes.txt") if (folder / "classes.txt").is_file() else None
     splits: dict[str, list[Entry]] = {}
     seen: set[str] = set()
+    spare: list[str] = []
+    others: Counter[str] = Counter()
+    untagged: Counter[str] = Counter()
     for shard in shards:
-        entries = splits.setdefault((named[shard] if has_splits else None) or NO_SPLIT, [])
+        entries = splits.setdefault((split_of[shard] if has_splits else None) or NO_SPLIT, [])
         for sample in read_shard(shard):
-            where = f"{shard} {sample.name}"
-            tags = sample.tags if sample.number is None else (_class_name(sample.number, classes, where, folder),)
-            if tags is None:
+            if isinstance(sample, str):
+                spare.append(f"{shard.name}/{sample}")
                 continue
+            where = f"{shard} {sample.name}"
+            number = sample.number
+            tags = sample.tags if number is None else (_class_name(number, classes, where, folder),)
+            (untagged if tags is None else others).update(each.lower() for each in sample.others)
             # keys need to be unique in their shard only
             name = sample.name if sample.name not in seen else f"{shard.stem}/{sample.name}"
             seen.add(name)
-            entries.append(Entry(name, tags, where, stored=sample.picture, stored_mask=sample.mask))
-    return Listing("webdataset", shards[0], splits, None, closed=False)
+            entry = Entry(name, tags or (), where, stored=sample.picture, stored_mask=sample.mask)
+            entries.append(entry._replace(labeled=tags is not None))
+    beside = f" (beside them: {counted(untagged)})" if untagged else ""
+    return Listing(
+        "webdataset",
+        shards[0],
+        splits,
+        None,
+        closed=False,
+        findings=(*without_picture(spare, "member with tags", folder), *_unread(others, folder)),
+        unlabeled=Unlabeled(f"tags{beside}", "skip"),
+    )
 
 
-def read_shard(shard: Path) -> Iterator[ShardSample]:
-    """The samples of a tar file, in its order; no picture is read.
+def read_shard(shard: Path) -> Iterator[ShardSample | str]:
+    """The samples of a tar file, in the order of their first members; no picture is read.
+
+    Of a key without a picture the names of members that would be its tags. Beside what is in use only the offsets of
+    the members are kept.
 
     Raises:
         DataError: as `list_webdataset`.
     """
-    for key, group in itertools.groupby(members(shard), key=lambda member: _key(member.name)[0]):
-        by_suffix = {_key(member.name)[1]: member for member in group}
-        pictures = [suffix for suffix in by_suffix if suffix != MASK_SUFFIX and f".{suffix}" in PICTURE_SUFFIXES]
-        if not pictures:
-            continue
-        if len(pictures) > 1:
-            raise DataError(f"{shard}: sample {key} has the pictures {', '.join(pictures)}. Keep one per sample.")
-        picture = by_suffix[pictures[0]]
-        tags, number = _tags(shard, {suffix: by_suffix[suffix] for suffix in _TAG_SUFFIXES if suffix in by_suffix})
-        mask = by_suffix.get(MASK_SUFFIX)
-        yield ShardSample(
-            member_path(shard, picture), picture.name, tags, number, None if mask is None else member_path(shard, mask)
+    groups: dict[str, dict[str, tuple[int, int]]] = {}
+    for member in members(shard):
+        key, suffix = _key(member.name)
+        place = (member.offset, member.size)
+        if groups.setdefault(key, {}).setdefault(sys.intern(suffix), place) is not place:
+            raise DataError(f"{shard} has the member {member.name!r} twice. Keep one.")
+    for key in list(groups):
+        group = {suffix: Member(f"{key}.{suffix}", *place) for suffix, place in groups.pop(key).items()}
+        picture = _picture_suffix(shard, key, group)
+        if picture is None:
+            yield from (group[suffix].name for suffix in _tag_suffixes(group, ""))
+        else:
+            yield _sample(shard, group, picture)
+
+
+def _picture_suffix(shard: Path, key: str, group: Iterable[str]) -> str | None:
+    """Suffix of the picture of a sample: one without a further dot, else the only one that is a picture."""
+    pictures = [suffix for suffix in group if suffix.lower() != MASK_SUFFIX and is_picture(f"a.{suffix}")]
+    pictures = [suffix for suffix in pictures if "." not in suffix] or pictures
+    if len(pictures) > 1:
+        raise DataError(
+            f"{shard}: sample {key} has the pictures {', '.join(pictures)}. Keep one per sample; a sample is what "
+            "shares a name up to the first dot."
         )
+    return pictures[0] if pictures else None
+
+
+def _sample(shard: Path, group: Mapping[str, Member], suffix: str) -> ShardSample:
+    picture, mask = group[suffix], next((each for each in group if each.lower() == MASK_SUFFIX), None)
+    tags, number, read = _tags(shard, {each: group[each] for each in _tag_suffixes(group, suffix)})
+    return ShardSample(
+        member_path(shard, picture),
+        picture.name,
+        tags,
+        number,
+        None if mask is None else member_path(shard, group[mask]),
+        tuple(each for each in group if each not in (suffix, mask, read)),
+    )
+
+
+def _tag_suffixes(group: Iterable[str], picture: str) -> list[str]:
+    """Suffixes of a sample that may be tags: json, txt, cls; then those that begin as the picture's; then the telling.
+
+    Text such as KEY.caption.txt is none.
+    """
+    middle = picture.rpartition(".")[0].lower()
+    found = []
+    for suffix in group:
+        word, _, kind = suffix.lower().rpartition(".")
+        told = not word or word == middle or word in _TAG_WORDS or kind != "txt"
+        if kind in _TAG_SUFFIXES and told:
+            found.append((bool(word), word != middle, _TAG_SUFFIXES.index(kind), suffix))
+    return [suffix for *_, suffix in sorted(found)]
 
 
 def _key(name: str) -> tuple[str, str]:
     """Key and suffix of a member, by the first dot of its file name."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
-    return f"{folder}{slash}{stem}", suffix.lower()
+    return f"{folder}{slash}{stem}", suffix
 
 
-def _tags(shard: Path, members: dict[str, Member]) -> tuple[tuple[str, ...] | None, int | None]:
-    """Tags, or a class number."""
+def _tags(shard: Path, members: Mapping[str, Member]) -> tuple[tuple[str, ...] | None, int | None, str | None]:
+    """Tags, or a class number, and the suffix that they are from."""
     for suffix, member in members.items():
         where = f"{shard} member {member.name!r}"
         if member.size > _MAX_TAG_BYTES:
             raise DataError(f"{where} has {member.size} bytes, too many for tags. Correct or remove it.")
+        kind = suffix.rpartition(".")[2].lower()
         try:
             text = read_bytes(shard, member.offset, member.size).decode("utf-8-sig").strip()
-            value = json.loads(text) if suffix == "json" else text
+            value = json.loads(text) if kind == "json" else text
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where} cannot be read: {error}. Save it as UTF-8 and valid JSON.") from error
-        if suffix == "json":
+        if kind == "json":
             if not isinstance(value, dict) or "tags" not in value:
                 continue  # metadata of another kind
-            return as_tags(value["tags"], where), None
-        if suffix == "cls" and text.isdecimal() and len(text) < 10:
-            return None, int(text)
-        return split_tags(text), None
-    return None, None
+            return as_tags(value["tags"], where), None, suffix
+        if kind == "cls" and text == "-1":
+            continue  # not known
+        if kind == "cls" and text.isdecimal() and len(text) < 10:
+            return None, int(text), suffix
+        return split_tags(text), None, suffix
+    return None, None, None
+
+
+def _unread(others: Counter[str], folder: Path) -> tuple[Finding, ...]:
+    """What is said of members of tagged samples that are not read, by suffix."""
+    if not others:
+        return ()
+    return (
+        Finding(
+            severity="note",
+            code="unread",
+            message=f"{folder}: members beside pictures and tags not read: {counted(others)}.",
+            cure="None needed; tags are KEY.json, KEY.txt or KEY.cls.",
+            **named([f"{suffix}: {count}" for suffix, count in others.most_common()]),
+        ),
+    )
 
 
 def _class_name(number: int, classes: tuple[str, ...] | None, where: str, folder: Path) -> str:

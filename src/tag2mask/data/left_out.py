@@ -1,0 +1,223 @@
+"""What a data set says of pictures and labels that are left out of it, or taken for what they may not be.
+
+One rule for every format: pictures that nobody labelled, pictures that no annotation lists, labels of shapes beside
+image tags, tags that are no class. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tag2mask.data.dataset import DataError
+from tag2mask.data.findings import Finding, named, some
+from tag2mask.formats import DataOptions
+
+_MOST_LABELS = 8
+
+
+@dataclass(frozen=True)
+class Unlabeled:
+    """How pictures that nobody labelled look in a format, and what its own tools do with them."""
+
+    lacks: str
+    """What they do not have, as in `label file`."""
+    auto: Literal["negative", "skip"]
+    empty: str = ""
+    """How the format says that a picture shows none of the classes; "" where it cannot say so."""
+    usual: float = 0.1
+    """Share of the pictures up to which it is no reason for a warning."""
+
+
+class Kinds(NamedTuple):
+    """Both kinds of labels of a picture."""
+
+    picture: str
+    tags: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+
+def is_skipped(how: Unlabeled, options: DataOptions) -> bool:
+    """Whether pictures that nobody labelled are left out, and not negatives."""
+    return (how.auto if options.unlabeled == "auto" else options.unlabeled) == "skip"
+
+
+def unlabeled(
+    how: Unlabeled, names: Sequence[str], total: int, source: object, options: DataOptions
+) -> tuple[Finding, ...]:
+    """What is said of the pictures `names` of `total` that nobody labelled: none, or one finding."""
+    skipped = is_skipped(how, options)
+    if not names or (options.tags_from == "masks" and not skipped):
+        return ()
+    common = options.unlabeled == "auto" and len(names) > how.usual * total
+    if skipped:
+        cure = "Label them; --unlabeled negative takes them as pictures that show none of the classes."
+    else:
+        cure = f"--unlabeled skip leaves them out, which is right where nobody has looked at them{how.empty}."
+    return (
+        Finding(
+            severity="warning" if common else "note",
+            code="unlabeled",
+            message=f"{source}: {len(names)} of {some(total, 'picture')} without {how.lacks}: "
+            f"{'left out' if skipped else 'taken as negatives'}.",
+            cure=cure,
+            **named(names),
+        ),
+    )
+
+
+def unlisted(names: Sequence[str], root: Path, source: object, *, usual: bool = False) -> tuple[Finding, ...]:
+    """What is said of picture files below `root` that no annotation lists."""
+    if not names:
+        return ()
+    return (
+        Finding(
+            severity="note" if usual else "warning",
+            code="unlisted",
+            message=f"{some(len(names), 'picture')} below {root} not in {source}: not used.",
+            cure="Nothing, if they are not meant to be; else add them there.",
+            **named(names, [(root / name,) for name in names]),
+        ),
+    )
+
+
+def other_tags(
+    tags: Mapping[str, Sequence[str]], classes: Sequence[str], source: object, *, chosen: bool
+) -> tuple[Finding, ...]:
+    """What is said of tags that are none of `classes`: those of the pictures `tags`, by the picture's name.
+
+    Args:
+        tags: Tags of each picture; background is not one of them.
+        classes: The class list.
+        source: Where the tags come from.
+        chosen: Whether classes.txt has chosen the classes; else the format's own list lacks the tags.
+    """
+    known = frozenset(classes)
+    counts = Counter(tag for each in tags.values() for tag in set(each) if tag not in known)
+    if not counts:
+        return ()
+    return (
+        Finding(
+            severity="note" if chosen else "warning",
+            code="other_tags",
+            message=f"{source}: {some(len(counts), 'tag')} left out, as {'classes.txt' if chosen else 'its class list'}"
+            f" does not name {'it' if len(counts) == 1 else 'them'}: {counted(counts)}.",
+            cure="Nothing, if that is meant; else add the class to classes.txt.",
+            **named([f"{tag}: {some(count, 'picture')}" for tag, count in counts.most_common()]),
+        ),
+    )
+
+
+def same_name(names: Iterable[tuple[object, str]], source: object) -> tuple[Finding, ...]:
+    """What is said of several numbers of a class list (`names`: number, name) that bear one name."""
+    by_name: dict[str, list[object]] = {}
+    for number, name in names:
+        by_name.setdefault(name, []).append(number)
+    twins = [f"{name}: {', '.join(map(str, numbers))}" for name, numbers in by_name.items() if len(numbers) > 1]
+    if not twins:
+        return ()
+    return (
+        Finding(
+            severity="warning",
+            code="same_name",
+            message=f"{source}: {some(len(twins), 'class name')} stands for several numbers ({'; '.join(twins[:3])}): "
+            "one class each.",
+            cure="Nothing, if they are the same; else give each its own name.",
+            **named(twins),
+        ),
+    )
+
+
+def without_picture(names: Sequence[str], what: str, source: object) -> tuple[Finding, ...]:
+    """What is said of annotations, `what` as in `label file`, whose picture is not there."""
+    if not names:
+        return ()
+    return (
+        Finding(
+            severity="warning",
+            code="without_picture",
+            message=f"{source}: {some(len(names), what)} without a picture: not used.",
+            cure="Add the pictures, give both the same name, or remove them.",
+            **named(names),
+        ),
+    )
+
+
+def other_files(names: Sequence[str], taken: str, root: Path) -> tuple[Finding, ...]:
+    """What is said of annotation files that are not read because others are."""
+    if not names:
+        return ()
+    return (
+        Finding(
+            severity="note",
+            code="other_files",
+            message=f"{some(len(names), 'annotation file')} of {root} not read, as {taken} is.",
+            cure="Nothing, if that is meant; else move the files that are not to be read elsewhere.",
+            **named(names),
+        ),
+    )
+
+
+def tags_or_shapes(pictures: Sequence[Kinds], source: object, options: DataOptions) -> tuple[bool, tuple[Finding, ...]]:
+    """Whether the labels of shapes are the tags, and what is said of the kind that is left out.
+
+    Shapes are taken where they are asked for, or where no picture at all has a tag of its own. Where masks give the
+    tags, this is only about the class list.
+
+    Raises:
+        DataError: shapes are asked for, and there is none.
+    """
+    tagged, shaped = [each for each in pictures if each.tags], [each for each in pictures if each.shapes]
+    if options.tags_from == "masks":
+        return bool(shaped and not tagged), ()
+    of_tags, of_shapes = (Counter(label for each in pictures for label in set(each[kind])) for kind in (1, 2))
+    there = (
+        f"{source}: {len(tagged)} of {some(len(pictures), 'picture')} with image tags ({counted(of_tags)}), "
+        f"{len(shaped)} with shapes ({counted(of_shapes)})"
+    )
+    if options.tags_from == "shapes":
+        if not shaped:
+            raise DataError(f"{source} has no shape with a label. Leave --tags-from shapes out to take the image tags.")
+        if not tagged:
+            return True, ()
+        return True, (_both(f"{there}: the image tags are left out, as asked.", "", [each.picture for each in tagged]),)
+    if not shaped:
+        return False, ()
+    if not tagged:
+        return True, (
+            Finding(
+                severity="note",
+                code="shapes_as_tags",
+                message=f"{source} has no image tags: the labels of its shapes are taken as tags.",
+                cure="Nothing, if the shapes show all that is in the pictures.",
+                **named([each.picture for each in shaped]),
+            ),
+        )
+    lost = [each.picture for each in shaped if not set(each.shapes) <= set(each.tags)]
+    if not lost:
+        return False, (_both(f"{there}: they agree, and the image tags are taken.", "", [e.picture for e in shaped]),)
+    message = (
+        f"{there}: the image tags are taken, and the shapes are left out, though {len(lost)} of these pictures have "
+        "shapes of classes that they are not tagged with."
+    )
+    return False, (_both(message, "Take the labels of the shapes instead with --tags-from shapes.", lost),)
+
+
+def _both(message: str, cure: str, names: Sequence[str]) -> Finding:
+    return Finding(
+        severity="warning" if cure else "note",
+        code="both_kinds",
+        message=message,
+        cure=cure or "None needed.",
+        **named(names),
+    )
+
+
+def counted(counts: Counter[str]) -> str:
+    """`cat 5, dog 2`, the most frequent first."""
+    most = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    more = f" and {len(most) - _MOST_LABELS} more" if len(most) > _MOST_LABELS else ""
+    return ", ".join(f"{label} {count}" for label, count in most[:_MOST_LABELS]) + more
