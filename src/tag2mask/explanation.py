@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tag2mask import render
 from tag2mask.config import IGNORE, CRFParams
+from tag2mask.data.spelling import class_name
 from tag2mask.files import check_folder, write_text
 from tag2mask.label_quality import picture_taught, tag_vector
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
@@ -62,7 +63,8 @@ def explain(
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"
     prediction = segmenter.predict(rgb, tags=tags)
-    names = _classes(prediction.tag_scores) if tags is None else [n for n in segmenter.classes if n in tags]
+    known = None if tags is None else [class_name(name) for name in tags]
+    names = _classes(prediction.tag_scores) if known is None else [n for n in segmenter.classes if n in known]
     lesson = picture_taught(segmenter, rgb, tag_vector(segmenter, names))
     rule, labels = lesson.rule, lesson.labels[0].cpu().numpy()
     votes = lesson.votes_of(0)

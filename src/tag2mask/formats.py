@@ -63,6 +63,8 @@ class DataOptions:
                 raise ValueError(
                     f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(merged, name)!r}"
                 )
+        if not merged.tag_separator:
+            raise ValueError("tag_separator must be at least one character, got ''")
         return merged
 
     def asked(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import MAX_SIDE, CRFParams
+from tag2mask.data.spelling import stored_classes
 from tag2mask.data.tables import is_class_name
 from tag2mask.memory import ran_out
 from tag2mask.prediction import BROKEN_SCORES, Prediction, Segmenter
@@ -86,7 +87,7 @@ class OnnxSegmenter(Segmenter):
         for name, value in sizes.items():
             if not (isinstance(value, int) and 1 <= value <= MAX_SIDE) and not (name == "image_size" and value is None):
                 raise ValueError(f"{path}: its metadata gives the {name} {str(value)[:40]}. Export it anew.")
-        self.classes: tuple[str, ...] = tuple(classes)
+        self.classes: tuple[str, ...] = stored_classes(classes)
         self.image_size: int | None = sizes["image_size"]
         self.stride: int = sizes["stride"]
         self._path = path

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tag2mask import render
 from tag2mask.config import MAX_PIXELS, CRFParams
+from tag2mask.data.spelling import class_name
 from tag2mask.sources import Source, as_rgb
 from tag2mask.tiling import Part, check_limits
 
@@ -238,9 +239,9 @@ def _tags_per_picture(tags: Sequence[str] | Sequence[Sequence[str]] | None, coun
         return [None] * count
     if isinstance(tags, str):
         raise ValueError(f"tags is a list of class names, got the text {tags!r}; write [{tags!r}].")
-    names = [entry for entry in tags if isinstance(entry, str)]
+    names = [class_name(entry) for entry in tags if isinstance(entry, str)]
     if len(names) == len(tags):
         return [names] * count
     if names or len(tags) != count:
         raise ValueError(f"tags must be one list of class names, or one list for each of the {count} pictures.")
-    return list(tags)
+    return [None if each is None else [class_name(name) for name in each] for each in tags]

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from tag2mask import __version__
 from tag2mask.config import RunConfig, parse_config, require_finished
+from tag2mask.data.spelling import stored_classes
 from tag2mask.data.tables import MAX_CLASSES, is_class_name
 from tag2mask.files import check_new_folder, model_file, whole_file, write_atomically
 from tag2mask.models import build_network
@@ -209,7 +210,7 @@ def read_classes(text: str) -> tuple[str, ...]:
         raise ValueError(f"its classes must be a list of names without control characters, got {text[:80]!r}")
     if len(set(names)) < len(names) or len(names) > MAX_CLASSES:
         raise ValueError(f"its classes must be at most {MAX_CLASSES} different names, got {len(names)}")
-    return tuple(names)
+    return stored_classes(names)
 
 
 def save_state(run: Path, state: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import resize
 
 from tag2mask import hub, prediction
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
+from tag2mask.data.spelling import class_name
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.prediction import BROKEN_SCORES, CRFChoice, Prediction, check_scales, check_tags, resolve_crf
@@ -247,6 +248,7 @@ class Segmenter(prediction.Segmenter):
         Raises:
             ValueError: a name is not a class of this model.
         """
+        tags = [class_name(name) for name in tags]
         check_tags(tags, self.classes)
         return torch.tensor([True, *(name in tags for name in self.classes)])
 

@@ -83,7 +83,7 @@ def check(
             name: _summary(each, [looks[i] for i in members[name]], tagged=name in opened.tagged)
             for name, each in opened.splits.items()
         },
-        findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
+        findings=tuple(sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))),
         side_histogram=side_histogram(looks),
     )
     return report if out is None else replace(report, out=write_page(report, Path(out)))

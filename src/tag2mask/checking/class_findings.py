@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.data.class_names import name_findings
 from tag2mask.data.findings import Finding, are, listed, named, some
 
 ALMOST = 0.95
@@ -37,7 +37,7 @@ def class_findings(tags: NDArray[np.bool_], classes: tuple[str, ...], split: str
     if not findings or findings[0].code != "nothing_to_learn":
         findings += _everywhere(counts, n, classes, split)
     findings += _together(tags, counts, classes, split)
-    return [*findings, *_negatives(tags, split), *_spellings(classes)]
+    return [*findings, *_negatives(tags, split), *name_findings(classes)]
 
 
 def held_out_findings(counts: Mapping[str, int], trained: Mapping[str, int], split: str) -> list[Finding]:
@@ -216,24 +216,6 @@ def _negatives(tags: NDArray[np.bool_], split: str) -> list[Finding]:
             message=f"{count} of {some(n, 'picture')} of the split {split!r} ({count / n:.1%}) are negatives: none of "
             "the classes.",
             cure="Leave most of them out: steps on them teach little." if many else "None needed.",
-        )
-    ]
-
-
-def _spellings(classes: tuple[str, ...]) -> list[Finding]:
-    same: defaultdict[str, list[str]] = defaultdict(list)
-    for name in classes:
-        same["".join(name.casefold().replace("_", " ").replace("-", " ").split())].append(name)
-    names = [" / ".join(each) for each in same.values() if len(each) > 1]
-    if not names:
-        return []
-    return [
-        Finding(
-            severity="warning",
-            code="spellings",
-            message=f"{are(len(names), 'class')} spelt in more than one way and count as different classes.",
-            cure="Write each class in one way everywhere.",
-            **named(names),
         )
     ]
 

@@ -11,7 +11,8 @@ from typing import cast
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, detect_format, list_splits, open_data
 from tag2mask.data.dataset import label_codes
 from tag2mask.data.findings import Finding, named, some
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
+from tag2mask.data.folder import folder_files, table_findings
+from tag2mask.data.spelling import existing
 from tag2mask.data.tables import TagTable, read_classes, read_tag_table
 from tag2mask.data.voc import VOC_CLASSES, listed_ids, picture_id
 from tag2mask.formats import DataFormat, DataOptions
@@ -147,8 +148,11 @@ def _files(root: Path, data_format: str) -> PictureSet | None:
     folder = root / {"folder": "images", "voc": "JPEGImages"}.get(data_format, "")
     if folder == root:
         return None
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-    pictures = tuple(Picture(path, path.relative_to(folder).as_posix(), (), None) for path in files)
+    try:
+        files = folder_files(root, folder.name).pictures
+    except DataError:
+        return None
+    pictures = tuple(Picture(folder / path, name, (), None) for name, path in files.items())
     return PictureSet((), pictures, label_codes(0, others="ignore"), root, UNLISTED, data_format) if files else None
 
 
@@ -160,14 +164,16 @@ def _table_findings(
     if data_format not in ("folder", "voc") or options.tags_from != "tags" or not path.is_file():
         return []
     try:
-        table = read_tag_table(path)
+        table = read_tag_table(path, separator=options.tag_separator)
         classes = _listed_classes(root, data_format)
         used = set(table.rows) if data_format == "folder" else _used_rows(root, table)
     except DataError:
         return []  # this is what the splits could not be opened for
     found = _unknown_tags(table, classes, used)
     if data_format == "folder":
-        found += _missing_pictures(root, table) + _unlisted_pictures(root, table)
+        found += _missing_pictures(root, table)
+        if UNLISTED in splits:  # a split that can be opened says it itself
+            found += table_findings(root, table, folder_files(root, "images"))
     elif options.unlabeled == "auto":
         found += _missing_rows(splits, table, train)
     return found
@@ -183,8 +189,8 @@ def _listed_classes(root: Path, data_format: str) -> tuple[str, ...] | None:
 
 def _used_rows(root: Path, table: TagTable) -> set[str]:
     """Rows of a VOC tree's tags.csv that a list names; the others are ignored, whatever they say."""
-    files = (root / "ImageSets" / "Segmentation").glob("*.txt")
-    ids = {name for path in files for name in listed_ids(path)}
+    files, known = (root / "ImageSets" / "Segmentation").glob("*.txt"), {picture_id(name) for name in table.rows}
+    ids = {name for path in files for name in listed_ids(path, known)}
     return {name for name in table.rows if picture_id(name) in ids}
 
 
@@ -215,7 +221,7 @@ def _unknown_tags(table: TagTable, classes: tuple[str, ...] | None, used: set[st
 
 
 def _missing_pictures(root: Path, table: TagTable) -> list[Finding]:
-    names = [f"{name} (line {row.line})" for name, row in table.rows.items() if not (root / "images" / name).is_file()]
+    names = [f"{name} (line {row.line})" for name, row in table.rows.items() if not existing(root / "images", name)]
     if not names:
         return []
     return [
@@ -225,23 +231,6 @@ def _missing_pictures(root: Path, table: TagTable) -> list[Finding]:
             message=f"{some(len(names), 'row')} of {table.path} without a picture in {root / 'images'}.",
             cure="Add the pictures, correct file_name (relative to images/), or remove the rows.",
             **named(names),
-        )
-    ]
-
-
-def _unlisted_pictures(root: Path, table: TagTable) -> list[Finding]:
-    listed, folder = set(table.rows), root / "images"
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-    names = sorted(name for name in (path.relative_to(folder).as_posix() for path in files) if name not in listed)
-    if not names:
-        return []
-    return [
-        Finding(
-            severity="warning",
-            code="missing_tags",
-            message=f"{some(len(names), 'picture')} in {folder} without a row in {table.path}: not used.",
-            cure="Add a row for each (with an empty tag cell if it shows no class), or remove the files.",
-            **named(names, [(folder / name,) for name in names]),
         )
     ]
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
-from tag2mask.data.class_folders import has_class_folders
+from tag2mask.data.class_folders import has_class_folders, only_folder
 from tag2mask.data.coco import coco_files, has_other_coco, no_coco
 from tag2mask.data.cvat import cvat_files
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.hf_dataset import is_hf_dataset
 from tag2mask.data.label_studio import label_studio_files
+from tag2mask.data.links import walk
 from tag2mask.data.metadata import metadata_files
 from tag2mask.data.shards import names_shards
+from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.yolo import is_yolo
 from tag2mask.formats import DataFormat
 
@@ -27,6 +30,8 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "webdataset": lambda root: any(True for _ in root.glob("*.tar")),
 }
 """Files that only this format has."""
+_MOST_LOOKED_AT = 10_000
+"""So many files are looked at to say what a folder has in place of pictures."""
 
 
 def detect_format(root: Path, data_format: str = "auto") -> str:
@@ -69,9 +74,28 @@ def _looked(root: Path) -> str:
         raise no_coco(root)
     if (root / "images").is_dir():
         return "folder"
+    if (inner := _unpacked(root)) is not None:
+        raise DataError(
+            f"{root} holds one folder, {inner.name}/, and the data set lies in that: give --data {inner}. If "
+            f"{inner.name} is a class, put its pictures directly into it, and add a folder of another class."
+        )
     if has_class_folders(root):
         return "imagefolder"
     raise _unknown(root)
+
+
+def _unpacked(root: Path) -> Path | None:
+    """The one folder in `root`, as zip files unpack, where that is a data set; a class folder is none."""
+    inner = only_folder(root)
+    if inner is None:
+        return None
+    try:
+        kind = _looked(inner)
+    except MissingDataError:
+        return None
+    except DataError:
+        return inner
+    return None if kind == "imagefolder" and any(is_picture(path.name) for path in inner.iterdir()) else inner
 
 
 def _unknown(root: Path) -> MissingDataError:
@@ -81,5 +105,13 @@ def _unknown(root: Path) -> MissingDataError:
         "ImageSets/Segmentation/ (PASCAL VOC tree), a folder of pictures per class, metadata.csv or metadata.jsonl "
         "(Hugging Face imagefolder), a COCO JSON file, annotations.xml (CVAT for images 1.1), a Label Studio export, "
         f"data.yaml with labels/ or obj.data (YOLO), dataset_dict.json or state.json (Hugging Face data set) and *.tar "
-        f"(WebDataset); found {found}. See docs/data.md."
+        f"(WebDataset); found {found}.{_no_pictures(root)} See docs/data.md."
     )
+
+
+def _no_pictures(root: Path) -> str:
+    """What is said where files lie below `root`, but no picture by its suffix."""
+    names = [name for name, _ in islice(walk(root, ""), _MOST_LOOKED_AT)]
+    if any(map(is_picture, names)):
+        return ""
+    return "".join(f" {each.message} Cure: {each.cure}" for each in passed_over(names, root))

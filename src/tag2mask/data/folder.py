@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
+from tag2mask.data.class_names import background_finding, name_findings
+from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError, label_codes
-from tag2mask.data.links import refuse_links_out
+from tag2mask.data.findings import Finding, listed, named, some
+from tag2mask.data.links import refuse_links_out, walk
+from tag2mask.data.lists import PictureNames, read_list
 from tag2mask.data.pictures import read_mask
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
-from tag2mask.data.tables import (
-    TagTable,
-    checked_classes,
-    class_indices,
-    numbered_lines,
-    read_classes,
-    read_tag_table,
-    safe_name,
-)
+from tag2mask.data.spelling import existing, nfc
+from tag2mask.data.suffixes import is_picture, passed_over
+from tag2mask.data.tables import TagTable, checked_classes, class_indices, read_classes, read_tag_table
 from tag2mask.formats import DataOptions
 
 HELD_OUT = 10
@@ -34,19 +32,109 @@ def open_folder(root: Path, *, split: str | None, options: DataOptions, need_tag
         DataError: with file, line and cure.
     """
     split = split or "train"
-    table = _table(root, needed=need_tags and options.tags_from == "tags")
+    table = _table(root, options, needed=need_tags and options.tags_from == "tags")
     classes = _classes(root, table)
-    names = _all_names(root, table)
     refuse_links_out(root, ("images", "masks"))
-    chosen = split_names(root, split, names)
+    files = folder_files(root, "images")
+    paths = _all_paths(root, table, files)
+    chosen, list_findings = split_names(root, split, paths)
     codes = label_codes(len(classes), others=options.others)
     pictures = []
     tags_of = _tags(table, classes, root)
+    masks = root / "masks" if (root / "masks").is_dir() else None
     for name in chosen:
-        mask = mask_path(root / "masks", name)
+        mask = None if masks is None else mask_path(masks, name)
         tags = mask_tags(mask, codes, name) if options.tags_from == "masks" else tags_of.get(name, ())
-        pictures.append(Picture(root / "images" / name, name, tags, mask))
-    return PictureSet(classes, tuple(pictures), codes, root, split, "folder")
+        pictures.append(Picture(paths[name], name, tags, mask))
+    findings = (*name_findings(classes), *table_findings(root, table, files), *list_findings)
+    return PictureSet(classes, tuple(pictures), codes, root, split, "folder", findings)
+
+
+class FolderFiles(NamedTuple):
+    """The files below a folder of pictures, without hidden ones."""
+
+    pictures: dict[str, str]
+    """Their path on the disk by their name, both relative to the folder, sorted by name."""
+    others: tuple[str, ...]
+    """Files that are no pictures by their suffix."""
+
+
+def folder_files(root: Path, folder: str) -> FolderFiles:
+    """The files below `root/folder`, by suffix; no file is opened.
+
+    Raises:
+        DataError: two pictures whose names differ in their form (composed or not) alone.
+    """
+    pictures: dict[str, str] = {}
+    others: list[str] = []
+    for path, is_link in walk(root, folder) if (root / folder).is_dir() else ():
+        stored = path[len(folder) + 1 :]
+        name = nfc(stored)
+        if is_link and (root / path).is_dir():
+            continue
+        if not is_picture(name):
+            others.append(name)
+        elif name in pictures:
+            raise DataError(
+                f"{root / folder} has two pictures {name!r}: one name is composed, the other decomposed (as macOS "
+                "writes accents). Rename or remove one."
+            )
+        else:
+            pictures[name] = stored
+    return FolderFiles(dict(sorted(pictures.items())), tuple(sorted(others)))
+
+
+def table_findings(root: Path, table: TagTable | None, files: FolderFiles) -> tuple[Finding, ...]:
+    """What is said of the files in images/ and of the rows of tags.csv."""
+    folder = root / "images"
+    rows = {} if table is None else table.rows
+    found = passed_over((name for name in files.others if name not in rows), folder)
+    if table is None:
+        return (*found, *mask_files(masks_among(files.pictures), (), folder))
+    alone = [name for name, row in table.rows.items() if row.background and not row.tags]
+    together = [name for name, row in table.rows.items() if row.background and row.tags]
+    masks = dict.fromkeys(masks_among({**files.pictures, **dict.fromkeys(table.rows)}))
+    rest = [name for name in files.pictures if name not in table.rows and name not in masks]
+    return (
+        *found,
+        *background_finding(alone, together),
+        *mask_files(masks, table.rows, folder),
+        *_without_row({name: folder / files.pictures[name] for name in rest}, folder, table.path),
+    )
+
+
+def _without_row(paths: dict[str, Path], folder: Path, source: Path) -> tuple[Finding, ...]:
+    """What is said of pictures in a folder that have no tags in `source`."""
+    if not paths:
+        return ()
+    return (
+        Finding(
+            severity="warning",
+            code="missing_tags",
+            message=f"{some(len(paths), 'picture')} in {folder} without tags in {source}: not used.",
+            cure="Add their tags (none where a picture shows no class), or remove the files.",
+            **named(list(paths), [(path,) for path in paths.values()]),
+        ),
+    )
+
+
+def mask_files(names: Iterable[str], used: Container[str], where: Path) -> tuple[Finding, ...]:
+    """What is said of the pictures `names` that look like masks of others; those of `used` are used."""
+    names = list(names)
+    if not names:
+        return ()
+    taken = sum(name in used for name in names)
+    kinds = {"used like any other": taken, "left out": len(names) - taken}
+    said = ", ".join(word if count == len(names) else f"{count} {word}" for word, count in kinds.items() if count)
+    return (
+        Finding(
+            severity="warning",
+            code="mask_files",
+            message=f"{some(len(names), 'picture')} in {where} called like a mask of another one: {said}.",
+            cure="Move masks to a folder masks/ under the names of their pictures (docs/data.md); rename what is none.",
+            **named(names),
+        ),
+    )
 
 
 def mask_tags(mask: Path | None, codes: np.ndarray, name: str) -> tuple[int, ...]:
@@ -63,17 +151,19 @@ def mask_tags(mask: Path | None, codes: np.ndarray, name: str) -> tuple[int, ...
 
 def mask_path(folder: Path, name: str) -> Path | None:
     """The PNG of the same stem in `folder`, where there is one."""
-    path = folder / PurePosixPath(name).with_suffix(".png")
-    return path if path.is_file() else None
+    path = existing(folder, PurePosixPath(name).with_suffix(".png").as_posix())
+    return path if path is not None and path.is_file() else None
 
 
 def split_files(root: Path) -> dict[str, Path]:
     """Split lists of a plain folder, by name."""
-    return {path.stem: path for path in sorted((root / "splits").glob("*.txt"))}
+    return {nfc(path.stem): path for path in sorted((root / "splits").glob("*.txt"))}
 
 
-def split_names(root: Path, split: str, names: Iterable[str]) -> list[str]:
+def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
     """Names of the pictures of a split: from a list, or by the hash of the name where there is no list at all.
+
+    Also what is said of the lists.
 
     Raises:
         SplitError: no such split, or no picture in it.
@@ -81,8 +171,9 @@ def split_names(root: Path, split: str, names: Iterable[str]) -> list[str]:
     """
     names = list(names)
     files = split_files(root)
-    if split in files:
-        return listed_names(files[split], names)
+    if nfc(split) in files:
+        chosen, found = listed_names(files[nfc(split)], names)
+        return chosen, (*found, *_in_no_list(root, files, names))
     by_hash = not files and split in ("train", "val")
     if not by_hash and Path(split).is_file():
         return listed_names(Path(split), names)
@@ -93,25 +184,61 @@ def split_names(root: Path, split: str, names: Iterable[str]) -> list[str]:
     chosen = train if split == "train" else held_out
     if not chosen:
         raise SplitError(f"{root} has {len(names)} picture, too few to hold any out. Add pictures or splits/val.txt.")
-    return chosen
+    return chosen, ()
 
 
-def listed_names(path: Path, names: Iterable[str]) -> list[str]:
-    """Lines of a split list, each the name of a picture in `names`."""
-    known = set(names)
+def listed_names(path: Path, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
+    """The pictures that a list means, of `names`, and what is said of it.
+
+    Raises:
+        SplitError: empty list.
+        DataError: a line that means no picture or several, or one twice.
+    """
+    known = PictureNames(names)
+    texts, findings = read_list(path, lambda text: bool(known.find(text)))
     lines: dict[str, int] = {}
-    for line, text in numbered_lines(path):
-        name = safe_name(text, f"{path} line {line}")
-        if name not in known:
+    for text, line in texts.items():
+        found = known.find(text)
+        if len(found) > 1:
             raise DataError(
-                f"{path} line {line}: {name!r} is no picture of this data set. Write it as in tags.csv, or add its row."
+                f"{path} line {line}: {text!r} could be {' or '.join(found[:3])}. Write it with its suffix."
             )
-        if name in lines:
-            raise DataError(f"{path} line {line}: {name!r} is already on line {lines[name]}. Remove one.")
-        lines[name] = line
-    if not lines:
-        raise SplitError(f"{path} lists no picture. Write one file name per line.")
-    return list(lines)
+        if not found:
+            raise DataError(
+                f"{path} line {line}: {text!r} is no picture of this data set. Write it as in tags.csv, or add its row."
+            )
+        if found[0] in lines:
+            raise DataError(f"{path} line {line}: {text!r} is already on line {lines[found[0]]}. Remove one.")
+        lines[found[0]] = line
+    return list(lines), findings
+
+
+def _in_no_list(root: Path, files: dict[str, Path], names: list[str]) -> tuple[Finding, ...]:
+    """What is said of pictures that no list of splits/ names."""
+    listed: set[str] = set()
+    for path in files.values():
+        try:
+            listed.update(listed_names(path, names)[0])
+        except SplitError:  # an empty list
+            continue
+        except DataError:  # opening that split says it
+            return ()
+    return in_no_list([name for name in names if name not in listed], root / "splits")
+
+
+def in_no_list(names: list[str], folder: Path) -> tuple[Finding, ...]:
+    """What is said of pictures that no list of a folder names."""
+    if not names:
+        return ()
+    return (
+        Finding(
+            severity="note",
+            code="in_no_split",
+            message=f"{some(len(names), 'picture')} in no list of {folder}: in no split and not used.",
+            cure="Add them to a list, if they are meant to be used.",
+            **named(names),
+        ),
+    )
 
 
 def hash_split(names: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -133,14 +260,16 @@ def _digest(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-def _table(root: Path, *, needed: bool) -> TagTable | None:
+def _table(root: Path, options: DataOptions, *, needed: bool) -> TagTable | None:
     path = root / "tags.csv"
     if path.is_file():
-        return read_tag_table(path)
+        return read_tag_table(path, separator=options.tag_separator)
     if needed:
+        inner = sorted(path.name for path in (root / "images").iterdir() if path.is_dir() and path.name[0] != ".")
+        cure = f" If the folders in it ({listed(inner[:5])}) are the classes: --data {root / 'images'}" if inner else ""
         raise MissingDataError(
             f"{root} has images/ but no tags.csv. Write one with the header 'file_name,tags' and a row per picture, "
-            "for example 'a.jpg,cat;dog'."
+            f"for example 'a.jpg,cat;dog'.{cure}"
         )
     return None
 
@@ -154,30 +283,33 @@ def _classes(root: Path, table: TagTable | None) -> tuple[str, ...]:
     names = set(table.columns) or {tag for row in table.rows.values() for tag in row.tags}
     if not names:
         raise DataError(
-            f"No usable picture: {table.path} has no tag at all. Tag the pictures, for example 'a.jpg,cat'."
+            f"No usable picture: {table.path} has no tag at all. Tag the pictures, for example 'a.jpg,cat'; background "
+            "is no class."
         )
     return checked_classes(tuple(sorted(names)), table.path)
 
 
-def _all_names(root: Path, table: TagTable | None) -> list[str]:
-    """Every picture of the data set: the rows of tags.csv, else the files of images/."""
+def _all_paths(root: Path, table: TagTable | None, files: FolderFiles) -> dict[str, Path]:
+    """The file of every picture of the data set: of the rows of tags.csv, else of images/ without masks in it."""
     folder = root / "images"
+    paths: dict[str, Path] = {}
     if table is None:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-        names = [path.relative_to(folder).as_posix() for path in files]
-    else:
-        names = list(table.rows)
-        for name, row in table.rows.items():
-            if not (folder / name).is_file():
-                raise MissingDataError(
-                    f"{table.path} line {row.line}: there is no picture {folder / name}. "
-                    "Add it, correct file_name (relative to images/), or remove the row."
-                )
-    if not names:
+        masks = frozenset(masks_among(files.pictures))
+        paths = {name: folder / stored for name, stored in files.pictures.items() if name not in masks}
+    for name, row in table.rows.items() if table else ():
+        stored = files.pictures.get(name)
+        path = existing(folder, name) if stored is None else folder / stored
+        if path is None or (stored is None and not path.is_file()):
+            raise MissingDataError(
+                f"{table.path if table else root} line {row.line}: there is no picture {folder / name}. "
+                "Add it, correct file_name (relative to images/), or remove the row."
+            )
+        paths[name] = path
+    if not paths:
         raise DataError(
             f"No usable picture: {table.path if table else folder} lists none. Add pictures and their tags."
         )
-    return names
+    return paths
 
 
 def _tags(table: TagTable | None, classes: tuple[str, ...], root: Path) -> dict[str, tuple[int, ...]]:

@@ -40,7 +40,7 @@ def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
         image, column = _columns(data, folder)
         names = _class_names(data.features[column])
         classes.update(dict.fromkeys(names or ()))
-        tags = _row_tags(data, column, names, folder)
+        tags = _row_tags(data, column, names, folder, options.tag_separator)
         files = _file_names(data, image, folder)
         splits[split] = [
             Entry(
@@ -148,10 +148,15 @@ def _class_names(feature: Any) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def _row_tags(data: Any, column: str, names: list[str] | None, folder: Path) -> list[tuple[str, ...] | None]:
+def _row_tags(
+    data: Any, column: str, names: list[str] | None, folder: Path, separator: str
+) -> list[tuple[str, ...] | None]:
     values = data.select_columns([column])[:][column]
     if names is None:
-        return [None if value is None else as_tags(value, f"{folder} row {row}") for row, value in enumerate(values)]
+        return [
+            None if value is None else as_tags(value, f"{folder} row {row}", separator)
+            for row, value in enumerate(values)
+        ]
     found: list[tuple[str, ...] | None] = []
     for value in values:
         numbers = value if isinstance(value, list) else [value]

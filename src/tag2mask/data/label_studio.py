@@ -73,7 +73,7 @@ def list_label_studio(root: Path, options: DataOptions) -> Listing:
         raise DataError(f"{root} has {' and '.join(path.name for path in paths)} of Label Studio. Keep one.")
     source = paths[0] if len(paths) == 1 else paths[0].parent
     files = [
-        (split, *(_csv_rows(path) if path.suffix == ".csv" else _json_rows(path)))
+        (split, *(_csv_rows if path.suffix == ".csv" else _json_rows)(path, options.tag_separator))
         for path, split in file_splits(paths, root).items()
     ]
     rows = [_by_picture(each) for _, each, _ in files]
@@ -177,13 +177,15 @@ def _unread(rows: Sequence[_Row], fields: Sequence[str], source: Path) -> tuple[
     )
 
 
-def _json_rows(path: Path) -> tuple[list[_Row], list[str]]:
+def _json_rows(path: Path, separator: str) -> tuple[list[_Row], list[str]]:
     tasks = read_json(path)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(f"{path} must be a list of tasks. Export it as JSON or JSON-MIN.")
     if any("data" in task for task in tasks):
         return _full_rows(path, tasks), []
-    return _flat_rows([(f"{path} task {task.get('id', index)}", task) for index, task in enumerate(tasks)], path)
+    return _flat_rows(
+        [(f"{path} task {task.get('id', index)}", task) for index, task in enumerate(tasks)], path, separator
+    )
 
 
 def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> list[_Row]:
@@ -224,7 +226,7 @@ def _row(picture: str, results: Iterable[tuple[str, Any, Mapping[str, Any]]], wh
     return _Row(picture, tuple(choices), tuple(shapes), where, unread=tuple(unread))
 
 
-def _csv_rows(path: Path) -> tuple[list[_Row], list[str]]:
+def _csv_rows(path: Path, separator: str) -> tuple[list[_Row], list[str]]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = [
@@ -235,7 +237,7 @@ def _csv_rows(path: Path) -> tuple[list[_Row], list[str]]:
         raise DataError(
             f"{path} line {reader.reader.line_num}: not valid csv ({error}). Correct the quotes."
         ) from error
-    return _flat_rows(rows, path)
+    return _flat_rows(rows, path, separator)
 
 
 def _cell(text: str | None) -> Any:
@@ -248,7 +250,7 @@ def _cell(text: str | None) -> Any:
     return text or None
 
 
-def _flat_rows(tasks: list[tuple[str, dict[str, Any]]], path: Path) -> tuple[list[_Row], list[str]]:
+def _flat_rows(tasks: list[tuple[str, dict[str, Any]]], path: Path, separator: str) -> tuple[list[_Row], list[str]]:
     """Rows of JSON-MIN and CSV, and the fields of text that are taken for data.
 
     The data, the results by control and Label Studio's own fields lie together there.
@@ -278,7 +280,7 @@ def _flat_rows(tasks: list[tuple[str, dict[str, Any]]], path: Path) -> tuple[lis
         for key in sorted(keys | structured):
             value = task.get(key)
             if isinstance(value, str):
-                value = {"choices": list(split_tags(value))} if key in keys else None
+                value = {"choices": list(split_tags(value, separator))} if key in keys else None
             results.append((key, value, {}))
         row = _row(task[_picture_key(task, where)], results, where)
         empty = not row.choices and not row.shapes and not row.unread

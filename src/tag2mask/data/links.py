@@ -10,10 +10,12 @@ from tag2mask.data.dataset import DataError
 
 IMAGES = "images"
 """The folder of pictures that may itself be a link, as to a disk with room."""
+SYSTEM = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
+"""Folders that systems make of themselves; what looks like a picture in them is none."""
 
 
 def walk(root: Path, folder: str, skip: Collection[str] = ()) -> Iterator[tuple[str, bool]]:
-    """(relative path, whether it is a link) of all files and links below a folder, without hidden ones.
+    """(relative path, whether it is a link) of all files and links below a folder, without hidden and `SYSTEM` ones.
 
     Args:
         root: Data folder.
@@ -22,7 +24,7 @@ def walk(root: Path, folder: str, skip: Collection[str] = ()) -> Iterator[tuple[
     """
     with os.scandir(root / folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or (not folder and entry.name in skip):
+            if entry.name.startswith(".") or entry.name in SYSTEM or (not folder and entry.name in skip):
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tag2mask.data.class_names import background_finding, name_findings
+from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError, label_codes
 from tag2mask.data.findings import Finding, warned
-from tag2mask.data.folder import mask_path, mask_tags, split_files, split_names
+from tag2mask.data.folder import mask_files, mask_path, mask_tags, split_files, split_names
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
-from tag2mask.data.locating import PictureFiles, find_picture_files, found_at, locate
+from tag2mask.data.locating import PictureFiles, find_picture_files, folders_near, found_at, locate
 from tag2mask.data.naming import NO_SPLIT
+from tag2mask.data.spelling import class_name, class_names, is_background, nfc
+from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.tables import checked_classes, class_indices, read_classes
 from tag2mask.formats import DataOptions
 
@@ -49,6 +53,8 @@ class Listing:
     """The classes that the format declares, in its order; None: those that occur, sorted."""
     closed: bool
     """Whether tags come from a fixed list, so that classes.txt may choose from it; else a tag outside is a mistake."""
+    numbered: bool = False
+    """Whether classes.txt names the classes by number, so that `background` may be one of them."""
     files: PictureFiles | None = None
     """The picture files of the data folder, where the reader has looked for them."""
     findings: tuple[Finding, ...] = ()
@@ -65,7 +71,8 @@ class _Placed(NamedTuple):
 
 
 def settled(listing: Listing, options: DataOptions) -> Listing:
-    """The listing with pictures that nobody labelled left out or negatives, counted and named."""
+    """The listing with names as they are kept, and pictures that nobody labelled left out or negatives, counted."""
+    listing = _composed(listing)
     how = listing.unlabeled
     if how is None:
         return listing
@@ -81,7 +88,7 @@ def settled(listing: Listing, options: DataOptions) -> Listing:
 
 
 def picture_set(listing: Listing, root: Path, *, split: str | None, options: DataOptions) -> PictureSet:
-    """One split of a listing, with classes.txt, masks/ and splits/ of the data folder as in a plain folder.
+    """One split of a listing (`settled`), with classes.txt, masks/ and splits/ of the data folder as in a plain folder.
 
     Pictures of other splits need not be there.
 
@@ -91,16 +98,17 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
     split = split or "train"
     classes = class_list(listing, root)
     own = NO_SPLIT not in listing.splits and not split_files(root)
-    if own and split not in listing.splits and not Path(split).is_file():
+    if own and nfc(split) not in listing.splits and not Path(split).is_file():
         known = ", ".join(listing.splits)
         raise SplitError(f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.")
     files = _files(listing, root)
-    if own and split in listing.splits:
-        placed = _placed(root, [listing.splits[split]], files)
+    list_findings: tuple[Finding, ...] = ()
+    if own and nfc(split) in listing.splits:
+        placed = _placed(root, [listing.splits[nfc(split)]], files)
         names = list(placed)
     else:
         placed = _placed(root, listing.splits.values(), files)
-        names = split_names(root, split, placed) if placed else []
+        names, list_findings = split_names(root, split, placed) if placed else ([], ())
     if not names:
         told = warned(listing.findings)
         raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.{told}")
@@ -113,21 +121,54 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         mask = entry.stored_mask if masks is None else mask_path(masks, name)
         tags = mask_tags(mask, codes, name) if options.tags_from == "masks" else _tags(entry, listing, classes, cure)
         pictures.append(Picture(path, name, tags, mask))
-    findings = (*listing.findings, *_left_out(listing, root, classes, files))
+    findings = (
+        *listing.findings,
+        *name_findings(classes),
+        *_background_finding(listing),
+        *_other_tags(listing, root, classes),
+        *_about_files(listing, root, files, placed),
+        *list_findings,
+    )
     return PictureSet(classes, tuple(pictures), codes, root, split, listing.data_format, findings)
+
+
+def _composed(listing: Listing) -> Listing:
+    """The listing with all names as they are kept (`spelling`)."""
+    spelt = {tag: class_name(tag) for entries in listing.splits.values() for each in entries for tag in each.tags}
+    changed = any(tag != name for tag, name in spelt.items())
+    splits: dict[str, list[Entry]] = {}
+    for split, entries in listing.splits.items():
+        splits.setdefault(nfc(split), []).extend(
+            each._replace(
+                reference=nfc(each.reference),
+                tags=tuple(dict.fromkeys(spelt[tag] for tag in each.tags if spelt[tag])) if changed else each.tags,
+            )
+            if changed or not each.reference.isascii()
+            else each
+            for each in entries
+        )
+    classes = None if listing.classes is None else class_names(listing.classes)
+    return replace(listing, splits=splits, classes=classes)
+
+
+def _files(listing: Listing, root: Path) -> PictureFiles | None:
+    """The picture files, where pictures are files of their own."""
+    if listing.files is not None or all(e.stored is not None for entries in listing.splits.values() for e in entries):
+        return listing.files
+    return find_picture_files(root)
 
 
 def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
     """classes.txt where it is there, else what the format declares, else the tags that occur, sorted by name.
 
-    A class `background` (in any letter case) stands for "none of the classes" and is left out.
+    A class `background` (`spelling.is_background`) stands for "none of the classes" and is left out.
 
     Raises:
         DataError: no class, too many, or one in classes.txt that the format does not declare.
     """
     path = root / "classes.txt"
     if path.is_file():
-        classes = read_classes(path)
+        classes = tuple(each for each in read_classes(path, numbered=listing.numbered) if not is_background(each))
         for name in classes if listing.classes is not None else ():
             if name not in (listing.classes or ()):
                 near = difflib.get_close_matches(name, listing.classes or (), n=1)
@@ -139,44 +180,65 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
         return classes
     occurring = {tag for entries in listing.splits.values() for entry in entries for tag in entry.tags}
     names = sorted(occurring) if listing.classes is None else listing.classes
-    classes = tuple(name for name in dict.fromkeys(names) if not _is_background(name))
+    classes = tuple(name for name in dict.fromkeys(names) if not is_background(name))
     if not classes:
         told = warned(listing.findings)
-        raise DataError(f"No usable picture: {listing.source} has no tag at all. Tag the pictures.{told}")
+        raise DataError(
+            f"No usable picture: {listing.source} has no tag at all. Tag the pictures; background is no class.{told}"
+        )
     return checked_classes(classes, listing.source)
 
 
-def _is_background(name: str) -> bool:
-    return name.lower() == "background"
-
-
 def _tags(entry: Entry, listing: Listing, classes: tuple[str, ...], cure: str) -> tuple[int, ...]:
-    tags = [tag for tag in entry.tags if not _is_background(tag)]
+    tags = [tag for tag in entry.tags if not is_background(tag)]
     if listing.closed:
         tags = [tag for tag in tags if tag in classes]
     return class_indices(tags, classes, entry.where, cure)
 
 
-def _left_out(
-    listing: Listing, root: Path, classes: tuple[str, ...], files: PictureFiles | None
-) -> tuple[Finding, ...]:
-    """What is said of tags that are no class, and of pictures that no split lists."""
+def _background_finding(listing: Listing) -> tuple[Finding, ...]:
+    entries = [entry for each in listing.splits.values() for entry in each if any(map(is_background, entry.tags))]
+    alone = [entry.reference for entry in entries if all(map(is_background, entry.tags))]
+    together = [entry.reference for entry in entries if not all(map(is_background, entry.tags))]
+    return background_finding(alone, together)
+
+
+def _other_tags(listing: Listing, root: Path, classes: tuple[str, ...]) -> tuple[Finding, ...]:
+    """What is said of tags that are no class."""
+    if not listing.closed:
+        return ()
     entries = [entry for entries in listing.splits.values() for entry in entries]
-    found: tuple[Finding, ...] = ()
-    if listing.closed:
-        tags = {entry.reference: [tag for tag in entry.tags if not _is_background(tag)] for entry in entries}
-        found = other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
-    if files is None or listing.data_format == "imagefolder":  # a picture of no class folder
-        return found
-    listed = {found_at(files, entry.reference, entry.near) for entry in (*entries, *listing.left_out)}
-    return (*found, *unlisted([name for name in files.names if name not in listed], root, listing.source))
+    tags = [[tag for tag in entry.tags if not is_background(tag)] for entry in entries]
+    return other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
 
 
-def _files(listing: Listing, root: Path) -> PictureFiles | None:
-    """The picture files, where pictures are files of their own."""
-    if listing.files is not None or all(e.stored is not None for entries in listing.splits.values() for e in entries):
-        return listing.files
-    return find_picture_files(root)
+def _about_files(
+    listing: Listing, root: Path, files: PictureFiles | None, placed: Mapping[str, _Placed]
+) -> tuple[Finding, ...]:
+    """What is said of masks among the pictures, of pictures that no split lists, and of files that are no pictures."""
+    if listing.data_format == "imagefolder":  # its reader knows more
+        return ()
+    if files is None:
+        return mask_files(masks_among(placed), placed, root)
+    entries = [*(entry for entries in listing.splits.values() for entry in entries), *listing.left_out]
+    listed = {found_at(files, entry.reference, entry.near) for entry in entries}
+    masks = dict.fromkeys(masks_among(files.names))
+    rest = {name: files.path(name) for name in files.names if name not in listed and name not in masks}
+    used = {name.removeprefix("images/") for name in listed if name is not None}
+    return (
+        *mask_files((name.removeprefix("images/") for name in masks), used, root),
+        *unlisted(rest, root, listing.source),
+        *_passed_over(files, entries, placed),
+    )
+
+
+def _passed_over(files: PictureFiles, entries: Iterable[Entry], placed: Mapping[str, _Placed]) -> tuple[Finding, ...]:
+    """What is said of files that are no pictures by their suffix, and that no entry names."""
+    used = {nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values()}
+    for entry in entries:  # also those of splits that are not asked for
+        if not is_picture(entry.reference):
+            used |= {f"{folder}{entry.reference}" for folder in folders_near(entry.near)}
+    return passed_over((name for name in files.others if name not in used), files.root)
 
 
 def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | None) -> dict[str, _Placed]:
@@ -201,4 +263,4 @@ def _place(root: Path, entry: Entry, files: PictureFiles | None) -> tuple[str, P
     if entry.stored is not None or files is None:
         return entry.reference, entry.stored or root / entry.reference
     relative = locate(files, entry.reference, entry.where, entry.near)
-    return relative.removeprefix("images/"), root / relative
+    return nfc(relative).removeprefix("images/"), files.path(relative)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
+from unicodedata import normalize
 from urllib.parse import unquote, unquote_plus
 
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.links import IMAGES, is_inside, leaves, linked_images, walk
 from tag2mask.data.naming import known_split
+from tag2mask.data.spelling import existing, nfc
 from tag2mask.data.suffixes import is_picture
 from tag2mask.data.tables import is_path, safe_name, shown
 
@@ -31,7 +33,7 @@ class PictureFiles:
 
     root: Path
     names: tuple[str, ...]
-    """Paths relative to `root`, with forward slashes, sorted."""
+    """Paths relative to `root`, with forward slashes, composed (`spelling.nfc`), sorted."""
     known: frozenset[str]
     """The same, to look one up."""
     by_base: dict[str, list[str]]
@@ -40,13 +42,23 @@ class PictureFiles:
     """Links to files or folders outside `homes`; they are not followed."""
     homes: tuple[Path, ...]
     """`root`, and the folder elsewhere that its images/ may be a link to."""
+    others: tuple[str, ...] = ()
+    """Files that are no pictures by their suffix, as `names`."""
+    on_disk: Mapping[str, str] = field(default_factory=dict)
+    """Those of `names` that the disk has in another form, in that form."""
+
+    def path(self, name: str) -> Path:
+        """The file of one of `names`."""
+        return self.root / self.on_disk.get(name, name)
 
     @cached_property
     def by_upload(self) -> dict[str, list[str]]:
-        """The same by the name that Label Studio gives an uploaded file: blanks become `_`, signs go."""
-        found = defaultdict(list)
+        """The same by the name that Label Studio gives an uploaded file: blanks become `_`, signs and accents go."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
         for name in self.names:
-            found[re.sub(r"[^-\w.]", "", name.rpartition("/")[2].strip().replace(" ", "_"))].append(name)
+            base = name.rpartition("/")[2].strip().replace(" ", "_")
+            for stored in {re.sub(r"[^-\w.]", "", form) for form in (base, normalize("NFD", base))}:
+                found[stored].append(name)
         return dict(found)
 
 
@@ -55,24 +67,52 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
 
     Hidden files and folders, and the folders `skip` directly below `root`, are left out. A folder images/ that is a
     link to elsewhere is its owner's choice.
+
+    Raises:
+        DataError: two pictures whose names differ in their form (composed or not) alone.
     """
     names: list[str] = []
+    others: list[str] = []
     links_out: list[str] = []
+    on_disk: dict[str, str] = {}
     homes = [root.resolve()]
     found = walk(root, "", frozenset(skip))
     if linked_images(root):
         homes.append((root / IMAGES).resolve())
         found = chain((each for each in found if each[0] != IMAGES), walk(root, IMAGES))
-    for name, is_link in found:
-        if is_link and not is_inside(root / name, homes):
+    for stored, is_link in found:
+        name = nfc(stored)
+        if is_link and not is_inside(root / stored, homes):
             links_out.append(name)
-        elif is_picture(name) and not (is_link and (root / name).is_dir()):
+        elif is_link and (root / stored).is_dir():
+            continue
+        elif is_picture(name):
             names.append(name)
+            if name != stored:
+                on_disk[name] = stored
+        else:
+            others.append(name)
     by_base = defaultdict(list)
     names.sort()
+    known = frozenset(names)
+    if len(known) < len(names):
+        twin = next(name for name, after in pairwise(names) if name == after)
+        raise DataError(
+            f"{root} has two pictures {twin!r}: one name is composed, the other decomposed (as macOS writes accents). "
+            "Rename or remove one."
+        )
     for name in names:
         by_base[name.rpartition("/")[2]].append(name)
-    return PictureFiles(root, tuple(names), frozenset(names), dict(by_base), tuple(sorted(links_out)), tuple(homes))
+    return PictureFiles(
+        root,
+        tuple(names),
+        known,
+        dict(by_base),
+        tuple(sorted(links_out)),
+        tuple(homes),
+        others=tuple(sorted(others)),
+        on_disk=on_disk,
+    )
 
 
 def pictures_below(files: PictureFiles, folder: str) -> list[str]:
@@ -102,15 +142,16 @@ def locate(
         MissingDataError: it is not here.
         DataError: absolute, with `..`, a link out of the folder, or more than one picture it could mean.
     """
+    reference = nfc(reference) if isinstance(reference, str) else reference
     if (found := _known(files, reference, where, near, foreign=foreign)) is not None:
         return found
     remote = is_address(reference)
     wanted = _ends_of(str(reference)) if remote or foreign else _local(reference, where)
-    beyond = [f"{link}/" for link in files.links_out if (files.root / link).is_dir()]
+    links = [link for link in files.links_out if (path := existing(files.root, link)) is not None and path.is_dir()]
     for name in wanted:
-        for folder in (*_folders(near), *beyond):
-            path = files.root / f"{folder}{name}"
-            if path.is_file():
+        for folder in (*folders_near(near), *(f"{link}/" for link in links)):
+            path = existing(files.root, f"{folder}{name}")
+            if path is not None and path.is_file():
                 if is_inside(path, files.homes):
                     return path.relative_to(files.root).as_posix()
                 raise leaves(files.root, where, str(path))
@@ -129,7 +170,7 @@ def locate(
 def found_at(files: PictureFiles, reference: str, near: Sequence[str] = ()) -> str | None:
     """As `locate`, but None where that raises, without a look at the disk."""
     try:
-        return _known(files, reference, "", near)
+        return _known(files, nfc(reference), "", near)
     except DataError:
         return None
 
@@ -137,7 +178,7 @@ def found_at(files: PictureFiles, reference: str, near: Sequence[str] = ()) -> s
 def _known(
     files: PictureFiles, reference: object, where: str, near: Sequence[str], *, foreign: bool = False
 ) -> str | None:
-    folders = _folders(near)
+    folders = folders_near(near)
     for folder in folders:
         if f"{folder}{reference}" in files.known:
             return f"{folder}{reference}"
@@ -157,8 +198,9 @@ def _other_split(reference: str, name: str) -> bool:
     return bool(asked and there and not asked & there)
 
 
-def _folders(near: Sequence[str]) -> list[str]:
-    return [f"{folder}/" if folder else "" for folder in (*near, "", "images")]
+def folders_near(near: Sequence[str]) -> list[str]:
+    """Where a picture is looked for first, as beginnings of its path: the folders `near`, the data folder, images/."""
+    return [f"{folder}/" if folder else "" for folder in (*map(nfc, near), "", "images")]
 
 
 def _same_end(by_base: Mapping[str, Sequence[str]], name: str, where: str, root: Path) -> str | None:
@@ -203,10 +245,10 @@ def address_paths(address: str) -> list[str]:
     local = _LOCAL_FILE.match(address)
     text = local.group(1) if local else _HOST.sub("", address)
     cut = text.partition("&")[0] if local else text.partition("#")[0].partition("?")[0]
-    spellings = [*_spellings(text), *_spellings(cut), *([unquote_plus(cut)] if local else [])]
+    spellings = [*_spellings(text), *_spellings(cut), *([nfc(unquote_plus(cut))] if local else [])]
     return [each for each in dict.fromkeys(spellings) if is_path(each)]
 
 
 def _spellings(name: str) -> list[str]:
     """A path as it stands, with forward slashes, and without `%41` and the like."""
-    return list(dict.fromkeys((name, name.replace("\\", "/"), unquote(name).replace("\\", "/"))))
+    return list(dict.fromkeys((name, name.replace("\\", "/"), nfc(unquote(name)).replace("\\", "/"))))

@@ -9,7 +9,17 @@ from typing import Any
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.naming import by_folder
-from tag2mask.data.tables import TagRow, TagTable, numbered_lines, read_tag_table, safe_name, shown, split_tags
+from tag2mask.data.spelling import class_names, nfc
+from tag2mask.data.tables import (
+    TagRow,
+    TagTable,
+    numbered_lines,
+    read_tag_table,
+    safe_name,
+    shown,
+    split_tags,
+    tag_row,
+)
 from tag2mask.formats import DataOptions
 
 NAMES = ("metadata.csv", "metadata.jsonl")
@@ -32,11 +42,13 @@ def list_metadata(root: Path, options: DataOptions) -> Listing:
     for path in paths:
         if path.suffix == ".csv" and path.with_suffix(".jsonl") in paths:
             raise DataError(f"{path.parent} has metadata.csv and metadata.jsonl. Remove one.")
-        table = read_tag_table(path) if path.suffix == ".csv" else read_jsonl(path)
+        read = read_tag_table if path.suffix == ".csv" else read_jsonl
+        table = read(path, separator=options.tag_separator)
         columns |= set(table.columns)
         folder = "" if path.parent == root else f"{path.parent.name}/"
         for name, row in table.rows.items():
-            entries.append(Entry(folder + name, row.tags, f"{path} line {row.line}"))
+            tags = (*row.tags, *(("background",) if row.background else ()))
+            entries.append(Entry(nfc(folder) + name, tags, f"{path} line {row.line}"))
     occurring = columns | {tag for entry in entries for tag in entry.tags}
     splits = by_folder(entries, lambda entry: entry.reference)
     return Listing("hf-imagefolder", paths[0], splits, tuple(sorted(occurring)) if columns else None, closed=False)
@@ -47,7 +59,7 @@ def metadata_files(root: Path) -> list[Path]:
     return sorted(path for name in NAMES for path in (*root.glob(name), *root.glob(f"*/{name}")) if path.is_file())
 
 
-def read_jsonl(path: Path) -> TagTable:
+def read_jsonl(path: Path, separator: str = ";") -> TagTable:
     """One object per line with `file_name` and `tags` (a list, text with `;`, or null for none); others are ignored.
 
     Raises:
@@ -66,16 +78,16 @@ def read_jsonl(path: Path) -> TagTable:
         name = safe_name(row["file_name"], where)
         if name in rows:
             raise DataError(f"{where}: {name!r} is already on line {rows[name].line}. Keep one row per picture.")
-        rows[name] = TagRow(line, as_tags(row["tags"], where))
+        rows[name] = tag_row(line, as_tags(row["tags"], where, separator))
     return TagTable(path, rows, ())
 
 
-def as_tags(value: Any, where: str) -> tuple[str, ...]:
-    """Tags of a list, of text with `;`, or of None."""
+def as_tags(value: Any, where: str, separator: str = ";") -> tuple[str, ...]:
+    """Tags of a list, of text with `separator` between them, or of None."""
     if value is None:
         return ()
     if isinstance(value, str):
-        return split_tags(value)
+        return split_tags(value, separator)
     if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
-        return tuple(dict.fromkeys(tag.strip() for tag in value if tag.strip()))
+        return class_names(value)
     raise DataError(f"{where}: tags must be a list of class names, or text with ';' between them, got {shown(value)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import difflib
 import json
@@ -9,10 +10,12 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from tag2mask.data.dataset import DataError, MissingDataError
+from tag2mask.data.spelling import class_name, class_names, is_background, nfc
 
 MAX_CLASSES = 254
 """Labels 1..254; 0 is the background and 255 is ignored."""
@@ -31,6 +34,9 @@ class TagRow:
 
     line: int
     tags: tuple[str, ...]
+    """Without `background`, which is no class."""
+    background: bool = False
+    """Whether the row says `background`."""
 
 
 @dataclass(frozen=True)
@@ -88,28 +94,50 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 4, 4, 200, 80
 
 
-def split_tags(text: str) -> tuple[str, ...]:
-    """Tags of a cell with `;` between them, each once."""
-    return tuple(dict.fromkeys(tag.strip() for tag in text.split(";") if tag.strip()))
+@lru_cache(maxsize=4096)
+def split_tags(text: str, separator: str = ";") -> tuple[str, ...]:
+    """Tags of a cell, each once: with `separator` between them, or a list as JSON or Python writes it."""
+    listed = _quoted_list(text.strip())
+    return class_names(text.split(_TYPED.get(separator, separator)) if listed is None else listed)
+
+
+def _quoted_list(text: str) -> list[str] | None:
+    if not _LIST.fullmatch(text):
+        return None
+    try:
+        return list(json.loads(text))
+    except ValueError:
+        try:
+            return list(ast.literal_eval(text))
+        except (ValueError, SyntaxError):  # an escape that Python does not know
+            return None
+
+
+_TEXT = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_LIST = re.compile(rf"\[\s*(?:{_TEXT}\s*(?:,\s*{_TEXT}\s*)*,?\s*)?\]|\(\s*(?:{_TEXT}\s*,\s*)+(?:{_TEXT}\s*)?\)")
+"""A list of quoted texts, as spreadsheets keep what a program wrote; two texts without a comma between are none."""
+_TYPED = {r"\t": "\t", r"\n": "\n"}
+"""What shells hand on of a tab and a line break."""
 
 
 def safe_name(value: object, where: str) -> str:
-    """A picture's name with forward slashes, certain to stay inside the picture folder.
+    """A picture's name with forward slashes, composed (`spelling.nfc`), certain to stay inside the picture folder.
 
     Raises:
         DataError: not a string, empty, absolute, with `..` in it, or nothing that a file can be called.
     """
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: file_name must be the name of a picture, got {shown(value)}")
-    if not is_path(value.strip()):
+    value = nfc(value.strip())
+    if not is_path(value):
         raise DataError(
             f"{where}: file_name {shown(value)} is no name of a file: at most {MAX_NAME} characters between "
             "slashes, and no control character. Correct it or remove the row."
         )
-    if _PLAIN_NAME.fullmatch(value.strip()):
-        return value.strip()
-    name = PurePosixPath(value.strip())
-    windows = PureWindowsPath(value.strip())
+    if _PLAIN_NAME.fullmatch(value):
+        return value
+    name = PurePosixPath(value)
+    windows = PureWindowsPath(value)
     if name.is_absolute() or windows.drive or windows.root or ".." in name.parts or ".." in windows.parts:
         raise DataError(
             f"{where}: file_name {value!r} leaves the picture folder. Give the path relative to it, without '..'."
@@ -122,18 +150,31 @@ def is_path(text: str) -> bool:
     return len(text) <= MAX_PATH and max(map(len, text.split("/"))) <= MAX_NAME and not _UNPRINTABLE.search(text)
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
+def read_classes(path: Path, *, numbered: bool = False) -> tuple[str, ...]:
     """Class names of classes.txt, one per line, in the order of their labels 1, 2, ...
+
+    Args:
+        path: The file.
+        numbered: Whether label files name classes by their line, number 0 first; then `background` may be among them.
 
     Raises:
         DataError: no name, a name twice, `background` (it is label 0 and not listed), or more than 254.
     """
     classes: dict[str, int] = {}
-    for line, name in numbered_lines(path):
+    for line, text in numbered_lines(path):
+        name = class_name(text)
         if name in classes:
             raise DataError(f"{path} line {line}: class {name!r} is already on line {classes[name]}. Remove one.")
-        if name.lower() == "background":
-            raise DataError(f"{path} line {line}: background is label 0 and is not listed. Remove the line.")
+        if is_background(name) and not numbered:
+            raise DataError(
+                f"{path} line {line}: {name} is label 0 and is not listed. Remove the line"
+                + (
+                    "; the classes after it then have the labels 1, 2, ..., as in masks whose 0 is the background."
+                    if not classes
+                    else f". The labels of the classes after it become one less: masks that hold {len(classes) + 1} "
+                    "where they show nothing must be redrawn."
+                )
+            )
         classes[name] = line
     if not classes:
         raise DataError(f"{path} names no class. Write one class name per line, or delete the file.")
@@ -146,7 +187,8 @@ def checked_classes(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
         if not is_class_name(name):
             raise DataError(
                 f"{path}: the class {shown(name)} has a line break or another control character, or more than "
-                f"{MAX_NAME} characters. Rename it."
+                f"{MAX_NAME} characters. Rename it; if it is several tags, say what stands between them, as in "
+                r"--tag-separator '\t' (a tab) or '\n' (a line break)."
             )
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{path} names {len(classes)} classes; a mask holds at most {MAX_CLASSES}.")
@@ -164,12 +206,13 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: name) -> TagTable:
+def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: name, separator: str = ";") -> TagTable:
     """tags.csv: `file_name,tags` with `;` between tags, or `file_name` and one 0/1 column per class.
 
     Args:
         path: The file; UTF-8 with or without byte order mark, any line ending, quoted as csv.
         key: Gives the key under which a picture's row is stored, or None to ignore the row.
+        separator: What stands between two tags of a cell.
 
     Raises:
         MissingDataError: there is no such file.
@@ -178,7 +221,7 @@ def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: n
     reader = csv.reader(read_text(path).splitlines(keepends=True), strict=True)
     rows: dict[str, TagRow] = {}
     try:
-        header = [cell.strip() for cell in next(reader, [])]
+        header = [class_name(cell) for cell in next(reader, [])]
         columns = _columns(path, header)
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -191,10 +234,22 @@ def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: n
                 continue
             if name in rows:
                 raise DataError(f"{where}: {name!r} is already on line {rows[name].line}. Keep one row per picture.")
-            rows[name] = TagRow(reader.line_num, _row_tags(where, cell_of, columns))
+            rows[name] = tag_row(reader.line_num, _row_tags(where, cell_of, columns, separator))
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: not valid csv ({error}). Correct the quotes.") from error
-    return TagTable(path, rows, columns)
+        cure = _header_cure(read_text(path).splitlines()[:1])
+        raise DataError(f"{path} line {reader.line_num}: not valid csv ({error}). Correct the quotes.{cure}") from error
+    return TagTable(path, rows, tuple(column for column in columns if not is_background(column)))
+
+
+def tag_row(line: int, tags: tuple[str, ...]) -> TagRow:
+    """The row of a table with these tags, `background` perhaps among them."""
+    kept = _without_background(tags)
+    return TagRow(line, kept, len(kept) < len(tags))
+
+
+@lru_cache(maxsize=4096)
+def _without_background(tags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(tag for tag in tags if not is_background(tag))
 
 
 def _columns(path: Path, header: list[str]) -> tuple[str, ...]:
@@ -202,7 +257,7 @@ def _columns(path: Path, header: list[str]) -> tuple[str, ...]:
     if "file_name" not in header:
         raise DataError(
             f"{path} line 1: the header must be 'file_name,tags', or 'file_name' and one column per class, "
-            f"separated by commas; got {','.join(header)!r}."
+            f"separated by commas; got {','.join(header)!r}.{_header_cure(header)}"
         )
     columns = tuple(cell for cell in header if cell != "file_name")
     if len(set(header)) != len(header) or not all(columns) or not columns:
@@ -213,17 +268,26 @@ def _columns(path: Path, header: list[str]) -> tuple[str, ...]:
     return () if "tags" in columns else columns
 
 
+def _header_cure(header: list[str]) -> str:
+    text = ",".join(header)
+    if text.lower().startswith("sep="):
+        return " Remove this line, which is for Excel alone, and save the table with commas."
+    if any("file_name" in (cell.strip(' "') for cell in text.split(mark)[:-1]) for mark in (";", "\t", "|")):
+        return " Save it as csv with commas between columns (Excel: CSV UTF-8, comma delimited)."
+    return ""
+
+
 def _check_width(where: str, cells: list[str], header: list[str]) -> None:
     if len(cells) != len(header):
         raise DataError(
-            f"{where}: {len(cells)} cells, but the header has {len(header)}. Separate tags by ';' "
-            "and keep the comma before an empty tag cell."
+            f"{where}: {len(cells)} cells, but the header has {len(header)}. Separate tags by ';' (or put quotes around"
+            " them and say --tag-separator) and keep the comma before an empty tag cell."
         )
 
 
-def _row_tags(where: str, cell_of: dict[str, str], columns: tuple[str, ...]) -> tuple[str, ...]:
+def _row_tags(where: str, cell_of: dict[str, str], columns: tuple[str, ...], separator: str) -> tuple[str, ...]:
     if not columns:
-        return split_tags(cell_of["tags"])
+        return split_tags(cell_of["tags"], separator)
     for column in columns:
         if cell_of[column].strip().lower() not in _ON_OFF:
             raise DataError(f"{where}: column {column!r} must hold 0 or 1, got {cell_of[column]!r}.")

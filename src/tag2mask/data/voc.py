@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.data.class_names import background_finding, name_findings
+from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import (
     DataError,
     MissingDataError,
@@ -21,12 +22,14 @@ from tag2mask.data.dataset import (
     label_codes,
     other_code,
 )
-from tag2mask.data.findings import Finding
-from tag2mask.data.folder import mask_path, mask_tags
+from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.folder import FolderFiles, folder_files, mask_files, mask_path, mask_tags
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
-from tag2mask.data.links import refuse_links_out, walk
-from tag2mask.data.suffixes import is_picture
-from tag2mask.data.tables import class_indices, numbered_lines, read_classes, read_tag_table, safe_name
+from tag2mask.data.links import refuse_links_out
+from tag2mask.data.lists import read_list, without_suffix
+from tag2mask.data.spelling import class_name, existing, is_background, nfc
+from tag2mask.data.suffixes import passed_over, suffix_of
+from tag2mask.data.tables import class_indices, read_classes, read_tag_table
 from tag2mask.formats import DataOptions
 
 VOC_CLASSES = (
@@ -34,7 +37,8 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 """The twenty classes of PASCAL VOC; id `i + 1` in its masks."""
-_SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+_FIRST_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Of several pictures with one id the one with the first of these is taken."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,17 +52,20 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     classes = read_classes(classes_file) if classes_file.is_file() else VOC_CLASSES
     codes = voc_codes(classes, others=options.others)
     list_file = split_file(root, split)
-    lines = listed_ids(list_file)
-    paths = {name: _picture_path(root, name, f"{list_file} line {line}") for name, line in lines.items()}
-    masks = {name: _mask(root, name) for name in lines}
     refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
-    findings = unlisted(_in_no_list(root, lines), root, "the lists of ImageSets/Segmentation", usual=True)
+    files = folder_files(root, "JPEGImages")
+    by_id, twins = _by_id(files)
+    lines, findings = read_list(list_file, lambda name: picture_id(name) in by_id)
+    lines = _ids(lines, list_file)
+    paths = {name: _picture_path(root, name, by_id, files, f"{list_file} line {line}") for name, line in lines.items()}
+    masks = {name: _mask(root, name) for name in lines}
+    findings += (*twins, *name_findings(classes), *_about_files(root, files, by_id, lines))
     if options.tags_from == "masks":
         tags = {name: mask_tags(mask, codes, name) for name, mask in masks.items()}
     else:
         tags, said = _tags(root, lines, list_file, classes, options, need_tags=need_tags)
         findings += said
-    pictures = [Picture(paths[name], paths[name].name, tags[name], masks[name]) for name in lines if name in tags]
+    pictures = [Picture(path, name, tags[key], masks[key]) for key, (name, path) in paths.items() if key in tags]
     if not pictures:
         raise SplitError(f"No usable picture: nobody labeled any of {list_file}. Leave --unlabeled skip out.")
     return PictureSet(classes, tuple(pictures), codes, root, split or list_file.stem, "voc", findings)
@@ -91,8 +98,8 @@ def split_file(root: Path, split: str | None) -> Path:
     names = ("train_aug", "train") if split is None else (split,)
     candidates = [folder / f"{name}.txt" for name in names]
     for path in candidates if split is None else [*candidates, Path(split)]:
-        if path.is_file():
-            return path
+        if (found := existing(path.parent, path.name)) is not None and found.is_file():
+            return found
     known = ", ".join(path.stem for path in sorted(folder.glob("*.txt"))) or "none"
     if split == "train_aug":
         raise SplitError(
@@ -106,35 +113,63 @@ def split_file(root: Path, split: str | None) -> Path:
     )
 
 
-def listed_ids(path: Path) -> dict[str, int]:
+def listed_ids(path: Path, known: Container[str] | None = None) -> dict[str, int]:
     """Picture ids of a list with their lines; a line may also be a file name, or '/JPEGImages/ID.jpg MASK'.
+
+    Args:
+        path: One picture per line; a number after it, as in VOC's lists per class, is not used (`lists.read_list`).
+        known: The ids that there are; with them a name that ends in a blank and a number is told from such a line.
 
     Raises:
         SplitError: empty list.
         DataError: an id twice, or one that leaves the tree.
     """
-    lines: dict[str, int] = {}
-    for line, text in numbered_lines(path):
-        name = picture_id(safe_name(text.split()[0].removeprefix("/JPEGImages/"), f"{path} line {line}"))
-        if name in lines:
-            raise DataError(f"{path} line {line}: {name!r} is already on line {lines[name]}. Remove one.")
-        lines[name] = line
-    if not lines:
-        raise SplitError(f"{path} lists no picture. Write one picture id per line.")
-    return lines
+    lines, _ = read_list(path, None if known is None else lambda name: picture_id(name) in known)
+    return _ids(lines, path)
+
+
+def _ids(lines: Mapping[str, int], path: Path) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    for text, line in lines.items():
+        name = picture_id(text)
+        if name in ids:
+            raise DataError(f"{path} line {line}: {name!r} is already on line {ids[name]}. Remove one.")
+        ids[name] = line
+    return ids
 
 
 def picture_id(name: str) -> str:
-    """The VOC id of a picture: its name without JPEGImages/ and without suffix."""
-    return _SUFFIX.sub("", name.removeprefix("JPEGImages/"))
+    """The VOC id of a picture: its name, composed, without JPEGImages/ and without suffix."""
+    return without_suffix(nfc(name).removeprefix("JPEGImages/"))
 
 
-def _picture_path(root: Path, name: str, where: str) -> Path:
-    for suffix in (".jpg", ".jpeg", ".JPG", ".png"):
-        path = root / "JPEGImages" / f"{name}{suffix}"
-        if path.is_file():
-            return path
-    raise MissingDataError(f"{where}: there is no picture {root / 'JPEGImages' / name}.jpg. Add it or remove the line.")
+def _by_id(files: FolderFiles) -> tuple[dict[str, str], tuple[Finding, ...]]:
+    """Name of the picture of each id, and what is said of ids with several."""
+    first = {suffix: index for index, suffix in enumerate(_FIRST_SUFFIXES)}
+    by_id: dict[str, str] = {}
+    twins: dict[str, list[str]] = {}
+    for name in sorted(files.pictures, key=lambda name: first.get(suffix_of(name), len(first))):
+        taken = by_id.setdefault(picture_id(name), name)
+        if taken != name:
+            twins.setdefault(taken, [taken]).append(name)
+    if not twins:
+        return by_id, ()
+    finding = Finding(
+        severity="warning",
+        code="same_id",
+        message=f"{some(len(twins), 'id')} of JPEGImages with more than one picture: the first of each is taken.",
+        cure="An id is the name without suffix: give each picture its own.",
+        **named([" / ".join(names) for names in twins.values()]),
+    )
+    return by_id, (finding,)
+
+
+def _picture_path(root: Path, key: str, by_id: Mapping[str, str], files: FolderFiles, where: str) -> tuple[str, Path]:
+    """Name and file of the picture of an id."""
+    folder = root / "JPEGImages"
+    if key in by_id:
+        return by_id[key], folder / files.pictures[by_id[key]]
+    raise MissingDataError(f"{where}: there is no picture {folder / key}.jpg. Add it or remove the line.")
 
 
 def _mask(root: Path, name: str) -> Path | None:
@@ -143,13 +178,36 @@ def _mask(root: Path, name: str) -> Path | None:
     )
 
 
-def _in_no_list(root: Path, lines: Mapping[str, int]) -> list[str]:
-    """Pictures of JPEGImages/ that no list of ImageSets/Segmentation/ names, nor `lines`."""
+def _about_files(
+    root: Path, files: FolderFiles, by_id: Mapping[str, str], lines: Mapping[str, int]
+) -> tuple[Finding, ...]:
+    """What is said of masks in JPEGImages/, pictures in no list, and files that are no pictures."""
+    folder = root / "JPEGImages"
     listed = set(lines)
     for path in (root / "ImageSets" / "Segmentation").glob("*.txt"):
-        listed |= {picture_id(text.split()[0].removeprefix("/JPEGImages/")) for _, text in numbered_lines(path)}
-    names = sorted(name for name, _ in walk(root, "JPEGImages") if is_picture(name))
-    return [name for name in names if picture_id(name) not in listed]
+        try:
+            listed |= listed_ids(path, by_id).keys()
+        except SplitError:  # an empty list
+            continue
+        except DataError:  # opening that split says it
+            return passed_over(files.others, folder)
+    used = {name for key, name in by_id.items() if key in listed}
+    rest = dict.fromkeys(sorted(name for key, name in by_id.items() if key not in listed))
+    masks = dict.fromkeys(name for name in masks_among(files.pictures) if name in used or name in rest)
+    return (
+        *mask_files(masks, used, folder),
+        *unlisted(
+            {name: folder / files.pictures[name] for name in rest if name not in masks},
+            folder,
+            "the lists of ImageSets/Segmentation",
+            usual=True,
+        ),
+        *passed_over(files.others, folder),
+    )
+
+
+_Names = dict[str, tuple[str, tuple[str, ...]]]
+"""By picture: where its tags stand, and their names."""
 
 
 def _tags(
@@ -164,11 +222,10 @@ def _tags(
     """Tags of the listed pictures, without those that are left out: of tags.csv if there, else of Annotations/*.xml."""
     table, folder = root / "tags.csv", root / "Annotations"
     from_table = table.is_file() and options.tags_from != "shapes"
-    findings: tuple[Finding, ...] = ()
     if from_table:
-        found = _csv_tags(root, lines, classes)
+        names = _csv_names(table, lines, options.tag_separator)
     elif any(folder.glob("*.xml")):
-        found, findings = _xml_tags(folder, lines, classes)
+        names = _xml_names(folder, lines)
     elif options.tags_from == "shapes":
         raise MissingDataError(f"{root} has no Annotations/*.xml. Leave --tags-from shapes out to take tags.csv.")
     elif need_tags:
@@ -178,6 +235,11 @@ def _tags(
         )
     else:
         return dict.fromkeys(lines, ()), ()
+    found = _indices(names, classes, root, from_table=from_table)
+    findings = _background_finding(names)
+    if not from_table:
+        objects = [[tag for tag in tags if not is_background(tag)] for _, tags in names.values()]
+        findings += other_tags(objects, classes, folder, chosen=True)
     missing = [name for name in lines if name not in found]
     if options.unlabeled == "auto":
         if missing and need_tags:
@@ -207,32 +269,42 @@ def _first_of(missing: list[str]) -> str:
     return f" (the first of {len(missing)} such pictures)" if len(missing) > 1 else ""
 
 
-def _csv_tags(root: Path, lines: Mapping[str, int], classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+def _csv_names(path: Path, lines: Mapping[str, int], separator: str) -> _Names:
     def key(name: str) -> str | None:
         return picture_id(name) if picture_id(name) in lines else None
 
-    table = read_tag_table(root / "tags.csv", key)
-    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
+    table = read_tag_table(path, key, separator)
     return {
-        name: class_indices(row.tags, classes, f"{table.path} line {row.line}", cure)
+        name: (f"{table.path} line {row.line}", row.tags if not row.background else (*row.tags, "background"))
         for name, row in table.rows.items()
     }
 
 
-def _xml_tags(
-    folder: Path, lines: Mapping[str, int], classes: tuple[str, ...]
-) -> tuple[dict[str, tuple[int, ...]], tuple[Finding, ...]]:
-    """Tags of the pictures that have an annotation; VOC classes outside the class list are left out, and counted."""
-    objects = {name: _objects(folder / f"{name}.xml") for name in lines if (folder / f"{name}.xml").is_file()}
-    tags = {}
-    for name, labels in objects.items():
-        wanted = [label for label in labels if label in classes or label not in VOC_CLASSES]
-        cure = "Correct the name or add the class to classes.txt."
-        tags[name] = class_indices(wanted, classes, str(folder / f"{name}.xml"), cure)
-    return tags, other_tags(objects, classes, folder, chosen=True)
+def _xml_names(folder: Path, lines: Mapping[str, int]) -> _Names:
+    """Names of the objects of the pictures that have an annotation."""
+    files = {name: existing(folder, f"{name}.xml") for name in lines}
+    return {name: (str(path), _objects(path)) for name, path in files.items() if path is not None and path.is_file()}
 
 
-def _objects(path: Path) -> list[str]:
+def _indices(names: _Names, classes: tuple[str, ...], root: Path, *, from_table: bool) -> dict[str, tuple[int, ...]]:
+    """Indices of the tags; VOC classes outside the class list are none in Annotations, background nowhere."""
+    others = () if from_table else VOC_CLASSES
+    cure = f"Correct the {'tag' if from_table else 'name'} or add the class to {root / 'classes.txt'}."
+    return {
+        key: class_indices(
+            [tag for tag in tags if tag in classes or not (tag in others or is_background(tag))], classes, where, cure
+        )
+        for key, (where, tags) in names.items()
+    }
+
+
+def _background_finding(names: _Names) -> tuple[Finding, ...]:
+    marked = {key: tags for key, (_, tags) in names.items() if any(map(is_background, tags))}
+    alone = {key: None for key, tags in marked.items() if all(map(is_background, tags))}
+    return background_finding(list(alone), [key for key in marked if key not in alone])
+
+
+def _objects(path: Path) -> tuple[str, ...]:
     """Names of the objects of a VOC annotation."""
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
@@ -241,4 +313,4 @@ def _objects(path: Path) -> list[str]:
         raise DataError(f"{path} line {line}: not valid XML ({error}). Correct it or write tags.csv.") from error
     except (LookupError, ValueError) as error:  # an encoding that nobody knows
         raise DataError(f"{path}: not valid XML ({error}). Save it as UTF-8 or write tags.csv.") from error
-    return [(item.findtext("name") or "").strip() for item in objects]
+    return tuple(class_name(item.findtext("name") or "") for item in objects)

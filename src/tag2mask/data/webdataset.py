@@ -63,7 +63,7 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
     folder = shards[0].parent
     split_of = {shard: _split_of(shard) for shard in shards}
     has_splits = all(split_of.values()) and len(set(split_of.values())) > 1
-    classes = read_classes(folder / "classes.txt") if (folder / "classes.txt").is_file() else None
+    classes = read_classes(folder / "classes.txt", numbered=True) if (folder / "classes.txt").is_file() else None
     splits: dict[str, list[Entry]] = {}
     seen: set[str] = set()
     spare: list[str] = []
@@ -71,7 +71,7 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
     untagged: Counter[str] = Counter()
     for shard in shards:
         entries = splits.setdefault((split_of[shard] if has_splits else None) or NO_SPLIT, [])
-        for sample in read_shard(shard):
+        for sample in read_shard(shard, options.tag_separator):
             if isinstance(sample, str):
                 spare.append(f"{shard.name}/{sample}")
                 continue
@@ -91,12 +91,13 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
         splits,
         None,
         closed=False,
+        numbered=True,
         findings=(*without_picture(spare, "member with tags", folder), *_unread(others, folder)),
         unlabeled=Unlabeled(f"tags{beside}", "skip"),
     )
 
 
-def read_shard(shard: Path) -> Iterator[ShardSample | str]:
+def read_shard(shard: Path, separator: str = ";") -> Iterator[ShardSample | str]:
     """The samples of a tar file, in the order of their first members; no picture is read.
 
     Of a key without a picture the names of members that would be its tags. Beside what is in use only the offsets of
@@ -117,7 +118,7 @@ def read_shard(shard: Path) -> Iterator[ShardSample | str]:
         if picture is None:
             yield from (group[suffix].name for suffix in _tag_suffixes(group, ""))
         else:
-            yield _sample(shard, group, picture)
+            yield _sample(shard, group, picture, separator)
 
 
 def _picture_suffix(shard: Path, key: str, group: Iterable[str]) -> str | None:
@@ -132,9 +133,9 @@ def _picture_suffix(shard: Path, key: str, group: Iterable[str]) -> str | None:
     return pictures[0] if pictures else None
 
 
-def _sample(shard: Path, group: Mapping[str, Member], suffix: str) -> ShardSample:
+def _sample(shard: Path, group: Mapping[str, Member], suffix: str, separator: str) -> ShardSample:
     picture, mask = group[suffix], next((each for each in group if each.lower() == MASK_SUFFIX), None)
-    tags, number, read = _tags(shard, {each: group[each] for each in _tag_suffixes(group, suffix)})
+    tags, number, read = _tags(shard, {each: group[each] for each in _tag_suffixes(group, suffix)}, separator)
     return ShardSample(
         member_path(shard, picture),
         picture.name,
@@ -167,7 +168,9 @@ def _key(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", suffix
 
 
-def _tags(shard: Path, members: Mapping[str, Member]) -> tuple[tuple[str, ...] | None, int | None, str | None]:
+def _tags(
+    shard: Path, members: Mapping[str, Member], separator: str
+) -> tuple[tuple[str, ...] | None, int | None, str | None]:
     """Tags, or a class number, and the suffix that they are from."""
     for suffix, member in members.items():
         where = f"{shard} member {member.name!r}"
@@ -182,12 +185,12 @@ def _tags(shard: Path, members: Mapping[str, Member]) -> tuple[tuple[str, ...] |
         if kind == "json":
             if not isinstance(value, dict) or "tags" not in value:
                 continue  # metadata of another kind
-            return as_tags(value["tags"], where), None, suffix
+            return as_tags(value["tags"], where, separator), None, suffix
         if kind == "cls" and text == "-1":
             continue  # not known
         if kind == "cls" and text.isdecimal() and len(text) < 10:
             return None, int(text), suffix
-        return split_tags(text), None, suffix
+        return split_tags(text, separator), None, suffix
     return None, None, None
 
 

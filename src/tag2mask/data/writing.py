@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_mask, read_split
 from tag2mask.data.findings import Finding
 from tag2mask.data.pictures import is_stored
+from tag2mask.data.tables import class_indices, read_classes, read_tag_table
 from tag2mask.files import make_folder_atomically, write_text
 from tag2mask.formats import DataOptions
 from tag2mask.render import save_mask
@@ -77,6 +78,7 @@ def write_plain_folder(
     def fill(folder: Path) -> None:
         write_text(folder / "tags.csv", _tag_table(list(pictures.values()), first.classes))
         write_text(folder / "classes.txt", "".join(f"{name}\n" for name in first.classes))
+        _check_tables(folder, pictures, first.classes)
         for name, members in lists.items():
             write_text(folder / "splits" / f"{name}.txt", "".join(f"{member}\n" for member in members))
         _write_pictures(folder, pictures, first, link=link, progress=progress)
@@ -111,6 +113,25 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if name != name.strip() or len(name.splitlines()) != 1:
             raise DataError(f"The name {name!r} begins or ends with a space, or has a line break. Rename it.")
+
+
+def _check_tables(folder: Path, pictures: Mapping[str, Picture], classes: tuple[str, ...]) -> None:
+    """Read what was written, so that no folder is left that cannot be opened, or says something else."""
+    try:
+        rows, names = read_tag_table(folder / "tags.csv").rows, read_classes(folder / "classes.txt")
+        same = names == classes and rows.keys() == pictures.keys()
+        same = same and all(
+            class_indices(row.tags, classes, "", "") == pictures[name].tags for name, row in rows.items()
+        )
+    except DataError as error:
+        raise DataError(
+            f"The names of classes or pictures cannot be written as tags.csv: {error} Rename them."
+        ) from error
+    if not same:
+        raise DataError(
+            "The names of classes or pictures cannot be written as tags.csv: they read differently. Rename classes "
+            f"that are called tags or file_name or like a list; the classes are {', '.join(classes)}."
+        )
 
 
 def _tag_table(pictures: Sequence[Picture], classes: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ from tag2mask.data.links import walk
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate, pictures_below
 from tag2mask.data.naming import NO_SPLIT, by_folder
+from tag2mask.data.spelling import existing, nfc
 from tag2mask.data.tables import is_path, numbered_lines, read_classes, read_text, shown
 from tag2mask.formats import DataOptions
 
@@ -73,7 +74,7 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
         splits[split] = []
         for member in each:
             label = _label_file(root, member, beside=described.beside)
-            path = root / (label or label_name(member.picture))
+            path = existing(root, label or label_name(member.picture)) or root / label_name(member.picture)
             tags = _tags(path, described.names, described.source) if label else ()
             splits[split].append(Entry(member.picture, tags, str(path), labeled=label is not None))
             used |= {label} if label else set()
@@ -87,7 +88,15 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
     )
     classes = tuple(dict.fromkeys(described.names.values()))
     return Listing(
-        "yolo", described.source, splits, classes, closed=True, files=files, findings=findings, unlabeled=_UNLABELED
+        "yolo",
+        described.source,
+        splits,
+        classes,
+        closed=True,
+        numbered=described.source == root / "classes.txt",
+        files=files,
+        findings=findings,
+        unlabeled=_UNLABELED,
     )
 
 
@@ -131,7 +140,12 @@ def _label_file(root: Path, member: _Member, *, beside: bool) -> str | None:
         written = PurePosixPath(member.written.replace("\\", "/")).with_suffix(".txt").as_posix()
         for text in (label_name(written), *([written] if beside else [])):
             names += [end for end in _ends(text) if "/" in end]
-    return next((name for name in names if (root / name).is_file()), None)
+    return next((nfc(name) for name in names if _file(root, name) is not None), None)
+
+
+def _file(root: Path, name: str) -> Path | None:
+    path = existing(root, name)
+    return path if path is not None and path.is_file() else None
 
 
 def _spare_labels(files: PictureFiles, used: set[str]) -> list[str]:
@@ -139,7 +153,7 @@ def _spare_labels(files: PictureFiles, used: set[str]) -> list[str]:
     own = {label_name(name) for name in files.names}
     own |= {PurePosixPath(name).with_suffix(".txt").as_posix() for name in files.names}
     homes = {name.rpartition("/")[0] for name in used} - {""}
-    texts = (name for name, _ in walk(files.root, "") if name.endswith(".txt"))
+    texts = (nfc(name) for name, _ in walk(files.root, "") if name.endswith(".txt"))
     return sorted(
         name
         for name in texts
@@ -168,7 +182,7 @@ def _description(root: Path) -> _Description:
     source = root / "classes.txt"
     if not source.is_file():
         raise MissingDataError(f"{root} has neither data.yaml with names nor classes.txt. Write the class names there.")
-    return _Description(source, dict(enumerate(read_classes(source))), {})
+    return _Description(source, dict(enumerate(read_classes(source, numbered=True))), {})
 
 
 def _yaml_description(path: Path) -> _Description:
@@ -241,7 +255,7 @@ def _darknet_description(root: Path, path: Path) -> _Description:
         pairs = (line.partition("=") for line in read_text(path).splitlines() if not line.lstrip().startswith("#"))
         settings = {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
     wanted = settings.get("names", path.name)
-    source = next((root / end for end in _ends(wanted) if (root / end).is_file()), None)
+    source = next(filter(None, (_file(root, end) for end in _ends(wanted))), None)
     if source is None:
         raise MissingDataError(f"{path}: there is no file {wanted!r} of names below {root}. Put it beside {path.name}.")
     names = {number: text.strip() for number, text in enumerate(read_text(source).splitlines()) if text.strip()}
@@ -291,9 +305,9 @@ def _members(files: PictureFiles, value: str, split: str, described: _Descriptio
         )
     for end in _ends(value):
         for relative in dict.fromkeys((end, *(f"{base}/{end}" for base in _ends(described.base)))):
-            if (files.root / relative).is_dir():
-                return [_Member(name, "") for name in pictures_below(files, relative)] or None
-            if relative.endswith(".txt") and (files.root / relative).is_file():
+            if (found := existing(files.root, relative)) is not None and found.is_dir():
+                return [_Member(name, "") for name in pictures_below(files, nfc(relative))] or None
+            if relative.endswith(".txt") and _file(files.root, relative) is not None:
                 return _listed(files, relative)
     if split != "train":
         return None
@@ -309,7 +323,7 @@ def _ends(text: str) -> list[str]:
 
 
 def _listed(files: PictureFiles, relative: str) -> list[_Member]:
-    path = files.root / relative
+    path = _file(files.root, relative) or files.root / relative
     near = (PurePosixPath(relative).parent.as_posix(),) if "/" in relative else ()
     members: dict[str, tuple[int, str]] = {}
     for line, text in numbered_lines(path):

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tag2mask.config import require_finished
+from tag2mask.data.spelling import stored_classes
 from tag2mask.files import model_file
 from tag2mask.models.backbones import LITE0, TimmBackbone
 from tag2mask.models.mxnet_params import is_mxnet, read_mxnet_params
@@ -160,7 +161,7 @@ def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
         raise ValueError(f"{path} is damaged: the classes in its metadata are not JSON. Write it again") from error
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{path} is damaged: the classes in its metadata are no list of names. Write it again")
-    return tuple(classes)
+    return stored_classes(classes)
 
 
 def packaged_lite0_state() -> dict[str, Tensor]:

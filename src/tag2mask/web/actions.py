@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tag2mask import outputs, render
+from tag2mask.data.spelling import existing
 from tag2mask.data.tables import safe_name
 from tag2mask.prediction import Prediction, Segmenter
 from tag2mask.ranking import TAG_SCORE
@@ -134,7 +135,7 @@ def ranked_list(ranked: Path, pictures: Path, most: int = 500) -> list[RankedPic
             )
         for row in reader:
             name = safe_name(row["file"], f"{path} line {reader.line_num}")
-            picture = (root / name).resolve()
+            picture = (existing(root, name) or root / name).resolve()
             if picture.is_relative_to(root) and picture.is_file():
                 found.append(RankedPicture(f"{row['rank']}. {name} ({row['score']}): {row['reason']}", picture))
             if len(found) == most:

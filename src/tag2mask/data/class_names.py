@@ -1,0 +1,144 @@
+"""What the names of the classes alone say: names that are several tags, none, or one tag twice. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from tag2mask.data.findings import Finding, are, named, some
+from tag2mask.data.spelling import is_background, twin_key
+
+_LISTS = (",", "|", ";")
+"""Marks that stand between tags and hardly ever in one."""
+_JOINTS = ("/", "&", "+", " and ", " ", "_", "-")
+"""Marks that may belong to a name: it counts as several tags where each part is a tag by itself."""
+_BRACKETS = re.compile(r"[\[({<].*[\])}>]", re.DOTALL)
+_NOTHING = frozenset(
+    (
+        *("none", "null", "nan", "n/a", "na", "nil", "nothing", "empty", "no", "-", "--", "?", "unknown", "undefined"),
+        *("unlabeled", "unlabelled", "untagged", "no tag", "no class", "no object", "void", "ignore", "bg", "false"),
+        *("negative", "neg"),
+    )
+)
+"""What people write for "none of the classes" or "not known", in lower case with blanks for `_` and `-`."""
+
+
+def name_findings(classes: Sequence[str]) -> tuple[Finding, ...]:
+    """Findings on a list of classes, in its order."""
+    return (*_joined(classes), *_nothing(classes), *_numbers(classes), *_spellings(classes))
+
+
+def background_finding(alone: Sequence[str], together: Sequence[str]) -> tuple[Finding, ...]:
+    """What is said of pictures that have the tag `background`.
+
+    Args:
+        alone: Names of those that have no other tag.
+        together: Names of those that have.
+    """
+    count = len(alone) + len(together)
+    if not count:
+        return ()
+    told = f"; on {some(len(together), 'picture')} with other tags it says nothing" if together else ""
+    return (
+        Finding(
+            severity="note",
+            code="background",
+            message=f"The tag background is no class: {are(len(alone), 'picture')} tagged so alone and negative{told}.",
+            cure="None needed, if background means that a picture shows none of the classes; else rename the tag.",
+            **named([*together, *alone]),
+        ),
+    )
+
+
+def _joined(classes: Sequence[str]) -> tuple[Finding, ...]:
+    """Classes that are made of others, or look like a list."""
+    found: dict[str, str] = {}
+    known = {name.casefold() for name in classes}
+    for mark in (*_LISTS, *_JOINTS):
+        parts = {name: _parts(name, mark) for name in classes if mark in name and name not in found}
+        parts = {name: each for name, each in parts.items() if len(each) > 1}
+        often = Counter(part for each in parts.values() for part in set(each))
+        orders = Counter(tuple(sorted(each)) for each in parts.values())
+        for name, each in parts.items():
+            elsewhere = all(part in known or (often[part] > 1 and mark == "/") for part in each)
+            if mark in _LISTS or elsewhere or orders[tuple(sorted(each))] > 1:
+                found[name] = mark.strip() or mark
+    for name in classes:
+        if name not in found and _BRACKETS.fullmatch(name):
+            found[name] = ""
+    if not found:
+        return ()
+    marks = [mark for mark, _ in Counter(mark for mark in found.values() if mark).most_common() if mark != "and"]
+    option = f"--tag-separator {_typed(marks[0])} where tags are cells of a table or text; else " if marks else ""
+    return (
+        Finding(
+            severity="warning",
+            code="joined_classes",
+            message=f"{some(len(found), 'class')} named like several tags at once, each a class of its own.",
+            cure=f"{option}write each tag by itself. Keep the names if they are meant so.",
+            **named([name for name in classes if name in found]),
+        ),
+    )
+
+
+def _parts(name: str, mark: str) -> list[str]:
+    return [part.strip().casefold() for part in name.split(mark) if part.strip()]
+
+
+def _typed(mark: str) -> str:
+    """A separator as a shell takes it."""
+    return mark if mark == "," else f"'{mark}'"
+
+
+def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
+    names = [name for name in classes if _means_nothing(name)]
+    if not names:
+        return ()
+    return (
+        Finding(
+            severity="warning",
+            code="empty_classes",
+            message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
+            cure="Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
+            "out whose tags are not known.",
+            **named(names),
+        ),
+    )
+
+
+def _means_nothing(name: str) -> bool:
+    words = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return (words or name) in _NOTHING or is_background(words.replace(" ", ""))
+
+
+def _numbers(classes: Sequence[str]) -> tuple[Finding, ...]:
+    if not all(re.fullmatch(r"[+-]?\d+(?:\.\d+)?", name) for name in classes):
+        return ()
+    return (
+        Finding(
+            severity="note",
+            code="numbered_classes",
+            message=f"{are(len(classes), 'class')} called by a number and nothing else.",
+            cure="None needed, if each number is a class; where one means none of them, call it background.",
+            **named(classes),
+        ),
+    )
+
+
+def _spellings(classes: Sequence[str]) -> tuple[Finding, ...]:
+    same: defaultdict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        same[twin_key(name) or name].append(name)
+    names = [" / ".join(each) for each in same.values() if len(each) > 1]
+    if not names:
+        return ()
+    return (
+        Finding(
+            severity="warning",
+            code="spellings",
+            message=f"{are(len(names), 'class')} spelt in more than one way and count as different classes.",
+            cure="Write each class in one way everywhere.",
+            **named(names),
+        ),
+    )
