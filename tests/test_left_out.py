@@ -59,9 +59,29 @@ def one_more_picture(folder: Path) -> None:
     write_picture(folder / "p99.jpg")
 
 
+def plain_folder(root: Path) -> None:
+    made.plain_folder(root)
+    one_more_picture(root / "images")
+
+
+def imagefolder(root: Path) -> None:
+    """A picture in no class folder, a class folder of files that nobody reads, one that is called like results."""
+    made.imagefolder(root)
+    one_more_picture(root)
+    (root / "bird").mkdir()
+    (root / "bird" / "a.raw").write_bytes(b"x")
+    write_picture(root / "predictions" / "p98.jpg")
+
+
+def metadata(root: Path) -> None:
+    made.metadata_csv(root)
+    one_more_picture(root)
+
+
 def voc(root: Path) -> None:
-    """A picture of the list without XML file, one in no list, an object of a class that classes.txt leaves out."""
+    """A picture of the list without XML file, one in no list, an id twice, a class that classes.txt leaves out."""
     made.voc_tree(root)
+    shutil.copy(root / "JPEGImages" / "p03.jpg", root / "JPEGImages" / "p03.jpeg")
     one_more_picture(root / "JPEGImages")
     (root / "classes.txt").write_text("\n".join(CLASSES))
     (root / "Annotations" / "p01.xml").unlink()
@@ -186,7 +206,10 @@ def webdataset(root: Path) -> None:
 
 Writer = Callable[[Path], None]
 LEFT_OUT: dict[str, list[tuple[Writer, list[str], set[str]]]] = {
-    "voc": [(voc, ["--unlabeled", "skip"], {"unlabeled", "unlisted", "other_tags"})],
+    "folder": [(plain_folder, [], {"missing_tags"})],
+    "voc": [(voc, ["--unlabeled", "skip"], {"unlabeled", "unlisted", "other_tags", "same_id"})],
+    "imagefolder": [(imagefolder, [], {"outside_classes", "empty_folders", "odd_classes"})],
+    "hf-imagefolder": [(metadata, [], {"unlisted"})],
     "coco": [(coco, [], {"same_name", "other_files", "unlisted", "other_tags", "unlabeled"})],
     "cvat": [
         (cvat, [], {"both_kinds", "unlisted", "other_tags", "unlabeled"}),
