@@ -976,10 +976,8 @@ arguments(r"No file matches .*x\*\.jpg", 1, "predict", "{m}", "{t}/x*.jpg", "--o
 arguments(r"scales must hold at least one positive number", 1, *PREDICT, "{t}/out", "--scales", "0")
 arguments(r"scales must hold at least one positive number, got \(nan", 1, *PREDICT, "{t}/out", "--scales", "nan")
 arguments(r"scales must hold at least one positive number, got \(inf", 1, *PREDICT, "{t}/out", "--scales", "inf")
-arguments(r"file.*(?:Not a directory|File exists)\. .*(?:Choose another name|choose another)", 1, *PREDICT, "{t}/file")
-arguments(
-    r"file.*(?:Not a directory|File exists)\. .*(?:Choose another name|choose another)", 1, *PREDICT, "{t}/file/out"
-)
+arguments(r"--out .*/file: .*/file is no folder\. Choose another place", 1, *PREDICT, "{t}/file")
+arguments(r"--out .*/file/out: .*/file is no folder\. Choose another place", 1, *PREDICT, "{t}/file/out")
 arguments(r"File name too long\. Choose a shorter name", 1, *PREDICT, "{t}/" + "x" * 300)
 arguments(r"invalid choice|--format", 2, *PREDICT, "{t}/out", "--format", "bmp")
 arguments(r"Device 'gpu9' is not available here .*use auto or cpu", 1, *PREDICT, "{t}/out", "--device", "gpu9")

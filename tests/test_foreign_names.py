@@ -647,6 +647,96 @@ def test_several_pictures_of_one_id_are_said(tmp_path: Path) -> None:
     assert codes(pictures)["same_id"].names == ("a.jpg / a.png",)
 
 
+# -- said once ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "write", [made.plain_folder, made.voc_tree, *(write for name, (_, write) in WRITERS.items() if name != "yolo")]
+)
+def test_a_picture_that_nothing_lists_is_said_once(tmp_path: Path, write: Callable[..., None]) -> None:
+    """As a mask where it is called like one, else as a picture without tags; `check` says the same."""
+    write(tmp_path)
+    folder = next((tmp_path / name for name in ("images", "JPEGImages") if (tmp_path / name).is_dir()), tmp_path)
+    files(folder, "p00_mask.png", "new.jpg", f"{NFD}.jpg")
+    expected = {"p00_mask.png": True, "new.jpg": False, f"{NFC}.jpg": False}
+    for found in (open_data(tmp_path).findings, check(tmp_path).findings):
+        told = [(Path(name).name, each.code == "mask_files") for each in found for name in each.names]
+        assert sorted(each for each in told if each[0] in expected) == sorted(expected.items())
+        assert all(path.is_file() for each in found for paths in each.files for path in paths)
+
+
+def test_masks_that_are_used_and_masks_that_are_left_out_are_one_finding(tmp_path: Path) -> None:
+    tagged = made.Tagged({"p00.jpg": ("cat",), "p00.png": ("cat",), "p01.jpg": ("dog",)}, ("cat", "dog"))
+    for number, write in enumerate((made.plain_folder, made.coco)):
+        root = tmp_path / str(number)
+        write(root, tagged)
+        files(root / "images", "p01_mask.png")
+        finding = codes(open_data(root))["mask_files"]
+        assert finding.names == ("p00.png", "p01_mask.png")
+        assert finding.message.endswith("1 used like any other, 1 left out.")
+
+
+def test_a_list_that_cannot_be_read_makes_no_picture_unlisted(tmp_path: Path) -> None:
+    made.voc_tree(tmp_path)
+    files(tmp_path / "JPEGImages", "new.jpg")
+    assert codes(open_data(tmp_path))["unlisted"].names == ("new.jpg",)
+    lists = tmp_path / "ImageSets/Segmentation"
+    (lists / "empty.txt").write_text("")
+    assert codes(open_data(tmp_path))["unlisted"].names == ("new.jpg",)
+    (lists / "mine.txt").write_text("new\nnew\n")
+    assert "unlisted" not in codes(open_data(tmp_path))
+    assert any("already on line 1" in each.message for each in check(tmp_path).findings)
+
+
+def test_files_of_other_suffixes_that_a_split_names_are_not_passed_over(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        files(tmp_path, f"{split}/{split}0.jpg")
+        (tmp_path / split / f"{split}0.jpg").rename(tmp_path / split / f"{split}0.xyz")
+        content = made.coco_json({f"{split}0.xyz": ("cat",)})
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(content))
+    for split in ("train", "val"):
+        assert "passed_over" not in codes(open_data(tmp_path, split=split))
+    files(tmp_path, "train/other.xyz")
+    assert codes(open_data(tmp_path))["passed_over"].names == ("train/other.xyz",)
+
+
+def test_class_lists_and_kinds_are_compared_in_one_form(tmp_path: Path) -> None:
+    """Two numbers of one name, and tags beside shapes, whichever form each is in."""
+    content = made.coco_json({"a00.jpg": (NFC,), "a01.jpg": (NFD,), "a02.jpg": ("dog",)}, (NFC, NFD, "dog"))
+    files(tmp_path / "coco", "a00.jpg", "a01.jpg", "a02.jpg")
+    (tmp_path / "coco/x.json").write_text(json.dumps(content))
+    pictures = open_data(tmp_path / "coco")
+    assert set(pictures.classes) == {NFC, "dog"}
+    assert codes(pictures)["same_name"].count == 1
+    files(tmp_path / "cvat", "a.jpg", "b.jpg")
+    (tmp_path / "cvat/annotations.xml").write_text(
+        "<annotations>"
+        f'<image id="0" name="a.jpg"><tag label="{NFC}"/><box label="{NFD}"/></image>'
+        f'<image id="1" name="b.jpg"><tag label="dog"/></image></annotations>',
+        encoding="utf-8",
+    )
+    assert codes(open_data(tmp_path / "cvat"))["both_kinds"].severity == "note"
+
+
+@pytest.mark.parametrize("text", [NFC, NFD])
+@pytest.mark.parametrize("disk", [NFC, NFD])
+def test_lists_labels_and_addresses_of_tools_find_either_form(tmp_path: Path, text: str, disk: str) -> None:
+    root = tmp_path / "yolo"
+    files(root, f"images/{disk}/{disk}.jpg", f"images/{disk}/b.jpg")
+    files(root, data__yaml=f"train: {text}.txt\nval: images/{text}\nnames: [cat, dog]\n")
+    files(root, **{f"{disk}__txt": f"data/images/{text}/{text}.jpg\ndata/images/{text}/b.jpg\n"})
+    files(root / "labels" / disk, **{f"{disk}__txt": "0 0.5 0.5 1 1", "b__txt": "1 0.5 0.5 1 1"})
+    found = open_data(root)
+    assert tags_of(found) == {f"{NFC}/{NFC}.jpg": ("cat",), f"{NFC}/b.jpg": ("dog",)}
+    assert not found.findings
+    encoded = "".join(f"%{byte:02X}" for byte in text.encode())
+    files(tmp_path / "studio", f"{disk} 1.jpg")
+    for address in (f"s3://bucket/{encoded}%201.jpg", f"/data/local-files/?d=x/{encoded}+1.jpg", f"{encoded}%201.jpg"):
+        task = {"data": {"image": address}, "annotations": [{"result": [{"value": {"choices": ["cat"]}}]}]}
+        (tmp_path / "studio/tasks.json").write_text(json.dumps([task]))
+        assert tags_of(open_data(tmp_path / "studio")) == {f"{NFC} 1.jpg": ("cat",)}
+
+
 # -- everywhere --------------------------------------------------------------------------------------------------------
 
 

@@ -58,7 +58,7 @@ def check_new_folder(folder: Path, option: str = "--out") -> None:
         resume = f"tag2mask {verb} --resume {shlex.quote(str(folder))}"
         raise FileExistsError(f"{told}. Choose another folder, remove it, or go on with the run in it: {resume}")
     raise FileExistsError(
-        f"{told}. Choose another folder or remove it; it holds no run that --resume could go on with."
+        f"{told}. Choose another folder or remove it; it holds no run to go on with."
     )
 
 

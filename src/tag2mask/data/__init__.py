@@ -63,10 +63,6 @@ _LISTINGS: dict[str, Callable[[Path, DataOptions], Listing]] = {
 }
 
 
-_WITHOUT_CELLS = ("imagefolder", "coco", "cvat", "yolo")
-"""Formats in which each tag stands by itself."""
-
-
 def open_data(
     path: str | Path,
     *,
@@ -159,6 +155,8 @@ def _listing(data_format: str, root: Path, options: DataOptions) -> Listing:
 _WITH_SHAPES = ("voc", "coco", "cvat", "label-studio", "yolo")
 _WITH_UNLABELED = (*_WITH_SHAPES, "hf-dataset", "webdataset")
 """Formats that list pictures which nobody labelled."""
+_WITHOUT_CELLS = ("imagefolder", "coco", "cvat", "yolo")
+"""Formats in which each tag stands by itself."""
 
 
 def _refuse_meaningless(data_format: str, options: DataOptions) -> None:
@@ -167,12 +165,12 @@ def _refuse_meaningless(data_format: str, options: DataOptions) -> None:
     Raises:
         DataError: there is one.
     """
-    if options.tag_separator != DataOptions.tag_separator and data_format in _WITHOUT_CELLS:
-        raise DataError(f"--tag-separator is for tags that are text, which {data_format} has not. Leave it out.")
     if options.tags_from == "shapes" and data_format not in _WITH_SHAPES:
         raise DataError(
             f"--tags-from shapes is for {', '.join(_WITH_SHAPES)}: {data_format} has no shapes. Leave it out."
         )
+    if options.tag_separator != DataOptions.tag_separator and data_format in _WITHOUT_CELLS:
+        raise DataError(f"--tag-separator is for tags that are text, which {data_format} has not. Leave it out.")
     if options.unlabeled != "auto" and data_format not in _WITH_UNLABELED:
         raise DataError(
             f"--unlabeled {options.unlabeled} is for {', '.join(_WITH_UNLABELED)}: in the format {data_format} "

@@ -70,7 +70,8 @@ def list_class_folders(root: Path, options: DataOptions) -> Listing:
         raise MissingDataError(
             f"{root} has no folder with pictures. Give each class a folder, as in {root / 'cat' / 'a.jpg'}."
         )
-    masks = _masks(inside, level)
+    among = masks_among(inside)
+    masks = _masks(among, inside, level)
     used = [name for name in inside if name not in masks]
     _refuse_one_too_many(used, level, root)
     classes = sorted({_class(name, level) for name in used})
@@ -83,7 +84,7 @@ def list_class_folders(root: Path, options: DataOptions) -> Listing:
     outside = [name for name in files.names if name not in taken]
     findings = (
         *_outside(outside, splits, root),
-        *mask_files(sorted(masks), root, left_out=True),
+        *mask_files(sorted(among), frozenset(used), root),
         *_empty(root, [root / top for top in splits] or [root], _tops(files.names, splits), files, results),
         *_odd_names(classes, used, level),
         *_one_class(classes, len(used), root),
@@ -204,9 +205,9 @@ def _refuse_roles(classes: Sequence[str], with_masks: Sequence[str], root: Path)
         )
 
 
-def _masks(names: Sequence[str], level: int) -> set[str]:
-    """Names of pictures that look like masks of others; a whole class folder only where nothing else is in it."""
-    found = set(masks_among(names))
+def _masks(among: Iterable[str], names: Sequence[str], level: int) -> set[str]:
+    """Of the pictures `among` that look like masks of others, a whole class folder only where nothing else is in it."""
+    found = set(among)
     in_all = Counter(_class(name, level) for name in names)
     in_masks = Counter(_class(name, level) for name in found)
     for folder in in_all:

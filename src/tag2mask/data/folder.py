@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,44 +96,42 @@ def table_findings(root: Path, table: TagTable | None, files: FolderFiles) -> tu
     found = passed_over((name for name in files.others if name not in rows), folder)
     found += not_searched(root, files.left_out)
     if table is None:
-        return (*found, *mask_files(masks_among(files.pictures), folder, left_out=True))
+        return (*found, *mask_files(masks_among(files.pictures), (), folder))
     alone = [name for name, row in table.rows.items() if row.background and not row.tags]
     together = [name for name, row in table.rows.items() if row.background and row.tags]
     masks = dict.fromkeys(masks_among({**files.pictures, **dict.fromkeys(table.rows)}))
-    listed = [name for name in masks if name in table.rows]
-    rest = [name for name in files.pictures if name not in table.rows]
+    rest = [name for name in files.pictures if name not in table.rows and name not in masks]
     return (
         *found,
         *background_finding(alone, together),
-        *mask_files(listed, table.path, left_out=False),
-        *unlisted(rest, masks, folder, table.path),
+        *mask_files(masks, table.rows, folder),
+        *_without_row({name: folder / files.pictures[name] for name in rest}, folder, table.path),
     )
 
 
-def unlisted(names: Iterable[str], masks: Iterable[str], folder: Path, source: Path) -> tuple[Finding, ...]:
-    """What is said of pictures in a folder that have no tags in `source`; `masks` are those that look like masks."""
-    names, masks = list(names), frozenset(masks)
-    others = [name for name in names if name not in masks]
-    found = mask_files([name for name in names if name in masks], folder, left_out=True)
-    if not others:
-        return found
+def _without_row(paths: dict[str, Path], folder: Path, source: Path) -> tuple[Finding, ...]:
+    """What is said of pictures in a folder that have no tags in `source`."""
+    if not paths:
+        return ()
     return (
-        *found,
         Finding(
             severity="warning",
             code="missing_tags",
-            message=f"{some(len(others), 'picture')} in {folder} without tags in {source}: not used.",
+            message=f"{some(len(paths), 'picture')} in {folder} without tags in {source}: not used.",
             cure="Add their tags (none where a picture shows no class), or remove the files.",
-            **named(others, [(folder / name,) for name in others]),
+            **named(list(paths), [(path,) for path in paths.values()]),
         ),
     )
 
 
-def mask_files(names: list[str], where: Path, *, left_out: bool) -> tuple[Finding, ...]:
-    """What is said of pictures that look like masks of others."""
+def mask_files(names: Iterable[str], used: Container[str], where: Path) -> tuple[Finding, ...]:
+    """What is said of the pictures `names` that look like masks of others; those of `used` are used."""
+    names = list(names)
     if not names:
         return ()
-    said = "left out" if left_out else "used like any other"
+    taken = sum(name in used for name in names)
+    kinds = {"used like any other": taken, "left out": len(names) - taken}
+    said = ", ".join(word if count == len(names) else f"{count} {word}" for word, count in kinds.items() if count)
     return (
         Finding(
             severity="warning",
@@ -209,6 +207,8 @@ def _in_no_list(root: Path, files: dict[str, Path], names: list[str]) -> tuple[F
     for path in files.values():
         try:
             listed.update(listed_names(path, names)[0])
+        except SplitError:  # an empty list
+            continue
         except DataError:  # opening that split says it
             return ()
     return in_no_list([name for name in names if name not in listed], root / "splits")

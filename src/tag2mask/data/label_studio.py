@@ -72,9 +72,8 @@ def list_label_studio(root: Path, options: DataOptions) -> Listing:
     if len({path.suffix for path in paths}) > 1:
         raise DataError(f"{root} has {' and '.join(path.name for path in paths)} of Label Studio. Keep one.")
     source = paths[0] if len(paths) == 1 else paths[0].parent
-    separator = options.tag_separator
     files = [
-        (split, *(_csv_rows(path, separator) if path.suffix == ".csv" else _json_rows(path, separator)))
+        (split, *(_csv_rows if path.suffix == ".csv" else _json_rows)(path, options.tag_separator))
         for path, split in file_splits(paths, root).items()
     ]
     rows = [_by_picture(each) for _, each, _ in files]
@@ -184,8 +183,9 @@ def _json_rows(path: Path, separator: str) -> tuple[list[_Row], list[str]]:
         raise DataError(f"{path} must be a list of tasks. Export it as JSON or JSON-MIN.")
     if any("data" in task for task in tasks):
         return _full_rows(path, tasks), []
-    rows = [(f"{path} task {task.get('id', index)}", task) for index, task in enumerate(tasks)]
-    return _flat_rows(rows, path, separator)
+    return _flat_rows(
+        [(f"{path} task {task.get('id', index)}", task) for index, task in enumerate(tasks)], path, separator
+    )
 
 
 def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> list[_Row]:

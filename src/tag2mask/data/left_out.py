@@ -7,13 +7,14 @@ image tags, tags that are no class. Imports no torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tag2mask.data.dataset import DataError
 from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.spelling import class_name, class_names
 from tag2mask.formats import DataOptions
 
 _MOST_LABELS = 8
@@ -69,17 +70,17 @@ def unlabeled(
     )
 
 
-def unlisted(names: Sequence[str], root: Path, source: object, *, usual: bool = False) -> tuple[Finding, ...]:
-    """What is said of picture files below `root` that no annotation lists."""
-    if not names:
+def unlisted(paths: Mapping[str, Path], root: Path, source: object, *, usual: bool = False) -> tuple[Finding, ...]:
+    """What is said of picture files below `root`, by their names, that no annotation lists."""
+    if not paths:
         return ()
     return (
         Finding(
             severity="note" if usual else "warning",
             code="unlisted",
-            message=f"{some(len(names), 'picture')} below {root} not in {source}: not used.",
+            message=f"{some(len(paths), 'picture')} below {root} not in {source}: not used.",
             cure="Nothing, if they are not meant to be; else add them there.",
-            **named(names, [(root / name,) for name in names]),
+            **named(list(paths), [(path,) for path in paths.values()]),
         ),
     )
 
@@ -115,7 +116,7 @@ def same_name(names: Iterable[tuple[object, str]], source: object) -> tuple[Find
     """What is said of several numbers of a class list (`names`: number, name) that bear one name."""
     by_name: dict[str, list[object]] = {}
     for number, name in names:
-        by_name.setdefault(name, []).append(number)
+        by_name.setdefault(class_name(name), []).append(number)
     twins = [f"{name}: {', '.join(map(str, numbers))}" for name, numbers in by_name.items() if len(numbers) > 1]
     if not twins:
         return ()
@@ -170,6 +171,7 @@ def tags_or_shapes(pictures: Sequence[Kinds], source: object, options: DataOptio
     Raises:
         DataError: shapes are asked for, and there is none.
     """
+    pictures = [Kinds(name, class_names(tags), class_names(shapes)) for name, tags, shapes in pictures]
     tagged, shaped = [each for each in pictures if each.tags], [each for each in pictures if each.shapes]
     if options.tags_from == "masks":
         return bool(shaped and not tagged), ()

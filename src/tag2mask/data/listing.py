@@ -14,7 +14,7 @@ from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError
 from tag2mask.data.findings import Finding, warned
 from tag2mask.data.folder import mask_files, split_files, split_names
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
-from tag2mask.data.locating import PictureFiles, find_picture_files, found_at, locate
+from tag2mask.data.locating import PictureFiles, find_picture_files, folders_near, found_at, locate
 from tag2mask.data.mask_labels import MaskFiles, own_codes
 from tag2mask.data.mask_survey import tags_of_masks
 from tag2mask.data.naming import NO_SPLIT
@@ -74,7 +74,8 @@ class _Placed(NamedTuple):
 
 
 def settled(listing: Listing, options: DataOptions) -> Listing:
-    """The listing with pictures that nobody labelled left out or negatives, counted and named."""
+    """The listing with names as they are kept, and pictures that nobody labelled left out or negatives, counted."""
+    listing = _composed(listing)
     how = listing.unlabeled
     if how is None:
         return listing
@@ -90,7 +91,7 @@ def settled(listing: Listing, options: DataOptions) -> Listing:
 
 
 def picture_set(listing: Listing, root: Path, *, split: str | None, options: DataOptions) -> PictureSet:
-    """One split of a listing, with classes.txt, masks/ and splits/ of the data folder as in a plain folder.
+    """One split of a listing (`settled`), with classes.txt, masks/ and splits/ of the data folder as in a plain folder.
 
     Pictures of other splits need not be there.
 
@@ -98,16 +99,15 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
         DataError: with file, line or id, and cure.
     """
     split = split or "train"
-    listing = _composed(listing)
     classes = class_list(listing, root)
     own = NO_SPLIT not in listing.splits and not split_files(root)
-    if own and split not in listing.splits and not Path(split).is_file():
+    if own and nfc(split) not in listing.splits and not Path(split).is_file():
         known = ", ".join(listing.splits)
         raise SplitError(f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.")
     files = _files(listing, root)
     list_findings: tuple[Finding, ...] = ()
-    if own and split in listing.splits:
-        placed = _placed(root, [listing.splits[split]], files)
+    if own and nfc(split) in listing.splits:
+        placed = _placed(root, [listing.splits[nfc(split)]], files)
         names = list(placed)
     else:
         placed = _placed(root, listing.splits.values(), files)
@@ -121,11 +121,10 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
     masks = {name: placed[name].entry.stored_mask if beside is None else beside.find(name) for name in names}
     findings = (
         *listing.findings,
-        *_left_out(listing, root, classes, files),
         *name_findings(classes),
         *_background_finding(listing),
-        *mask_files(masks_among(placed), listing.source, left_out=False),
-        *_passed_over(files, placed),
+        *_other_tags(listing, root, classes),
+        *_about_files(listing, root, files, placed),
         *(() if files is None else not_searched(root, files.left_out)),
         *list_findings,
     )
@@ -146,8 +145,9 @@ def _composed(listing: Listing) -> Listing:
     """The listing with all names as they are kept (`spelling`)."""
     spelt = {tag: class_name(tag) for entries in listing.splits.values() for each in entries for tag in each.tags}
     changed = any(tag != name for tag, name in spelt.items())
-    splits = {
-        split: [
+    splits: dict[str, list[Entry]] = {}
+    for split, entries in listing.splits.items():
+        splits.setdefault(nfc(split), []).extend(
             each._replace(
                 reference=nfc(each.reference),
                 tags=tuple(dict.fromkeys(spelt[tag] for tag in each.tags if spelt[tag])) if changed else each.tags,
@@ -155,28 +155,16 @@ def _composed(listing: Listing) -> Listing:
             if changed or not each.reference.isascii()
             else each
             for each in entries
-        ]
-        for split, entries in listing.splits.items()
-    }
+        )
     classes = None if listing.classes is None else class_names(listing.classes)
     return replace(listing, splits=splits, classes=classes)
 
 
-def _background_finding(listing: Listing) -> tuple[Finding, ...]:
-    entries = [entry for each in listing.splits.values() for entry in each if any(map(is_background, entry.tags))]
-    alone = [entry.reference for entry in entries if all(map(is_background, entry.tags))]
-    together = [entry.reference for entry in entries if not all(map(is_background, entry.tags))]
-    return background_finding(alone, together)
-
-
-def _passed_over(files: PictureFiles | None, placed: Mapping[str, _Placed]) -> tuple[Finding, ...]:
-    """What is said of files that are no pictures by their suffix, and that no entry names."""
-    if files is None:
-        return ()
-    used = {
-        nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values() if not is_picture(each.path.name)
-    }
-    return passed_over((name for name in files.others if name not in used), files.root)
+def _files(listing: Listing, root: Path) -> PictureFiles | None:
+    """The picture files, where pictures are files of their own."""
+    if listing.files is not None or all(e.stored is not None for entries in listing.splits.values() for e in entries):
+        return listing.files
+    return find_picture_files(root)
 
 
 def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
@@ -203,9 +191,9 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
     names = sorted(occurring) if listing.classes is None else listing.classes
     classes = tuple(name for name in dict.fromkeys(names) if not is_background(name))
     if not classes:
+        told = warned(listing.findings)
         raise DataError(
-            f"No usable picture: {listing.source} has no tag at all. Tag the pictures; background is no class."
-            f"{warned(listing.findings)}"
+            f"No usable picture: {listing.source} has no tag at all. Tag the pictures; background is no class.{told}"
         )
     return checked_classes(classes, listing.source)
 
@@ -217,26 +205,49 @@ def _tags(entry: Entry, listing: Listing, classes: tuple[str, ...], cure: str) -
     return class_indices(tags, classes, entry.where, cure)
 
 
-def _left_out(
-    listing: Listing, root: Path, classes: tuple[str, ...], files: PictureFiles | None
-) -> tuple[Finding, ...]:
-    """What is said of tags that are no class, and of pictures that no split lists."""
+def _background_finding(listing: Listing) -> tuple[Finding, ...]:
+    entries = [entry for each in listing.splits.values() for entry in each if any(map(is_background, entry.tags))]
+    alone = [entry.reference for entry in entries if all(map(is_background, entry.tags))]
+    together = [entry.reference for entry in entries if not all(map(is_background, entry.tags))]
+    return background_finding(alone, together)
+
+
+def _other_tags(listing: Listing, root: Path, classes: tuple[str, ...]) -> tuple[Finding, ...]:
+    """What is said of tags that are no class."""
+    if not listing.closed:
+        return ()
     entries = [entry for entries in listing.splits.values() for entry in entries]
-    found: tuple[Finding, ...] = ()
-    if listing.closed:
-        tags = [[tag for tag in entry.tags if not is_background(tag)] for entry in entries]
-        found = other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
-    if files is None or listing.data_format == "imagefolder":  # a picture of no class folder
-        return found
-    listed = {found_at(files, entry.reference, entry.near) for entry in (*entries, *listing.left_out)}
-    return (*found, *unlisted([name for name in files.names if name not in listed], root, listing.source))
+    tags = [[tag for tag in entry.tags if not is_background(tag)] for entry in entries]
+    return other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
 
 
-def _files(listing: Listing, root: Path) -> PictureFiles | None:
-    """The picture files, where pictures are files of their own."""
-    if listing.files is not None or all(e.stored is not None for entries in listing.splits.values() for e in entries):
-        return listing.files
-    return find_picture_files(root)
+def _about_files(
+    listing: Listing, root: Path, files: PictureFiles | None, placed: Mapping[str, _Placed]
+) -> tuple[Finding, ...]:
+    """What is said of masks among the pictures, of pictures that no split lists, and of files that are no pictures."""
+    if listing.data_format == "imagefolder":  # its reader knows more
+        return ()
+    if files is None:
+        return mask_files(masks_among(placed), placed, root)
+    entries = [*(entry for entries in listing.splits.values() for entry in entries), *listing.left_out]
+    listed = {found_at(files, entry.reference, entry.near) for entry in entries}
+    masks = dict.fromkeys(masks_among(files.names))
+    rest = {name: files.path(name) for name in files.names if name not in listed and name not in masks}
+    used = {name.removeprefix("images/") for name in listed if name is not None}
+    return (
+        *mask_files((name.removeprefix("images/") for name in masks), used, root),
+        *unlisted(rest, root, listing.source),
+        *_passed_over(files, entries, placed),
+    )
+
+
+def _passed_over(files: PictureFiles, entries: Iterable[Entry], placed: Mapping[str, _Placed]) -> tuple[Finding, ...]:
+    """What is said of files that are no pictures by their suffix, and that no entry names."""
+    used = {nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values()}
+    for entry in entries:  # also those of splits that are not asked for
+        if not is_picture(entry.reference):
+            used |= {f"{folder}{entry.reference}" for folder in folders_near(entry.near)}
+    return passed_over((name for name in files.others if name not in used), files.root)
 
 
 def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | None) -> dict[str, _Placed]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
+from unicodedata import normalize
 from urllib.parse import unquote, unquote_plus
 
 from tag2mask.data.dataset import DataError, MissingDataError
@@ -54,10 +55,12 @@ class PictureFiles:
 
     @cached_property
     def by_upload(self) -> dict[str, list[str]]:
-        """The same by the name that Label Studio gives an uploaded file: blanks become `_`, signs go."""
-        found = defaultdict(list)
+        """The same by the name that Label Studio gives an uploaded file: blanks become `_`, signs and accents go."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
         for name in self.names:
-            found[re.sub(r"[^-\w.]", "", name.rpartition("/")[2].strip().replace(" ", "_"))].append(name)
+            base = name.rpartition("/")[2].strip().replace(" ", "_")
+            for stored in {re.sub(r"[^-\w.]", "", form) for form in (base, normalize("NFD", base))}:
+                found[stored].append(name)
         return dict(found)
 
 
@@ -110,9 +113,9 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
         dict(by_base),
         tuple(sorted(links_out)),
         tuple(homes),
-        tuple(sorted(others)),
-        on_disk,
-        tuple(sorted(left_out)),
+        others=tuple(sorted(others)),
+        on_disk=on_disk,
+        left_out=tuple(sorted(left_out)),
     )
 
 
@@ -143,13 +146,14 @@ def locate(
         MissingDataError: it is not here.
         DataError: absolute, with `..`, a link out of the folder, or more than one picture it could mean.
     """
+    reference = nfc(reference) if isinstance(reference, str) else reference
     if (found := _known(files, reference, where, near, foreign=foreign)) is not None:
         return found
     remote = is_address(reference)
     wanted = _ends_of(str(reference)) if remote or foreign else _local(reference, where)
-    beyond = [f"{link}/" for link in files.links_out if (files.root / link).is_dir()]
+    links = [link for link in files.links_out if (path := existing(files.root, link)) is not None and path.is_dir()]
     for name in wanted:
-        for folder in (*_folders(near), *beyond):
+        for folder in (*folders_near(near), *(f"{link}/" for link in links)):
             path = existing(files.root, f"{folder}{name}")
             if path is not None and path.is_file():
                 if is_inside(path, files.homes):
@@ -170,7 +174,7 @@ def locate(
 def found_at(files: PictureFiles, reference: str, near: Sequence[str] = ()) -> str | None:
     """As `locate`, but None where that raises, without a look at the disk."""
     try:
-        return _known(files, reference, "", near)
+        return _known(files, nfc(reference), "", near)
     except DataError:
         return None
 
@@ -178,8 +182,7 @@ def found_at(files: PictureFiles, reference: str, near: Sequence[str] = ()) -> s
 def _known(
     files: PictureFiles, reference: object, where: str, near: Sequence[str], *, foreign: bool = False
 ) -> str | None:
-    reference = nfc(reference) if isinstance(reference, str) else reference
-    folders = _folders(near)
+    folders = folders_near(near)
     for folder in folders:
         if f"{folder}{reference}" in files.known:
             return f"{folder}{reference}"
@@ -199,7 +202,8 @@ def _other_split(reference: str, name: str) -> bool:
     return bool(asked and there and not asked & there)
 
 
-def _folders(near: Sequence[str]) -> list[str]:
+def folders_near(near: Sequence[str]) -> list[str]:
+    """Where a picture is looked for first, as beginnings of its path: the folders `near`, the data folder, images/."""
     return [f"{folder}/" if folder else "" for folder in (*map(nfc, near), "", "images")]
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.data.class_names import background_finding, name_findings
+from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError, Picture, PictureSet, SplitError
 from tag2mask.data.findings import Finding, named, some
-from tag2mask.data.folder import FolderFiles, folder_files
+from tag2mask.data.folder import FolderFiles, folder_files, mask_files
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.links import refuse_links_out
 from tag2mask.data.lists import read_list, without_suffix
@@ -49,17 +50,15 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     lines = _ids(lines, list_file)
     paths = {each: _picture_path(root, each, by_id, files, f"{list_file} line {line}") for each, line in lines.items()}
     masks = {each: _mask(folders, each) for each in lines}
-    findings += (*twins, *name_findings(classes), *passed_over(files.others, root / "JPEGImages"))
+    findings += (*twins, *name_findings(classes), *_about_files(root, files, by_id, lines))
     findings += not_searched(root / "JPEGImages", files.left_out)
-    name, lists = split or list_file.stem, "the lists of ImageSets/Segmentation"
-    findings += unlisted(_in_no_list(root, lines, by_id), root / "JPEGImages", lists, usual=True)
+    name = split or list_file.stem
     if options.tags_from == "masks":
         tags, found = tags_of_masks(masks, classes, codes, name)
         findings += found
     else:
-        names, said = _tag_names(root, lines, list_file, options, need_tags=need_tags)
-        tags = _tags(root, names, classes, options)
-        findings += (*said, *_background_finding(names), *_other_tags(root, names, classes, options))
+        tags, said = _tags(root, lines, list_file, classes, options, need_tags=need_tags)
+        findings += said
     pictures = [Picture(path, each, tags[key], masks[key]) for key, (each, path) in paths.items() if key in tags]
     if not pictures:
         raise SplitError(f"No usable picture: nobody labeled any of {list_file}. Leave --unlabeled skip out.")
@@ -180,31 +179,54 @@ def _mask_findings(
     return tuple(dict.fromkeys(each for folder in folders for each in folder.findings(pictures, list(files.pictures))))
 
 
-def _in_no_list(root: Path, lines: Mapping[str, int], by_id: Mapping[str, str]) -> list[str]:
-    """Pictures of JPEGImages/ that no list of ImageSets/Segmentation/ names, nor `lines`."""
-    named_by_lists = set(lines)
+def _about_files(
+    root: Path, files: FolderFiles, by_id: Mapping[str, str], lines: Mapping[str, int]
+) -> tuple[Finding, ...]:
+    """What is said of masks in JPEGImages/, pictures in no list, and files that are no pictures."""
+    folder = root / "JPEGImages"
+    listed = set(lines)
     for path in (root / "ImageSets" / "Segmentation").glob("*.txt"):
         try:
-            named_by_lists |= listed_ids(path, by_id).keys()
-        except DataError:  # said where that split is opened
+            listed |= listed_ids(path, by_id).keys()
+        except SplitError:  # an empty list
             continue
-    return sorted(name for key, name in by_id.items() if key not in named_by_lists)
+        except DataError:  # opening that split says it
+            return passed_over(files.others, folder)
+    used = {name for key, name in by_id.items() if key in listed}
+    rest = dict.fromkeys(sorted(name for key, name in by_id.items() if key not in listed))
+    masks = dict.fromkeys(name for name in masks_among(files.pictures) if name in used or name in rest)
+    return (
+        *mask_files(masks, used, folder),
+        *unlisted(
+            {name: folder / files.pictures[name] for name in rest if name not in masks},
+            folder,
+            "the lists of ImageSets/Segmentation",
+            usual=True,
+        ),
+        *passed_over(files.others, folder),
+    )
 
 
-_Names = Mapping[str, tuple[str, tuple[str, ...]]]
-"""Where the tags of each picture stand, and their names."""
+_Names = dict[str, tuple[str, tuple[str, ...]]]
+"""By picture: where its tags stand, and their names."""
 
 
-def _tag_names(
-    root: Path, lines: Mapping[str, int], list_file: Path, options: DataOptions, *, need_tags: bool
-) -> tuple[_Names, tuple[Finding, ...]]:
+def _tags(
+    root: Path,
+    lines: Mapping[str, int],
+    list_file: Path,
+    classes: tuple[str, ...],
+    options: DataOptions,
+    *,
+    need_tags: bool,
+) -> tuple[dict[str, tuple[int, ...]], tuple[Finding, ...]]:
     """Tags of the listed pictures, without those that are left out: of tags.csv if there, else of Annotations/*.xml."""
     table, folder = root / "tags.csv", root / "Annotations"
-    from_table = _from_table(root, options)
+    from_table = table.is_file() and options.tags_from != "shapes"
     if from_table:
-        found = _csv_names(root, lines, options)
+        names = _csv_names(table, lines, options.tag_separator)
     elif any(folder.glob("*.xml")):
-        found = _xml_names(folder, lines)
+        names = _xml_names(folder, lines)
     elif options.tags_from == "shapes":
         raise MissingDataError(f"{root} has no Annotations/*.xml. Leave --tags-from shapes out to take tags.csv.")
     elif need_tags:
@@ -213,21 +235,21 @@ def _tag_names(
             "'file_name,tags', or allow --tags-from masks, which then trains on more than tags."
         )
     else:
-        return dict.fromkeys(lines, (str(list_file), ())), ()
+        return dict.fromkeys(lines, ()), ()
+    found = _indices(names, classes, root, from_table=from_table)
+    findings = _background_finding(names)
+    if not from_table:
+        objects = [[tag for tag in tags if not is_background(tag)] for _, tags in names.values()]
+        findings += other_tags(objects, classes, folder, chosen=True)
     missing = [name for name in lines if name not in found]
-    nothing = dict.fromkeys(missing, (str(list_file), ()))
     if options.unlabeled == "auto":
         if missing and need_tags:
             where = f"{list_file} line {lines[missing[0]]}"
             raise _no_row(where, table, missing) if from_table else _no_xml(folder, missing)
-        return {**found, **nothing}, ()
+        return found | dict.fromkeys(missing, ()), findings
     how = Unlabeled(f"a row in {table}" if from_table else f"an XML file in {folder}", options.unlabeled)
-    findings = unlabeled(how, missing, len(lines), list_file, options)
-    return found if is_skipped(how, options) else {**found, **nothing}, findings
-
-
-def _from_table(root: Path, options: DataOptions) -> bool:
-    return (root / "tags.csv").is_file() and options.tags_from != "shapes"
+    findings += unlabeled(how, missing, len(lines), list_file, options)
+    return found if is_skipped(how, options) else found | dict.fromkeys(missing, ()), findings
 
 
 def _no_row(where: str, table: Path, missing: list[str]) -> DataError:
@@ -248,11 +270,11 @@ def _first_of(missing: list[str]) -> str:
     return f" (the first of {len(missing)} such pictures)" if len(missing) > 1 else ""
 
 
-def _csv_names(root: Path, lines: Mapping[str, int], options: DataOptions) -> _Names:
+def _csv_names(path: Path, lines: Mapping[str, int], separator: str) -> _Names:
     def key(name: str) -> str | None:
         return picture_id(name) if picture_id(name) in lines else None
 
-    table = read_tag_table(root / "tags.csv", key, options.tag_separator)
+    table = read_tag_table(path, key, separator)
     return {
         name: (f"{table.path} line {row.line}", row.tags if not row.background else (*row.tags, "background"))
         for name, row in table.rows.items()
@@ -260,28 +282,21 @@ def _csv_names(root: Path, lines: Mapping[str, int], options: DataOptions) -> _N
 
 
 def _xml_names(folder: Path, lines: Mapping[str, int]) -> _Names:
+    """Names of the objects of the pictures that have an annotation."""
     files = {name: existing(folder, f"{name}.xml") for name in lines}
-    return {name: (str(path), _objects(path)) for name, path in files.items() if path is not None}
+    return {name: (str(path), _objects(path)) for name, path in files.items() if path is not None and path.is_file()}
 
 
-def _tags(root: Path, names: _Names, classes: tuple[str, ...], options: DataOptions) -> dict[str, tuple[int, ...]]:
-    """Indices of the tags; VOC classes outside the class list are none in Annotations."""
-    table = _from_table(root, options)
-    others = () if table else VOC_CLASSES
-    cure = f"Correct the {'tag' if table else 'name'} or add the class to {root / 'classes.txt'}."
+def _indices(names: _Names, classes: tuple[str, ...], root: Path, *, from_table: bool) -> dict[str, tuple[int, ...]]:
+    """Indices of the tags; VOC classes outside the class list are none in Annotations, background nowhere."""
+    others = () if from_table else VOC_CLASSES
+    cure = f"Correct the {'tag' if from_table else 'name'} or add the class to {root / 'classes.txt'}."
     return {
         key: class_indices(
             [tag for tag in tags if tag in classes or not (tag in others or is_background(tag))], classes, where, cure
         )
         for key, (where, tags) in names.items()
     }
-
-
-def _other_tags(root: Path, names: _Names, classes: tuple[str, ...], options: DataOptions) -> tuple[Finding, ...]:
-    if _from_table(root, options):  # any other is an error there
-        return ()
-    tags = [[tag for tag in each if tag in VOC_CLASSES] for _, each in names.values()]
-    return other_tags(tags, classes, root / "Annotations", chosen=True)
 
 
 def _background_finding(names: _Names) -> tuple[Finding, ...]:

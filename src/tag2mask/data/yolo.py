@@ -74,10 +74,9 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
         splits[split] = []
         for member in each:
             label = _label_file(root, member, beside=described.beside)
-            path = None if label is None else existing(root, label)
-            tags = () if path is None else _tags(path, described.names, described.source)
-            where = str(path or root / label_name(member.picture))
-            splits[split].append(Entry(member.picture, tags, where, labeled=path is not None))
+            path = existing(root, label or label_name(member.picture)) or root / label_name(member.picture)
+            tags = _tags(path, described.names, described.source) if label else ()
+            splits[split].append(Entry(member.picture, tags, str(path), labeled=label is not None))
             used |= {label} if label else set()
     if not used:
         example = next((member.picture for each in members.values() for member in each), "images/a.jpg")
@@ -94,7 +93,7 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
         splits,
         classes,
         closed=True,
-        numbered=described.source.name == "classes.txt",
+        numbered=described.source == root / "classes.txt",
         files=files,
         findings=findings,
         unlabeled=_UNLABELED,
@@ -141,12 +140,12 @@ def _label_file(root: Path, member: _Member, *, beside: bool) -> str | None:
         written = PurePosixPath(member.written.replace("\\", "/")).with_suffix(".txt").as_posix()
         for text in (label_name(written), *([written] if beside else [])):
             names += [end for end in _ends(text) if "/" in end]
-    return next((nfc(name) for name in names if _is_file(root, name)), None)
+    return next((nfc(name) for name in names if _file(root, name) is not None), None)
 
 
-def _is_file(root: Path, name: str) -> bool:
+def _file(root: Path, name: str) -> Path | None:
     path = existing(root, name)
-    return path is not None and path.is_file()
+    return path if path is not None and path.is_file() else None
 
 
 def _spare_labels(files: PictureFiles, used: set[str]) -> list[str]:
@@ -256,7 +255,7 @@ def _darknet_description(root: Path, path: Path) -> _Description:
         pairs = (line.partition("=") for line in read_text(path).splitlines() if not line.lstrip().startswith("#"))
         settings = {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
     wanted = settings.get("names", path.name)
-    source = next((root / end for end in _ends(wanted) if (root / end).is_file()), None)
+    source = next(filter(None, (_file(root, end) for end in _ends(wanted))), None)
     if source is None:
         raise MissingDataError(f"{path}: there is no file {wanted!r} of names below {root}. Put it beside {path.name}.")
     names = {number: text.strip() for number, text in enumerate(read_text(source).splitlines()) if text.strip()}
@@ -306,11 +305,10 @@ def _members(files: PictureFiles, value: str, split: str, described: _Descriptio
         )
     for end in _ends(value):
         for relative in dict.fromkeys((end, *(f"{base}/{end}" for base in _ends(described.base)))):
-            place = existing(files.root, relative)
-            if place is not None and place.is_dir():
+            if (found := existing(files.root, relative)) is not None and found.is_dir():
                 return [_Member(name, "") for name in pictures_below(files, nfc(relative))] or None
-            if place is not None and relative.endswith(".txt"):
-                return _listed(files, nfc(relative), place)
+            if relative.endswith(".txt") and _file(files.root, relative) is not None:
+                return _listed(files, relative)
     if split != "train":
         return None
     raise MissingDataError(
@@ -324,7 +322,8 @@ def _ends(text: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _listed(files: PictureFiles, relative: str, path: Path) -> list[_Member]:
+def _listed(files: PictureFiles, relative: str) -> list[_Member]:
+    path = _file(files.root, relative) or files.root / relative
     near = (PurePosixPath(relative).parent.as_posix(),) if "/" in relative else ()
     members: dict[str, tuple[int, str]] = {}
     for line, text in numbered_lines(path):
