@@ -125,7 +125,7 @@ def _split_findings(opened: Opened, looks: list[Look], members: dict[str, Indice
             elif held_out and opened.train in counts:
                 findings += held_out_findings(counts[name], counts[opened.train], name)
         if name == opened.train or held_out:
-            findings += mask_findings(name, pictures, mine, tagged=name in opened.tagged)
+            findings += mask_findings(pictures, mine)
         if held_out and not pictures.has_masks:
             findings.append(_no_masks(name, expected_mask(pictures)))
     if not any(is_held_out(name) and name != opened.train for name in opened.splits):

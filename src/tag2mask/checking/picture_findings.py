@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tag2mask.checking.looking import ALPHA, ANIMATED, CMYK, DEEP, GREY, Look
-from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import Picture, PictureSet
 from tag2mask.data.findings import Finding, are, named, some
 from tag2mask.data.mask_survey import MaskTally
@@ -99,47 +98,20 @@ def _broken(pictures: Sequence[Picture], looks: Sequence[Look], *, none_good: bo
     ]
 
 
-def mask_findings(split: str, pictures: PictureSet, looks: Sequence[Look], *, tagged: bool) -> list[Finding]:
+def mask_findings(pictures: PictureSet, looks: Sequence[Look]) -> list[Finding]:
     """Findings on the masks of one split: broken ones, foreign ids, and counts of (dis)agreement with tags.
 
-    Which masks disagree is not said, so that nobody corrects tags by masks and calls the result learnt from tags.
-
     Args:
-        split: Its name.
         pictures: The split.
         looks: A look at each of its pictures.
-        tagged: Whether its tags are known.
     """
-    masks = [(p, look.mask) for p, look in zip(pictures.pictures, looks, strict=True) if look.mask is not None]
     tally = MaskTally(pictures)
-    good: list[tuple[set[int], set[int]]] = []
-    for picture, mask in masks:
-        tally.add(picture, mask.counts if mask.error is None else mask.error)
-        if mask.error is None:
-            labels = set(pictures.mask_codes.table[list(mask.ids)].tolist()) - {BACKGROUND, IGNORE}
-            good.append(({tag + 1 for tag in picture.tags}, labels))
-    findings = list(tally.findings())
-    if not tagged or not good:
-        return findings
-    untagged = sum(bool(shown - wanted) for wanted, shown in good)
-    unseen = sum(bool(wanted - shown) for wanted, shown in good)
-    equal = sum(wanted == shown for wanted, shown in good)
-    rarely = 2 * equal < len(good)
-    if tally.foreign or tally.absent:
-        cure = "See the findings on ids and classes of these masks."
-    elif rarely:
-        cure = "Check that the ids of the masks follow the class list."
-    else:
-        cure = "None needed: training looks at tags only, scores at masks only."
-    findings.append(
-        Finding(
-            severity="warning" if rarely else "note",
-            code="masks_and_tags",
-            message=f"{equal} of {some(len(good), 'mask')} of the split {split!r} show just the classes of the tags; "
-            f"{untagged} show a class that is no tag, {unseen} lack a class that is one.",
-            cure=cure,
-        )
-    )
+    for picture, look in zip(pictures.pictures, looks, strict=True):
+        if look.mask is not None:
+            tally.add(picture, look.mask.counts if look.mask.error is None else look.mask.error)
+    findings, agreement = list(tally.findings()), tally.agreement()
+    if agreement is not None and agreement.severity == "note":
+        findings.append(agreement)
     return findings
 
 

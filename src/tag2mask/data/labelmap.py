@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import DataError
-from tag2mask.data.spelling import class_name
+from tag2mask.data.spelling import class_name, is_background
 from tag2mask.data.tables import checked_classes, numbered_lines
 
 FILE = "labelmap.txt"
@@ -20,7 +20,7 @@ UNNAMED = 254
 _LINE = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(?::.*)?")
 _BLACK, _BORDER = 0, 0xE0E0C0
 """Background and VOC's line around objects, where the file says nothing else of these colors."""
-_IDS = {"background": BACKGROUND, "ignore": IGNORE, "ignored": IGNORE}
+_IGNORED = ("ignore", "ignored")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,10 @@ def read_labelmap(path: Path) -> LabelMap:
         name, color = class_name(match.group(1)), values[0] << 16 | values[1] << 8 | values[2]
         if name in names or color in colors:
             raise DataError(f"{path} line {line}: {text!r} has a name or color that is already above. Change it.")
-        if name.lower() not in _IDS:
+        label = mask_word(name)
+        if label is None:
             names.append(name)
-        colors[color] = _IDS.get(name.lower(), len(names))
+        colors[color] = len(names) if label is None else label
     if not names:
         raise DataError(f"{path} names no class. Write a line 'name:r,g,b::' for each.")
     checked_classes(tuple(names), path)
@@ -87,6 +88,13 @@ def read_labelmap(path: Path) -> LabelMap:
         colors.setdefault(color, label)
     order = sorted(colors)
     return LabelMap(path, tuple(names), np.array(order, np.uint32), np.array([colors[c] for c in order], np.uint8))
+
+
+def mask_word(name: str) -> int | None:
+    """0 for `background`, 255 for `ignore` or `ignored`, in any letter case and between underscores; else None."""
+    if is_background(name):
+        return BACKGROUND
+    return IGNORE if name.strip("_").casefold() in _IGNORED else None
 
 
 def packed(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:

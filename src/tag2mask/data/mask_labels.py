@@ -15,7 +15,7 @@ from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import DataError, MaskCodes, Picture, PictureSet
 from tag2mask.data.findings import Finding, named, some
 from tag2mask.data.labelmap import FILE as LABELMAP
-from tag2mask.data.labelmap import LabelMap, read_labelmap
+from tag2mask.data.labelmap import LabelMap, mask_word, read_labelmap
 from tag2mask.data.spelling import class_name, nfc
 from tag2mask.data.tables import read_classes, read_json
 from tag2mask.formats import DataOptions
@@ -29,7 +29,6 @@ VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 """In folders of these names VOC's classes have VOC's ids; so they have in the archive for VOC's test server."""
 PSEUDO_LABELS = "pseudo_labels.json"
 _RESULTS = re.compile(r"comp[56]_.+_cls")
-_WORDS = {"background": BACKGROUND, "ignore": IGNORE}
 
 
 # -- which file belongs to a picture -----------------------------------------------------------------------------------
@@ -301,7 +300,7 @@ def parsed_mask_ids(words: Sequence[str], classes: Sequence[str]) -> dict[int, i
             )
         label = class_label(name.strip(), classes)
         if label is None:
-            label = _WORDS.get(name.strip())
+            label = mask_word(name.strip())
         if label is None:
             raise DataError(
                 f"--mask-ids {word}: there is no class {name.strip()!r}; the classes are {', '.join(classes)}, and "

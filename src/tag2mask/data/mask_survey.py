@@ -6,6 +6,7 @@ Memory does not grow with the data. Imports no torch.
 from __future__ import annotations
 
 import os
+import shlex
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,6 +60,10 @@ class MaskTally:
         """Masks in which an id occurs and whose picture has a tag."""
         self.tagged = np.zeros(count, dtype=np.int64)
         """Masks whose picture has a tag."""
+        self.shown = np.zeros(count, dtype=np.int64)
+        """Masks whose picture has a tag and that show its class."""
+        self.equal = self.untagged = self.unseen = 0
+        """Masks that show just the classes of the tags, one that is no tag, and lack one that is."""
         self.broken: list[tuple[str, str]] = []
         """First names and messages."""
         self.num_broken = 0
@@ -82,6 +87,12 @@ class MaskTally:
         self.in_masks += present
         self.tagged[tags] += 1
         self.together += present[:, None] * np.isin(np.arange(len(self.classes)), tags)
+        classes = set(self.codes.table[present].tolist()) - {BACKGROUND, IGNORE}
+        wanted = {tag + 1 for tag in tags}
+        self.shown[[label - 1 for label in wanted & classes]] += 1
+        self.equal += classes == wanted
+        self.untagged += bool(classes - wanted)
+        self.unseen += bool(wanted - classes)
         for number in np.flatnonzero(present).tolist():
             if picture.mask is not None:
                 self.examples.setdefault(number, picture.mask)
@@ -107,12 +118,37 @@ class MaskTally:
 
     @property
     def absent(self) -> list[int]:
-        """Indices of classes that are tagged in pictures with masks and in none of the masks."""
-        return np.flatnonzero((self.tagged > 0) & (self.labels[1 : len(self.classes) + 1] == 0)).tolist()
+        """Indices of classes that are tagged in pictures with masks and in none of the masks of these pictures."""
+        return np.flatnonzero((self.tagged > 0) & (self.shown == 0)).tolist()
 
     def findings(self) -> tuple[Finding, ...]:
-        """What these masks say: broken ones, foreign ids, tagged classes that never occur."""
-        return (*self._broken(), *self._foreign(), *self._absent())
+        """What these masks say: broken ones, foreign ids, tagged classes that never occur, masks unlike the tags."""
+        agreement = self.agreement()
+        unlike = [agreement] if agreement is not None and agreement.severity == "warning" else []
+        return (*self._broken(), *self._foreign(), *self._absent(), *unlike)
+
+    def agreement(self) -> Finding | None:
+        """How many masks show just the classes of the tags; None where there is no tag or no mask.
+
+        Which masks disagree is not said, so that nobody corrects tags by masks and calls the result learnt from tags.
+        A folder of masks that a model wrote may lack classes: of those, only what is no tag counts.
+        """
+        if not self.tagged.any():
+            return None
+        rarely = 2 * self.equal < self.masks if self.own else 2 * self.untagged > self.masks
+        if self.foreign or self.absent:
+            cure = "See the findings on ids and classes of these masks."
+        elif rarely:
+            cure = "Check that the ids of the masks follow the class list, and that no tag is missing."
+        else:
+            cure = "None needed: training looks at tags only, scores at masks only."
+        return Finding(
+            severity="warning" if rarely else "note",
+            code="masks_and_tags",
+            message=f"{self.equal} of {some(self.masks, 'mask')} of {self.whose} show just the classes of the tags; "
+            f"{self.untagged} show a class that is no tag, {self.unseen} lack a class that is one.",
+            cure=cure,
+        )
 
     def nothing_left(self) -> str | None:
         """Why no class can be scored or learned from these masks; None where one can, or all show background only."""
@@ -150,8 +186,7 @@ class MaskTally:
                 "and lossy compression, one id per class."
             )
         if self.own:
-            words = [f"{number}={_quoted(self.classes[i])}" for number, i in self._guesses().items()]
-            return f"If ids stand for classes, say so: --mask-ids {' '.join(words) or 'ID=CLASS'}"
+            return f"If ids stand for classes, say so: --mask-ids {self._guessed_words() or 'ID=CLASS'}"
         lines = [f"{self.classes[i]}:{self._color(number)}::" for number, i in self._guesses().items()]
         return (
             "Save labels, and put classes.txt, the class list that they follow, beside the masks; or name what stands "
@@ -201,11 +236,9 @@ class MaskTally:
             Finding(
                 severity="warning",
                 code="absent_in_masks",
-                message=f"{are(len(names), 'class')} tagged in pictures with masks, and in none of the masks of "
-                f"{self.whose}.{share}",
-                cure=self.cure()
-                if self.foreign or ignored
-                else "Check that the ids of the masks follow the class list.",
+                message=f"{are(len(names), 'class')} tagged in pictures with masks of {self.whose}, and in none of "
+                f"these masks.{share}",
+                cure=self.cure() if self.foreign or ignored else self._check_ids(),
                 **named(names),
             )
         ]
@@ -215,20 +248,48 @@ class MaskTally:
         words = [f"{number} ({self.pixels[number] / self.pixels.sum():.1%} of the pixels)" for number in order[:6]]
         return listed(words) if len(ids) <= 6 else f"{', '.join(words)} and {len(ids) - 6} more"
 
+    def _check_ids(self) -> str:
+        words = self._guessed_words() if self.own and self.codes.colors is None else ""
+        more = f"; if they do not: --mask-ids {words}" if words else "."
+        return f"Check that the ids of the masks follow the class list{more}"
+
+    def _guessed_words(self) -> str:
+        """What --mask-ids may have to say, quoted for a shell."""
+        background, guesses = self._background(), self._guesses()
+        words = [f"{number}={self.classes[i]}" for number, i in guesses.items()]
+        first = [f"{background}=background"] if background is not None and background not in guesses else []
+        return shlex.join([*first, *words])
+
+    def _background(self) -> int | None:
+        """The one id that is in every mask, though 0 is in none and it is no class that all pictures have as tag."""
+        index = self.codes.table.astype(int) - 1
+        tagged = np.pad(self.tagged, (0, 256))[index] * (index >= 0)  # of the class of each id
+        found = np.flatnonzero((self.in_masks == self.masks) & (tagged < self.masks)).tolist()
+        if self.masks < 2 or self.pixels[BACKGROUND] or len(found) != 1 or np.count_nonzero(self.pixels) == 1:
+            return None
+        return int(found[0])
+
     def _guesses(self) -> dict[int, int]:
         """Class of ids whose pictures are (nearly) those with its tag, or where the order leaves no other."""
-        free = [*self.foreign, *([IGNORE] if self.pixels[IGNORE] and self.codes.table[IGNORE] == IGNORE else [])]
-        absent, found = self.absent, dict[int, int]()
-        for number in free:
-            either = self.in_masks[number] + self.tagged[absent] - self.together[number, absent]
-            alike = self.together[number, absent] / np.maximum(either, 1)
-            if len(alike) and alike.max() >= _ALIKE and (alike == alike.max()).sum() == 1:
-                found[number] = absent[int(alike.argmax())]
-        if absent and len(set(found.values())) == len(absent):
+        background = self._background()
+        ignored = [IGNORE] if self.pixels[IGNORE] and self.codes.table[IGNORE] == IGNORE else []
+        free = [number for number in (*self.foreign, *ignored) if number != background]
+        wanted = list(self.absent)
+        if background is not None and 0 < (label := int(self.codes.table[background])) <= len(self.classes):
+            wanted = sorted({*wanted, label - 1})
+        ids = [number for number in np.flatnonzero(self.pixels).tolist() if number not in (BACKGROUND, background)]
+        both = self.together[ids][:, wanted]
+        alike = both / np.maximum(self.in_masks[ids, None] + self.tagged[wanted] - both, 1)
+        found = dict[int, int]()
+        for row, column in zip(*np.nonzero(alike >= _ALIKE), strict=True):
+            best = alike[row, column]
+            if (alike[row] >= best).sum() == (alike[:, column] >= best).sum() == 1:
+                found[ids[row]] = wanted[column]
+        if wanted and len(found) == len(wanted):
             return found
-        wanted = absent or [i for i in range(len(self.classes)) if not self.labels[i + 1]]
+        wanted = wanted or [i for i in range(len(self.classes)) if not self.labels[i + 1]]
         order = self.foreign if len(self.foreign) == len(wanted) else free
-        return dict(zip(order, wanted, strict=True)) if len(order) == len(wanted) else found
+        return dict(zip(order, wanted, strict=True)) if len(order) == len(wanted) and background is None else found
 
     def _color(self, number: int) -> str:
         """The color of an id in a mask where it occurs: of its palette, else grey."""
@@ -249,10 +310,6 @@ class MaskTally:
         strange = colors.ids_of(values.astype(np.uint32)) == UNNAMED
         order = values[strange][np.argsort(-counts[strange])][:3].tolist()
         return [f"{color >> 16},{color >> 8 & 255},{color & 255}" for color in order]
-
-
-def _quoted(name: str) -> str:
-    return name if name.isalnum() else f"'{name}'"
 
 
 def survey(
