@@ -142,7 +142,8 @@ def tag_auc(scores: NDArray[Any], tags: NDArray[Any]) -> tuple[float | None, flo
 
     Returns:
         The mean over classes of the area under the ROC curve, equal scores counting half, and two standard deviations
-        of that mean if scores were drawn at random; 0.5 and 0 where all pictures have the same scores. None and infinity where no class has pictures of both kinds.
+        of that mean if scores were drawn at random; 0.5 and 0 where all pictures have the same scores. None and
+        infinity where no class has pictures of both kinds.
     """
     areas, variances = [], []
     for score, tag in zip(scores.T, tags.T, strict=True):
