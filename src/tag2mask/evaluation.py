@@ -36,7 +36,6 @@ from tag2mask.distributed import ALONE, Team
 from tag2mask.files import check_folder, write_text
 from tag2mask.formats import DataOptions
 from tag2mask.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
-from tag2mask.learned import nothing_learned
 from tag2mask.score_maps import probability_parts
 from tag2mask.scores import (
     Progress,
@@ -132,8 +131,7 @@ def evaluate(
     need_tags = reliable or (cam and "true" in cam_tags)
     reading = DataOptions.merged(data_options, fields)
     pictures = open_data(data, split=split, options=reading, need_tags=need_tags)
-    dead = nothing_learned(run)
-    log_findings(dead, log)
+    dead: tuple[Finding, ...] = ()
     if run is None:
         if crf or tuple(scales) != (1.0,) or flip or cam or reliable:
             raise ValueError(
@@ -142,6 +140,7 @@ def evaluate(
         report = score_masks(Path(str(masks)), pictures, boundary=boundary, limit=limit, progress=progress)
     else:
         segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+        dead = segmenter.findings
         pictures = with_measuring_masks(pictures, limit, strict=True)
         log_findings(pictures.findings, log)
         if cam or reliable:

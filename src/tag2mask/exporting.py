@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 
 from tag2mask import __version__
-from tag2mask.data.findings import log_findings
 from tag2mask.deployed import OUTPUTS, Deployed
 from tag2mask.files import check_file, check_new_folder, write_atomically
 from tag2mask.hub import named_selection
-from tag2mask.learned import nothing_learned
 from tag2mask.onnx_segmenter import session_options
 from tag2mask.parity import Parity, Predict, compare, comparison_pictures
+from tag2mask.runs import load_model
 from tag2mask.segmenter import Segmenter, need_network
 
 ExportFormat = Literal["onnx", "torch", "hub"]
@@ -88,15 +87,16 @@ def export(
     need_network(run, "export", "it is exported already, and its kind cannot be changed")
     folder = _folder_of(run)
     path = _new_place(format, out, folder)
-    log_findings(nothing_learned(run), _log)
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device="cpu")
-    reference = Segmenter(_on_cpu(segmenter), segmenter.config, selection=segmenter.selection)
+    reference = Segmenter(
+        _on_cpu(segmenter), segmenter.config, selection=segmenter.selection, findings=segmenter.findings
+    )
     pictures, origin = comparison_pictures(data, split, limit)
     _log.info("writing %s", path)
     if format == "hub":
         scores = _evaluation(evaluation, folder)
         reference.save_pretrained(path, evaluation=scores)
-        predict = _by_segmenter(Segmenter.load(path, device="cpu"))
+        predict = _by_segmenter(Segmenter(*load_model(path)[:2], device="cpu"))
     elif format == "torch":
         export_torch(reference, path)
         predict = _by_program(path)

@@ -18,6 +18,17 @@ def model_file(source: Path) -> Path:
     return source / "model.safetensors" if source.is_dir() else source
 
 
+def model_metadata(source: Path) -> dict[str, str]:
+    """What a run folder's model, or a `.safetensors` file, says of itself; empty where there is no such file."""
+    place = source if source.suffix == ".safetensors" else model_file(source)
+    try:
+        with place.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return dict(header["__metadata__"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        return {}
+
+
 def check_folder(folder: Path, option: str = "--out") -> None:
     """Refuse, before any work, a folder that could not be written to.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tag2mask import __version__
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
+from tag2mask.data.findings import Finding
 from tag2mask.files import check_new_folder, write_text
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs import save_model
@@ -30,6 +31,7 @@ def save(
     *,
     selection: str = "last step",
     evaluation: Mapping[str, Any] | None = None,
+    findings: Sequence[Finding] = (),
 ) -> Path:
     """Write model.safetensors, config.json and README.md, the model card.
 
@@ -41,6 +43,7 @@ def save(
         config: Its settings.
         selection: Which weights these are.
         evaluation: Scores for the card, as `Report.as_dict` and evaluation.json have them.
+        findings: What is to be said of the model wherever it is used.
 
     Raises:
         FileExistsError: the folder holds something.
@@ -50,7 +53,7 @@ def save(
     card = model_card(config, network.classes, stride=network.stride, selection=selection, evaluation=evaluation)
     write_text(folder / "README.md", card)
     write_text(folder / "config.json", config.to_json())
-    save_model(folder / "model.safetensors", network, config, selection=selection)
+    save_model(folder / "model.safetensors", network, config, selection=selection, findings=findings)
     return folder
 
 

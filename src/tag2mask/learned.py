@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureError, PictureSet, read_picture
 from tag2mask.data.findings import Finding
+from tag2mask.files import model_metadata
 from tag2mask.tiling import tile_side
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "summary.json"
 """File of a finished run whose key `learned` holds `Learned.as_dict`."""
+FINDINGS = "findings"
+"""Key of a model file's metadata: the findings of `Learned` as JSON, so that they go wherever the file goes."""
 _MOST = 64
 """Pictures that are looked at."""
 NEARLY_ALL = 0.95
@@ -51,7 +55,7 @@ class Learned:
     def reasons(self) -> tuple[str, ...]:
         """Why nothing was learned; empty where something was."""
         told = []
-        if self.tag_auc is not None and self.chance <= _TOO_FEW and self.tag_auc < 0.5 + self.chance:
+        if self.tag_auc is not None and self.chance <= _TOO_FEW and self.tag_auc <= 0.5 + self.chance:
             told.append(
                 f"the tag scores do not tell pictures with a class from pictures without (AUC {self.tag_auc:.2f})"
             )
@@ -95,8 +99,10 @@ def look_at(segmenter: Segmenter, pictures: PictureSet, *, masks: bool = True) -
     """
     first_step = not isinstance(segmenter.config, RetrainConfig)
     scores, tags, empty, background = [], [], [], []
-    every = -(-len(pictures.pictures) // _MOST)
-    for picture in pictures.pictures[::every]:
+    # drawn, as every n-th picture may be of one class
+    count = len(pictures.pictures)
+    for i in sorted(random.Random(0).sample(range(count), min(_MOST, count))):
+        picture = pictures.pictures[i]
         try:
             rgb = read_picture(picture.path)
         except (PictureError, OSError):
@@ -123,8 +129,8 @@ def _empty_cams(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[st
     from tag2mask.label_quality import picture_cams, tag_vector
 
     cams, _ = picture_cams(segmenter, rgb, tag_vector(segmenter, names), (1.0,))
-    # a map is divided by its maximum: its peak is 1 or, where it is empty, 0
-    return [float(cams[0, segmenter.classes.index(name)].max()) < 0.5 for name in names]
+    # a map is divided by its maximum: its peak is 1 or, where it is empty, 0 or NaN
+    return [not float(cams[0, segmenter.classes.index(name)].max()) >= 0.5 for name in names]
 
 
 def tag_auc(scores: NDArray[Any], tags: NDArray[Any]) -> tuple[float | None, float]:
@@ -136,7 +142,8 @@ def tag_auc(scores: NDArray[Any], tags: NDArray[Any]) -> tuple[float | None, flo
 
     Returns:
         The mean over classes of the area under the ROC curve, equal scores counting half, and two standard deviations
-        of that mean if scores were drawn at random. None and infinity where no class has pictures of both kinds.
+        of that mean if scores were drawn at random; 0.5 and 0 where all pictures have the same scores. None and
+        infinity where no class has pictures of both kinds.
     """
     areas, variances = [], []
     for score, tag in zip(scores.T, tags.T, strict=True):
@@ -146,17 +153,19 @@ def tag_auc(scores: NDArray[Any], tags: NDArray[Any]) -> tuple[float | None, flo
             variances.append((present.size + absent.size + 1) / (12 * present.size * absent.size))
     if not areas:
         return None, math.inf
+    if (scores == scores[:1]).all():  # no chance about it
+        return 0.5, 0.0
     return float(np.mean(areas)), 2 * math.sqrt(sum(variances)) / len(areas)
 
 
 def nothing_learned(run: object) -> tuple[Finding, ...]:
-    """The finding of a run folder, or of the model in it, that has learned nothing; none where nobody has judged."""
+    """The finding of a run folder, or of a model file, that has learned nothing; none where nobody has judged."""
     if not isinstance(run, str | Path):
         return ()
-    place = Path(run)
-    folder = place.parent if place.name == "model.safetensors" else place
-    try:
-        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["learned"]["findings"]
-        return tuple(Finding(**values | {"names": tuple(values["names"])}) for values in found)
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or of an older version
-        return ()
+    return kept_findings(model_metadata(Path(run)))
+
+
+def kept_findings(metadata: Mapping[str, str]) -> tuple[Finding, ...]:
+    """The findings in the metadata of a model file; none in one of an older version."""
+    found = json.loads(metadata.get(FINDINGS, "[]"))
+    return tuple(Finding(**values | {"names": tuple(values["names"])}) for values in found)

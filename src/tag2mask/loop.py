@@ -272,8 +272,9 @@ def _fit(
                 sheet = objective.write_samples(run, moment, batch, state.step)
                 records.write_picture("samples", sheet, state.step)
             if team.is_main and not stopping and _tags_are_done(config, state.step):
-                for dead in look_at(Segmenter(state.keeper, config), pictures, masks=False).findings():
-                    log.warning("After the tag phase: %s %s", dead.message, dead.cure)
+                learned = look_at(Segmenter(state.keeper, config), pictures, masks=False)
+                if learned.reasons:
+                    log.warning("after the tag phase: nothing is learned so far, %s", " and ".join(learned.reasons))
             validates = _due(state.step, config.validate_every, config.steps)
             if validates and not stopping:
                 try:
@@ -473,12 +474,17 @@ def _finish(config: RunConfig, run: Path, state: TrainingState, pictures: Pictur
     kept = state.keeper
     if config.select == "last" or state.best_miou < 0:
         save_model(run / "model.safetensors", kept, config, selection="last step")
+        selection = "last step"
     else:
-        kept.load_state_dict(load_model(run)[0].state_dict())  # the run is over: nothing trains on
+        best, _, metadata = load_model(run)
+        kept.load_state_dict(best.state_dict())  # the run is over: nothing trains on
+        selection = metadata["selection"]
     summary: dict[str, Any] = {"steps": state.step, "minutes_of_steps": round(state.seconds / 60, 2)} | peak_memory()
     learned = look_at(Segmenter(kept, config), pictures, masks=config.phases[-1].name != "tags")
     findings = learned.findings(second_step=config.kind == "retrain")
-    log_findings(findings, log)
+    if findings:
+        save_model(run / "model.safetensors", kept, config, selection=selection, findings=findings)
+        log_findings(findings, log)
     summary["learned"] = learned.as_dict() | {"findings": [each.as_dict() for each in findings]}
     write_text(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
     if state.broken:

@@ -141,6 +141,7 @@ def predict(
     _check_out(out, formats, pictures)
     if own_share.index == 0:
         log_findings(findings, log)
+    findings += segmenter.findings
     gathered = rank or bool(outputs.WRITERS.keys() & set(formats))
     masks = out / ("masks" if "png" in formats else _HIDDEN_MASKS)
     lasting = [masks] if "png" in formats or gathered else []

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tag2mask import render
 from tag2mask.config import MAX_PIXELS, CRFParams
+from tag2mask.data.findings import Finding
 from tag2mask.data.spelling import class_name
 from tag2mask.sources import Source, as_rgb
 from tag2mask.tiling import Part, check_limits
@@ -124,6 +125,8 @@ class Segmenter:
     """tuple[str, ...]: class names; class i has label i + 1."""
     selection: str
     """Which weights these are, for the evaluation protocol."""
+    findings: tuple[Finding, ...] = ()
+    """What is to be said of the model wherever it is used."""
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """`Segmenter(model, config)` wraps a network of torch."""

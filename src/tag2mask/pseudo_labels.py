@@ -21,7 +21,7 @@ from tag2mask.data.result_names import name_key, result_names
 from tag2mask.evaluation import Progress, tracked
 from tag2mask.files import check_folder, write_text
 from tag2mask.formats import DataOptions
-from tag2mask.learned import NEARLY_ALL, nothing_learned
+from tag2mask.learned import NEARLY_ALL
 from tag2mask.score_maps import probability_parts
 from tag2mask.segmenter import CRFChoice, Segmenter, need_network, resolve_crf
 
@@ -95,10 +95,10 @@ def pseudo_label(
     check_folder(out)
     reading = DataOptions.merged(data_options, fields)
     pictures = open_data(data, split=split, options=reading)
-    findings = (*pictures.findings, *nothing_learned(run))
-    log_findings(findings, log)
+    log_findings(pictures.findings, log)
     places = _places(pictures, out)
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    findings = (*pictures.findings, *segmenter.findings)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
     to_data = np.zeros(256, dtype=np.uint8)

@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,9 +19,11 @@ from safetensors.torch import save_file
 
 from tag2mask import __version__
 from tag2mask.config import RunConfig, parse_config, require_finished
+from tag2mask.data.findings import Finding
 from tag2mask.data.spelling import stored_classes
 from tag2mask.data.tables import MAX_CLASSES, is_class_name
 from tag2mask.files import check_new_folder, model_file, whole_file, write_atomically
+from tag2mask.learned import FINDINGS
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits
@@ -161,7 +163,14 @@ def errors_only() -> Iterator[None]:
         log.setLevel(level)
 
 
-def save_model(path: Path, model: SegmentationNetwork, config: RunConfig, *, selection: str = "last step") -> None:
+def save_model(
+    path: Path,
+    model: SegmentationNetwork,
+    config: RunConfig,
+    *,
+    selection: str = "last step",
+    findings: Sequence[Finding] = (),
+) -> None:
     """Write weights and everything needed to load them alone.
 
     Args:
@@ -169,6 +178,7 @@ def save_model(path: Path, model: SegmentationNetwork, config: RunConfig, *, sel
         model: Network to save.
         config: Resolved config of the run, kept in the metadata.
         selection: Which model this is: "last step" or "best mIoU on val at step N".
+        findings: What is to be said of the model wherever it is used, see `tag2mask.learned`.
     """
     metadata = {
         "format": "tag2mask",
@@ -177,6 +187,8 @@ def save_model(path: Path, model: SegmentationNetwork, config: RunConfig, *, sel
         "classes": json.dumps(list(model.classes), ensure_ascii=False),
         "selection": selection,
     }
+    if findings:
+        metadata[FINDINGS] = json.dumps([each.as_dict() for each in findings], ensure_ascii=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with _saving(path):
         write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata), durable=True)

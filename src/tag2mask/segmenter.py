@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from torchvision.transforms.v2.functional import resize
 
 from tag2mask import hub, prediction
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
+from tag2mask.data.findings import Finding, log_findings
 from tag2mask.data.spelling import class_name
+from tag2mask.learned import kept_findings
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.prediction import BROKEN_SCORES, CRFChoice, Prediction, check_scales, check_tags, resolve_crf
@@ -26,6 +29,8 @@ from tag2mask.score_maps import ScoreMaps, probability_parts, refine
 from tag2mask.tiling import Grid, blended_map, is_large, labels_of, tile_side, whole
 
 __all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf", "resolve_device"]
+
+_log = logging.getLogger("tag2mask")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -52,7 +57,13 @@ class Segmenter(prediction.Segmenter):
     """A network of torch ready to predict; `Segmenter.load(run)` is the usual way to get one."""
 
     def __init__(
-        self, model: SegmentationNetwork, config: RunConfig, *, device: str | None = None, selection: str = "last step"
+        self,
+        model: SegmentationNetwork,
+        config: RunConfig,
+        *,
+        device: str | None = None,
+        selection: str = "last step",
+        findings: Sequence[Finding] = (),
     ) -> None:
         """Wrap a network, moved to `device` if that is given.
 
@@ -61,10 +72,11 @@ class Segmenter(prediction.Segmenter):
             config: Its settings; `image_size` sets the size at which pictures enter the network.
             device: auto, cpu, cuda, mps, or None to leave the model where it is.
             selection: Which weights these are, for the evaluation protocol.
+            findings: What is to be said of the model wherever it is used, see `tag2mask.learned`.
         """
         if device is not None:
             model = model.to(resolve_device(device))
-        self.model, self.config, self.selection = model, config, selection
+        self.model, self.config, self.selection, self.findings = model, config, selection, tuple(findings)
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto") -> Segmenter:
@@ -77,7 +89,9 @@ class Segmenter(prediction.Segmenter):
         need_network(source, "This", "tag2mask predict and tag2mask.Segmenter.load take ONNX files")
         path = hub.download(str(source)) if str(source).startswith("hf://") else Path(source)
         model, config, metadata = load_model(path)
-        return cls(model, config, device=device, selection=metadata.get("selection", "last step"))
+        findings = kept_findings(metadata)
+        log_findings(findings, _log)
+        return cls(model, config, device=device, selection=metadata.get("selection", "last step"), findings=findings)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto") -> Segmenter:
@@ -86,7 +100,14 @@ class Segmenter(prediction.Segmenter):
 
     def save_pretrained(self, folder: str | Path, *, evaluation: Mapping[str, Any] | None = None) -> Path:
         """Write a folder that is ready for the hub; see `tag2mask.hub.save`."""
-        return hub.save(Path(folder), self.model, self.config, selection=self.selection, evaluation=evaluation)
+        return hub.save(
+            Path(folder),
+            self.model,
+            self.config,
+            selection=self.selection,
+            evaluation=evaluation,
+            findings=self.findings,
+        )
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, evaluation: Mapping[str, Any] | None = None

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tag2mask.cli.common import finding_lines
-from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
+from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config, parse_config
 from tag2mask.data.mask_labels import MaskFiles, given_codes
+from tag2mask.files import model_metadata
 from tag2mask.formats import DataOptions
 from tag2mask.learned import nothing_learned
 
@@ -59,14 +59,13 @@ def folder_of_pictures(pictures: PictureSet | None) -> Path | None:
 
 
 def unless_dead(run: str | Path, line: str) -> str:
-    """`line`; of a run that has learned nothing what that says and another try, as nothing is built on such a model."""
-    dead = nothing_learned(run)
-    return "\n".join([*finding_lines(dead), _another_try(Path(run))]) if dead else line
+    """`line`; of a run that has learned nothing another try, as nothing is built on such a model (the log says why)."""
+    return _another_try(Path(run)) if nothing_learned(run) else line
 
 
 def _another_try(run: Path) -> str:
     """Twice the steps that learn tags, all else as it was; a look at the data where there were none."""
-    config = load_config(run if run.is_dir() else run.parent)
+    config = load_config(run) if run.is_dir() else parse_config(model_metadata(run)["config"])
     if not isinstance(config, TrainConfig) or config.tag_steps == 0:
         return next_command("check", config.data, **DataOptions.of(config).asked())
     settings = _settings(type(config).preset(config.preset_name, profile=config.profile), config)
