@@ -238,7 +238,10 @@ def check_scores(out: Path) -> list[str]:
 def test_a_pipe_is_not_waited_for(quick, model, tmp_path, capsys):
     os.mkfifo(tmp_path / "a.png")
     assert call("predict", model, tmp_path / "a.png", "--out", tmp_path / "out") == 1
-    assert re.search(r"a\.png is a folder, pipe or device, no file\. Replace or remove it", capsys.readouterr().err)
+    assert re.search(
+        r"a\.png is a folder, pipe or device; a picture file is needed\. Name, replace or remove it",
+        capsys.readouterr().err,
+    )
 
 
 def test_check_counts_what_cannot_be_read(tmp_path, capsys):

@@ -395,3 +395,8 @@ def test_progress_counts_every_pass(segmenter, data):
     seen = []
     ev.evaluate(segmenter, data=data, cam=True, reliable=True, limit=2, progress=lambda done, n: seen.append((done, n)))
     assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_a_negative_limit_is_refused(builtin, segmenter):
+    with pytest.raises(ValueError, match="--limit must be 0"):
+        ev.evaluate(segmenter, data=builtin, limit=-1)

@@ -532,3 +532,74 @@ def test_advice_keeps_the_dots_of_a_folder(out, tmp_path):
 
     said = after_predicting("run", ["photos"], tmp_path / out, ("png",), tools=False, ranked=False)
     assert said.endswith(f"--out {tmp_path / out}-coco.json")
+
+
+# -- what strangers bring ----------------------------------------------------------------------------------------------
+
+
+def test_a_list_in_the_form_of_other_systems_and_of_find(tmp_path):
+    folder = pictures(tmp_path / "in", "sub/my cat.png", "b.png")
+    found = find_pictures([folder])
+    for line in ("sub\\my cat.png", ".\\sub\\my cat", "in/sub/my cat.png", f"{folder}/sub/my cat.png"):
+        chosen = only_listed(found, written(tmp_path / "l.txt", f"{line}\n"))
+        assert [each.file_name for each in chosen] == ["sub/my cat.png"], line
+    with pytest.raises(ValueError, match="line 1: '# my list' is not among the sources"):
+        only_listed(found, written(tmp_path / "l.txt", "# my list\nb.png\n"))
+
+
+def test_two_links_to_one_file_are_two_pictures_and_a_link_to_nothing_is_told(segmenter, tmp_path):
+    blob = picture(tmp_path / "blobs/2f9a.png")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).symlink_to(blob)
+    (tmp_path / "other").symlink_to(folder)
+    assert [each.file_name for each in find_pictures([folder, tmp_path / "other"])] == ["a.png", "b.png"]
+    (folder / "gone.png").symlink_to(tmp_path / "never_fetched")
+    summary = predict(segmenter, folder, tmp_path / "out")
+    assert summary.written == ("a", "b")
+    (message,) = summary.errors.values()
+    assert "gone.png" in message
+
+
+def test_an_empty_source_is_not_the_folder_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures(tmp_path, "a.png"))
+    with pytest.raises(FileNotFoundError, match="A source is empty"):
+        find_pictures([""])
+    assert find_pictures(["."])
+
+
+def test_long_names_are_written_or_refused_before_any_work(segmenter, tmp_path):
+    long, longer = "x" * 240, "é" * 120 + "x" * 11  # bytes that file systems count
+    folder = pictures(tmp_path / "in", f"{long}.png", f"{longer}.png")
+    summary = predict(segmenter, folder, tmp_path / "out", formats=("png", "npz", "yolo", "voc"))
+    assert not summary.errors
+    with pytest.raises(ValueError, match=r"too long for NAME\.geojson"):
+        predict(segmenter, folder, tmp_path / "other", formats=("geojson",))
+    assert not (tmp_path / "other").exists()
+
+
+def test_results_of_an_earlier_call_are_counted_and_never_get_other_classes(segmenter, tmp_path):
+    pictures(tmp_path, "x/1.png", "x/2.png", "y/2.png")
+    out = tmp_path / "out"
+    formats = ("png", "coco", "yolo")
+    for _ in range(2):
+        assert not predict(segmenter, tmp_path / "x", out, formats=formats).findings
+    (finding,) = predict(segmenter, tmp_path / "y", out).findings
+    assert (finding.code, set(finding.names)) == (
+        "earlier_results", {"coco.json", "masks/1.png", "overlays/1.jpg", "yolo/labels/1.txt", "yolo/labels/2.txt"}
+    )  # fmt: skip
+    written(out / "classes.txt", "cat\ndog\n")
+    with pytest.raises(FileExistsError, match=r"of an earlier call.*with the classes cat, dog; this model has"):
+        predict(segmenter, tmp_path / "y", out)
+
+
+def test_predictions_in_a_data_folder_do_not_become_its_annotations(segmenter, tmp_path):
+    from tag2mask.data import detect_format, open_data
+
+    pets = pictures(tmp_path / "pets", *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(3)))
+    for formats in (("png", "coco"), ("coco", "label-studio")):
+        predict(segmenter, pets, pets, formats=formats)
+        (pets / "classes.txt").unlink()  # of another model
+        assert open_data(pets, split="train").classes == ("cat", "dog")
+    assert detect_format(pets, "coco") == "coco", "who asks for them gets them"

@@ -125,6 +125,8 @@ def evaluate(
     """
     if (run is None) == (masks is None):
         raise ValueError("evaluate needs either a run or --masks DIR, not both.")
+    if limit < 0:
+        raise ValueError(f"--limit must be 0 (all pictures) or more, got {limit}.")
     need_network(run, "evaluate", _MASKS_FIRST)
     if out is not None:
         check_folder(Path(out))

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_LONGEST_STEM = 200
+"""Bytes of a file's name that are kept in that of the file beside it: file systems take 255 in all."""
+
 
 def model_file(source: Path) -> Path:
     """The file with the weights: of a run folder its model, there or not; any other path as it is."""
@@ -96,7 +99,8 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The word keeps two writers apart, on any machines; the suffix stays because writers choose the format by it.
     writer = "" if durable else f".{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.stem}{writer}.part{path.suffix}")
+    stem = path.stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore")
+    temporary = path.with_name(f".{stem}{writer}.part{path.suffix}")
     try:
         temporary.write_bytes(b"")
         mode = stat.S_IMODE(temporary.stat().st_mode)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from tag2mask import __version__, outputs, ranking, render, voc_archive
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import DataError
-from tag2mask.data.findings import Finding, log_findings, named, some
+from tag2mask.data.findings import Finding, are, log_findings, named, some
 from tag2mask.data.pictures import PictureTooLarge, opened
+from tag2mask.data.result_names import check_lengths
 from tag2mask.data.searching import is_predicted
 from tag2mask.data.tables import TagRow, class_indices, read_tag_table
 from tag2mask.files import check_folder, model_file, whole_file, write_atomically, write_text
@@ -138,7 +139,9 @@ def predict(
     if competition is not None:
         voc_archive.result_names(picture.file_name for picture in pictures)
         ids = voc_archive.voc_ids(segmenter.classes)
+    check_lengths((picture.name for picture in pictures), ".geojson" if "geojson" in formats else ".png")
     _check_out(out, formats, pictures)
+    findings += _earlier_results(out, formats, segmenter.classes, pictures)
     if own_share.index == 0:
         log_findings(findings, log)
     findings += segmenter.findings
@@ -265,7 +268,7 @@ def _known_tags(
 
 def _check_out(out: Path, formats: Sequence[str], pictures: Sequence[NamedPicture]) -> None:
     """Refuse to write where other files would be replaced: a picture, or the masks and classes of a data set."""
-    root, to_predict = out.resolve(), {picture.path for picture in pictures}
+    root, to_predict = out.resolve(), {picture.path.resolve() for picture in pictures}
     kinds = [("masks", "png"), ("overlays", "jpg")] if "png" in formats else []
     kinds += [("ids", "png")] if "ids" in formats else []
     for picture in pictures:
@@ -281,6 +284,47 @@ def _check_out(out: Path, formats: Sequence[str], pictures: Sequence[NamedPictur
             f"--out {out} holds {', '.join(foreign)}, not written by predict (there is no {out / 'manifest'}). "
             "Choose another folder, so that nothing is lost"
         )
+
+
+def _earlier_results(
+    out: Path, formats: Sequence[str], classes: Sequence[str], pictures: Sequence[NamedPicture]
+) -> tuple[Finding, ...]:
+    """What is said of files in OUT that an earlier call has written, and that this one does not replace.
+
+    Raises:
+        FileExistsError: they have other classes than this model, so that classes.txt would name them wrongly.
+    """
+    if not is_predicted(out):
+        return ()
+    names = {picture.name for picture in pictures}
+    folders = {"masks": "png", "overlays": "png", "ids": "ids", "probs": "npz", "yolo/labels": "yolo"}
+    folders |= {"geojson": "geojson", "voc/SegmentationClass": "voc", "voc/SegmentationObject": "voc"}
+    old = [out / place for name, place in outputs.PLACES.items() if Path(place).suffix and name not in formats]
+    for folder, name in folders.items():
+        files = (path for path in sorted((out / folder).rglob("*")) if not path.name.startswith("."))
+        replaced = names if name in formats else set()
+        old += [path for path in files if path.relative_to(out / folder).with_suffix("").as_posix() not in replaced]
+    left = [path.relative_to(out).as_posix() for path in old if path.is_file()]
+    if not left:
+        return ()
+    listed = out / "classes.txt"
+    before = tuple(listed.read_text(encoding="utf-8").splitlines()) if listed.is_file() else tuple(classes)
+    if before != tuple(classes):
+        raise FileExistsError(
+            f"--out {out} holds {some(len(left), 'file')} of an earlier call that this one would not replace "
+            f"({left[0]}), with the classes {', '.join(before)}; this model has {', '.join(classes)}. Choose another "
+            "folder, or remove the files"
+        )
+    return (
+        Finding(
+            severity="note",
+            code="earlier_results",
+            message=f"{are(len(left), 'file')} in {out} from an earlier call, of other pictures or formats; they stay, "
+            "and scores.csv does not speak of them.",
+            cure="If they should not be mixed, remove them or choose another --out.",
+            **named(left),
+        ),
+    )
 
 
 def _reason(error: Exception, picture: NamedPicture) -> str:

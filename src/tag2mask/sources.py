@@ -66,6 +66,11 @@ class _Member(NamedTuple):
         return (_absolute(self.base) / self.short).as_posix()
 
 
+def _own_path(path: Path, parents: dict[Path, Path]) -> Path:
+    """A path with the links of its folders followed, not its own: two links to one file are two pictures."""
+    return parents.setdefault(path.parent, path.parent.resolve()) / path.name
+
+
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
 
@@ -85,10 +90,11 @@ def search(sources: Iterable[str | Path]) -> Found:
         ValueError: names that no file can be written with, or a shard that has two pictures of one name.
     """
     found: dict[Path, _Member] = {}
+    parents: dict[Path, Path] = {}
     findings: list[Finding] = []
     for source in sources:
         for member in _expand(source, findings):
-            found.setdefault(member.path.resolve(), member)
+            found.setdefault(_own_path(member.path, parents), member)
     file_names = _file_names(list(found.values()))
     names = result_names(file_names)
     places = (member.place for member in found.values())
@@ -97,6 +103,8 @@ def search(sources: Iterable[str | Path]) -> Found:
 
 
 def _expand(source: str | Path, findings: list[Finding]) -> list[_Member]:
+    if not str(source).strip():
+        raise FileNotFoundError("A source is empty. Name a file, a folder or a glob; . is the folder you are in.")
     path = Path(source).expanduser()
     if names_shards(str(path)) and not path.is_dir():
         members = [
@@ -307,14 +315,15 @@ def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> list[Named
     ]
     if not lines:
         raise SplitError(f"{list_file} lists no picture. Write one name per line.")
-    spelled = {number: _spellings(line, f"{list_file} line {number}") for number, line in lines}
+    spelled = {number: _spellings(line) for number, line in lines}
     known = _ends([each for words in spelled.values() for each in words], pictures)
     names: dict[str, int] = {}
     for number, words in spelled.items():
         name = next((word for word in words if nfc(word) in known), None)
         if name is None:
+            line = safe_name(words[0], f"{list_file} line {number}")
             raise DataError(
-                f"{list_file} line {number}: {words[-1]!r} is not among the sources. Correct the line or the sources."
+                f"{list_file} line {number}: {line!r} is not among the sources. Correct the line or the sources."
             )
         if name in names:
             raise DataError(f"{list_file} line {number}: {name!r} is already on line {names[name]}. Remove one.")
@@ -329,9 +338,9 @@ def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> list[Named
     return [chosen[name] for name in names]
 
 
-def _spellings(line: str, where: str) -> list[str]:
+def _spellings(line: str) -> list[str]:
     """The names that a line may stand for, the likelier before the others."""
     text = line.strip()
-    first = text.split()[0]
-    words = [line, text, *(word.removeprefix("/JPEGImages/").removeprefix("JPEGImages/") for word in (text, first))]
-    return list(dict.fromkeys([*words[:2], *(safe_name(word, where) for word in words[2:])]))
+    slashed = text.replace("\\", "/").removeprefix("./")
+    words = (word.removeprefix("/JPEGImages/").removeprefix("JPEGImages/") for word in (slashed, slashed.split()[0]))
+    return list(dict.fromkeys([line, text, slashed, *words]))

@@ -15,6 +15,7 @@ from tag2mask.data.hf_dataset import is_hf_dataset
 from tag2mask.data.label_studio import label_studio_files
 from tag2mask.data.links import walk
 from tag2mask.data.metadata import metadata_files
+from tag2mask.data.searching import is_result
 from tag2mask.data.shards import names_shards
 from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.yolo import is_yolo
@@ -30,6 +31,8 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "webdataset": lambda root: any(True for _ in root.glob("*.tar")),
 }
 """Files that only this format has."""
+_RESULTS: dict[str, Callable[[Path], list[Path]]] = {"coco": coco_files, "label-studio": label_studio_files}
+"""Formats that `predict` writes too; its files never stand against other signs of a data set."""
 _MOST_LOOKED_AT = 10_000
 """So many files are looked at to say what a folder has in place of pictures."""
 
@@ -63,6 +66,9 @@ def _looked(root: Path) -> str:
     if (root / "images").is_dir() and (root / "tags.csv").is_file():
         return "folder"
     found = [name for name, is_here in _SIGNS.items() if is_here(root)]
+    made = {name for name, files in _RESULTS.items() if name in found and all(map(is_result, files(root)))}
+    if made and (made != {*found} or has_class_folders(root)):  # `predict` has written into the data folder
+        found = [name for name in found if name not in made]
     if len(found) > 1:
         raise DataError(
             f"{root} has files of {' and of '.join(found)}. Say which to read with --data-format, as in "

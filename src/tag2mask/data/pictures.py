@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import MaskCodes
@@ -61,6 +61,8 @@ def opened(file: BinaryIO | Path, max_pixels: int | None = MAX_PIXELS) -> Iterat
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise UnidentifiedImageError("its content is of no known picture format") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
@@ -100,7 +102,7 @@ def open_picture(path: str | Path) -> BinaryIO:
 
         return io.BytesIO(stored_bytes(path))
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
-        raise PictureError(f"{path} is a folder, pipe or device, no file. Replace or remove it.")
+        raise PictureError(f"{path} is a folder, pipe or device; a picture file is needed. Name, replace or remove it.")
     return _File(io.FileIO(path))
 
 

@@ -7,9 +7,25 @@ from collections.abc import Iterable, Sequence
 
 from tag2mask.data.spelling import nfc
 from tag2mask.data.suffixes import is_picture
+from tag2mask.data.tables import MAX_NAME
 
 _MADE = (".png", ".jpg", ".npz", ".txt", ".geojson")
 """Suffixes of what is made of a picture."""
+
+
+def check_lengths(names: Iterable[str], suffix: str) -> None:
+    """Refuse names that no file system takes with this suffix.
+
+    Raises:
+        ValueError: names the picture and the cure.
+    """
+    for name in names:
+        base = name.rpartition("/")[2]
+        if len(base.encode()) + len(suffix) > MAX_NAME:
+            raise ValueError(
+                f"The name of the picture {name} is too long for NAME{suffix}: a file's name has at most {MAX_NAME} "
+                "bytes. Rename the picture."
+            )
 
 
 def name_key(name: str) -> str:

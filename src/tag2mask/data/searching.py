@@ -15,11 +15,18 @@ SYSTEM_FOLDERS = frozenset(
 """Folders that archives, disks in the network and systems make by themselves, with copies or what was deleted."""
 RESULT_FOLDERS = ("masks", "ids", "overlays", "probs", "results", "yolo", "geojson", "voc", ".masks", "manifest")
 """Folders that `predict` makes in OUT."""
+RESULT_FILES = ("coco.json", "label-studio.json")
+"""Files there that could be taken for annotations."""
 
 
 def is_predicted(folder: Path) -> bool:
     """Whether `predict` has written into a folder."""
     return any((folder / "manifest").glob("*-of-*.jsonl"))
+
+
+def is_result(file: Path) -> bool:
+    """Whether `predict` has written an annotation file."""
+    return file.name in RESULT_FILES and is_predicted(file.parent)
 
 
 def is_left_out(folder: Path) -> bool:
@@ -87,4 +94,7 @@ def files_below(root: Path, left_out: list[str]) -> Iterator[Path]:
             else:
                 kept.append(name)
         folders[:] = kept
-        yield from (here / name for name in files if not name.startswith(".") and (here / name).is_file())
+        for name in files:
+            file = here / name
+            if not name.startswith(".") and (file.is_file() or file.is_symlink()):  # a link to nothing is told later
+                yield file
