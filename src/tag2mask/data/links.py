@@ -11,8 +11,6 @@ from tag2mask.data.searching import is_left_out
 
 IMAGES = "images"
 """The folder of pictures that may itself be a link, as to a disk with room."""
-SYSTEM = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
-"""Folders that systems make of themselves; what looks like a picture in them is none."""
 
 
 def walk(
@@ -28,7 +26,7 @@ def walk(
     """
     with os.scandir(root / folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in SYSTEM or (not folder and entry.name in skip):
+            if entry.name.startswith(".") or (not folder and entry.name in skip):
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
