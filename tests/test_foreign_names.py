@@ -23,6 +23,7 @@ from tag2mask.data.lists import read_list
 from tag2mask.data.spelling import class_name, existing, is_background, stored_classes, twin_key
 from tag2mask.data.suffixes import FORMATS
 from tag2mask.data.voc import listed_ids, picture_id
+from tag2mask.sources import as_rgb
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 PETS = tuple(f"{name}/{name}{i}.jpg" for name in ("cat", "dog") for i in range(3))
@@ -587,6 +588,14 @@ def test_tags_that_users_give_in_either_form(segmenter, monkeypatch) -> None:
     np.testing.assert_array_equal(masks[0], masks[1])
     np.testing.assert_array_equal(masks[0], masks[2])
     assert segmenter.allowed_labels([NFD]).tolist()[:2] == [True, True]
+
+
+@pytest.mark.parametrize(("disk", "text"), [(NFC, NFD), (NFD, NFC)])
+def test_a_picture_that_is_named_in_either_form(tmp_path: Path, disk: str, text: str) -> None:
+    files(tmp_path, f"{disk}.png")
+    assert as_rgb(tmp_path / f"{text}.png").shape == (40, 40, 3)
+    with pytest.raises(FileNotFoundError):
+        as_rgb(tmp_path / "x" / f"{text}.png")
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
