@@ -23,6 +23,7 @@ from tag2mask.data.lists import read_list
 from tag2mask.data.spelling import class_name, existing, is_background, stored_classes, twin_key
 from tag2mask.data.suffixes import FORMATS
 from tag2mask.data.voc import listed_ids, picture_id
+from tag2mask.sources import as_rgb
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 PETS = tuple(f"{name}/{name}{i}.jpg" for name in ("cat", "dog") for i in range(3))
@@ -159,6 +160,13 @@ def test_pictures_in_two_formats_of_photographs_are_no_masks() -> None:
     assert masks_among(["a.jpg", "a.webp", "b.png", "c.png", "c/a.png", "label_b.txt.jpg"]) == []
     assert masks_among(["s (1).png", "s (1)_mask.png", "s (1)_mask_1.png"]) == ["s (1)_mask.png", "s (1)_mask_1.png"]
     assert masks_among(["a/x.tif", "a/x.png", "y.png", "mask_y.png"]) == ["a/x.png", "mask_y.png"]
+
+
+def test_splits_with_numbers(tmp_path: Path) -> None:
+    names = [name.replace("train/", "train2017/").replace("val/", "Test1/") for name in SPLITS]
+    assert list_splits(files(tmp_path / "a", *names)) == ("test", "train")
+    with pytest.raises(DataError, match="test1 and train, which are called like splits"):
+        open_data(files(tmp_path / "b", "train/a.jpg", "test1/b.jpg"))
 
 
 def test_results_and_folders_of_the_system_are_no_classes(tmp_path: Path) -> None:
@@ -298,6 +306,11 @@ def test_tags_between_tabs_or_line_breaks_are_refused_and_the_cure_works(
         (("indoor", "n/a"), ()),
         (("ball_pen", "ball", "pen"), ("ball_pen",)),
         (("[cat]", "x;y"), ("[cat]", "x;y")),
+        (("cat", "dog", "cat AND dog", "dog, "), ("cat AND dog", "dog, ")),
+        (("chat", "chien", "chat et chien", "chat: chien"), ("chat et chien", "chat: chien")),
+        (("猫", "犬", "猫、犬", "馬，牛"), ("猫、犬", "馬，牛")),
+        (("'cat'", "“dog”", "bird's nest", "7'' plate"), ("'cat'", "“dog”")),
+        (("hot dog", "dog", "t-shirt", "salt/pepper", "bed and breakfast", "C++", "C#", "cat (white)"), ()),
     ],
 )
 def test_which_names_look_like_several_tags(classes: tuple[str, ...], joined: tuple[str, ...]) -> None:
@@ -320,7 +333,8 @@ def test_lists_and_blanks_that_nobody_sees(tmp_path: Path, cell: str) -> None:
     }
 
 
-@pytest.mark.parametrize("word", ["none", "NULL", "nan", "n/a", "unknown", "no_tag", "void", "__ignore__", "?"])
+@pytest.mark.parametrize("word", ["none", "NULL", "nan", "n/a", "unknown", "no_tag", "void", "__ignore__", "?", "#N/A",
+                                  "#NAME?", "(none)", "No Finding", "BACKGROUND_Google", "N.A."])  # fmt: skip
 def test_a_class_that_means_nothing_is_said(tmp_path: Path, word: str) -> None:
     assert codes(open_data(table(tmp_path, word, "cat", "dog", "")))["empty_classes"].names == (word,)
 
@@ -576,6 +590,14 @@ def test_tags_that_users_give_in_either_form(segmenter, monkeypatch) -> None:
     assert segmenter.allowed_labels([NFD]).tolist()[:2] == [True, True]
 
 
+@pytest.mark.parametrize(("disk", "text"), [(NFC, NFD), (NFD, NFC)])
+def test_a_picture_that_is_named_in_either_form(tmp_path: Path, disk: str, text: str) -> None:
+    files(tmp_path, f"{disk}.png")
+    assert as_rgb(tmp_path / f"{text}.png").shape == (40, 40, 3)
+    with pytest.raises(FileNotFoundError):
+        as_rgb(tmp_path / "x" / f"{text}.png")
+
+
 # -- lists -------------------------------------------------------------------------------------------------------------
 
 
@@ -595,6 +617,52 @@ def test_names_with_blanks_and_without_suffix(tmp_path: Path) -> None:
     files(tmp_path, "images/b.jpg", tags__csv=H + "".join(f"{name},cat\n" for name in (*names, "b.jpg")))
     with pytest.raises(DataError, match=r"line 1: 'b' could be b\.webp or b\.jpg\. Write it with its suffix"):
         open_data(tmp_path, split=listed(tmp_path, "b"))
+
+
+@pytest.mark.parametrize("start", ["/home/me/pets/images/", "C:\\pets\\images\\", "../images/", "data/images/", "./"])
+def test_lists_of_another_machine(tmp_path: Path, start: str) -> None:
+    files(tmp_path, "images/a.jpg", "images/s/b.jpg", tags__csv=f"{H}a.jpg,cat\ns/b.jpg,dog\n")
+    pictures = open_data(tmp_path, split=listed(tmp_path, f"{start}a.jpg", f"{start}s/b"))
+    assert [picture.name for picture in pictures.pictures] == ["a.jpg", "s/b.jpg"]
+    with pytest.raises(DataError, match="leaves the picture folder"):
+        open_data(tmp_path, split=listed(tmp_path, f"../{start}other.jpg"))
+
+
+def test_a_line_that_is_no_picture_names_the_likely_one(tmp_path: Path) -> None:
+    files(tmp_path, *PETS)
+    with pytest.raises(
+        DataError, match=r"'cat/CAT0.png' is no picture of this data set\. Did you mean 'cat/cat0\.jpg'"
+    ):
+        open_data(tmp_path, split=listed(tmp_path, "cat/CAT0.png"))
+
+
+def test_lists_that_are_not_read_are_said(tmp_path: Path) -> None:
+    files(tmp_path, *PETS, train__txt="cat/cat0.jpg", notes__txt="x", splits___val__csv="x")
+    found = codes(open_data(tmp_path))["unused_lists"]
+    assert found.names == ("splits/val.csv", "train.txt")
+    assert "by the hash" in found.message
+    files(tmp_path, splits___train__TXT="cat/cat0\ndog/dog0")
+    assert list_splits(tmp_path) == ("train",)
+    assert codes(open_data(tmp_path))["unused_lists"].names == ("splits/val.csv",)
+
+
+@pytest.mark.parametrize("name", ["tags.csv", "metadata.csv", "metadata.jsonl"])
+def test_other_columns_are_said(tmp_path: Path, name: str) -> None:
+    rows = [("a.jpg", "cat", "train"), ("b.jpg", "dog", "val")]
+    lines = ["file_name,tags,split", *map(",".join, rows)]
+    if name.endswith("jsonl"):
+        lines = [json.dumps(dict(zip(("file_name", "tags", "split"), row, strict=True))) for row in rows]
+    files(tmp_path, "images/a.jpg", "images/b.jpg")
+    (tmp_path / name).write_text("\n".join(lines))
+    if name != "tags.csv":
+        (tmp_path / "images").rename(tmp_path / "x")
+        (tmp_path / name).rename(tmp_path / "x" / name)
+    assert codes(open_data(tmp_path if name == "tags.csv" else tmp_path / "x"))["other_columns"].names == ("split",)
+
+
+def test_a_column_of_tags_by_another_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"got 'cat'\. A column of tags is called 'tags'"):
+        open_data(table(tmp_path, "cat", "dog", header="file_name,label\n"))
 
 
 def test_pictures_in_no_list_are_said(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tag2mask.data.pictures import check_pixels, read_picture, to_rgb, upright
 from tag2mask.data.result_names import name_key, result_names, without_suffix
 from tag2mask.data.searching import files_below, is_left_out, not_searched
 from tag2mask.data.shards import find_shards, names_shards, pictures_in
-from tag2mask.data.spelling import nfc
+from tag2mask.data.spelling import existing, nfc
 from tag2mask.data.suffixes import is_picture, passed_over
 from tag2mask.data.tables import read_text, safe_name
 
@@ -203,7 +203,8 @@ def as_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         ValueError: the file is no picture or too large, or the array has another shape or type.
     """
     if isinstance(source, (str, Path)):
-        return read_picture(Path(source), max_pixels)
+        path = Path(source)
+        return read_picture(existing(path.parent, path.name) or path, max_pixels)
     if isinstance(source, Image.Image):
         check_pixels(source, max_pixels)
         return to_rgb(upright(source))

@@ -20,8 +20,8 @@ from tag2mask.data.spelling import is_background, nfc
 from tag2mask.data.suffixes import is_picture, passed_over, suffix_of
 from tag2mask.formats import DataOptions
 
-_SPLIT_SET = re.compile(r"[ _-]?(?:set|data|images|imgs)$", re.IGNORECASE)
-"""What may stand after the name of a split, as in `training_set`."""
+_SPLIT_SET = re.compile(r"(?:[ _-]?(?:set|data|images|imgs))?[ _-]?\d*$", re.IGNORECASE)
+"""What may stand after the name of a split, as in `training_set`, `test1` and `val2017`."""
 _PICTURE_FOLDERS = frozenset(
     ("image", "images", "img", "imgs", "original", "originals", "picture", "pictures", "photos")
 )
@@ -129,7 +129,8 @@ def _top(name: str) -> str:
 def _tops(names: Iterable[str], splits: Iterable[str] = ()) -> set[str]:
     """The folders of the classes, from the data folder: without splits the first of each path, else the first two."""
     depth = 2 if splits else 1
-    return {"/".join(parts[:depth]) for parts in (name.split("/") for name in names) if len(parts) > depth}
+    parents = {name.rpartition("/")[0] for name in names}
+    return {"/".join(parts[:depth]) for parts in (name.split("/") for name in parents if name) if len(parts) >= depth}
 
 
 def _class(name: str, level: int) -> str:
@@ -137,7 +138,7 @@ def _class(name: str, level: int) -> str:
 
 
 def _split_of(folder: str) -> str | None:
-    return known_split(folder) or known_split(_SPLIT_SET.sub("", folder))
+    return known_split(folder) or known_split(_SPLIT_SET.sub("", folder, count=1))
 
 
 def _split_folders(names: list[str], root: Path) -> dict[str, str]:
@@ -208,6 +209,8 @@ def _refuse_roles(classes: Sequence[str], with_masks: Sequence[str], root: Path)
 def _masks(among: Iterable[str], names: Sequence[str], level: int) -> set[str]:
     """Of the pictures `among` that look like masks of others, a whole class folder only where nothing else is in it."""
     found = set(among)
+    if not found:
+        return found
     in_all = Counter(_class(name, level) for name in names)
     in_masks = Counter(_class(name, level) for name in found)
     for folder in in_all:
@@ -279,14 +282,14 @@ def _odd_names(classes: Sequence[str], names: Sequence[str], level: int) -> tupl
     odd = _PICTURE_FOLDERS | MASK_FOLDERS | _RESULT_FOLDERS
     found = [name for name in classes if name.lower() in odd or _split_of(name)]
     inner: defaultdict[str, set[str]] = defaultdict(set)
-    for name in names:
-        parts = name.split("/")
-        if len(parts) > level + 2:
+    for folder in {name.rpartition("/")[0] for name in names}:
+        parts = folder.split("/")
+        if len(parts) > level + 1:
             inner[parts[level]].add(parts[level + 1])
     shared = [each for each in inner.values() if len(each) > 1]
     common = sorted(set.intersection(*shared)) if len(shared) > 1 and len(shared) == len(classes) else []
     return (
-        *_odd(found, "called like a split, a folder of masks or of results"),
+        *_odd(found, "called like a split, or a folder of pictures, masks or results"),
         *(_odd(classes, f"with the same folders in each ({_few(common)})") if common else ()),
     )
 
@@ -298,7 +301,7 @@ def _odd(names: Sequence[str], what: str) -> tuple[Finding, ...]:
         Finding(
             severity="warning",
             code="odd_classes",
-            message=f"{are(len(names), 'class')} {what}: {_few(names)}. Each is learnt like any other.",
+            message=f"{some(len(names), 'class')} {what}: {_few(names)}. Each is learnt like any other.",
             cure="Nothing, if these are classes; else move the folders elsewhere, or see docs/data.md for splits.",
             **named(names),
         ),

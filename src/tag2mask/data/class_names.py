@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from tag2mask.data.findings import Finding, are, named, some
 from tag2mask.data.spelling import is_background, twin_key
 
-_LISTS = (",", "|", ";")
+_LISTS = (",", "|", ";", "，", "、", "；", "،")
 """Marks that stand between tags and hardly ever in one."""
-_JOINTS = ("/", "&", "+", " and ", " ", "_", "-")
-"""Marks that may belong to a name: it counts as several tags where each part is a tag by itself."""
-_BRACKETS = re.compile(r"[\[({<].*[\])}>]", re.DOTALL)
+_WORDS = re.compile(r"\s+(?:and|or|with|und|oder|mit|et|ou|avec|y|o|con|e|og|och|en|i)\s+", re.IGNORECASE)
+"""Words that stand between two names; like all other marks they may belong to a name, which counts as several tags
+where each part is a tag by itself."""
+_WRAPPED = re.compile(r"[\[({<].*[\])}>]|[\"'`“”„‘’«»].+[\"'`“”„‘’«»]", re.DOTALL)
+_EXCEL_ERROR = re.compile(r"#(?:N/A|[A-Z0/]{3,}[!?])")
 _NOTHING = frozenset(
     (
         *("none", "null", "nan", "n/a", "na", "nil", "nothing", "empty", "no", "-", "--", "?", "unknown", "undefined"),
-        *("unlabeled", "unlabelled", "untagged", "no tag", "no class", "no object", "void", "ignore", "bg", "false"),
-        *("negative", "neg"),
+        *("unlabeled", "unlabelled", "untagged", "no tag", "no tags", "no label", "no labels", "no class", "no object"),
+        *("no objects", "no finding", "no findings", "none of the above", "void", "ignore", "bg", "false"),
+        *("negative", "neg", "n.a"),
     )
 )
 """What people write for "none of the classes" or "not known", in lower case with blanks for `_` and `-`."""
@@ -55,35 +58,40 @@ def _joined(classes: Sequence[str]) -> tuple[Finding, ...]:
     """Classes that are made of others, or look like a list."""
     found: dict[str, str] = {}
     known = {name.casefold() for name in classes}
-    for mark in (*_LISTS, *_JOINTS):
+    signs = dict.fromkeys(letter for name in classes for letter in name if not letter.isalnum())
+    for mark in (*_LISTS, *(each for each in signs if each not in _LISTS), ""):
         parts = {name: _parts(name, mark) for name in classes if mark in name and name not in found}
-        parts = {name: each for name, each in parts.items() if len(each) > 1}
+        parts = {name: each for name, each in parts.items() if len(each) > 1 or (each and mark in _LISTS)}
         often = Counter(part for each in parts.values() for part in set(each))
         orders = Counter(tuple(sorted(each)) for each in parts.values())
         for name, each in parts.items():
             elsewhere = all(part in known or (often[part] > 1 and mark == "/") for part in each)
             if mark in _LISTS or elsewhere or orders[tuple(sorted(each))] > 1:
-                found[name] = mark.strip() or mark
+                found[name] = mark
     for name in classes:
-        if name not in found and _BRACKETS.fullmatch(name):
+        if name not in found and _WRAPPED.fullmatch(name):
             found[name] = ""
     if not found:
         return ()
-    marks = [mark for mark, _ in Counter(mark for mark in found.values() if mark).most_common() if mark != "and"]
-    option = f"--tag-separator {_typed(marks[0])} where tags are cells of a table or text; else " if marks else ""
+    marks = [mark for mark, _ in Counter(filter(None, found.values())).most_common()]
+    option = (
+        f"--tag-separator {_typed(marks[0])} where tags are cells of a table or text; else write" if marks else "Write"
+    )
     return (
         Finding(
             severity="warning",
             code="joined_classes",
-            message=f"{some(len(found), 'class')} named like several tags at once, each a class of its own.",
-            cure=f"{option}write each tag by itself. Keep the names if they are meant so.",
+            message=f"{some(len(found), 'class')} named like several tags at once, or in brackets or quotes, each a "
+            "class of its own.",
+            cure=f"{option} each tag by itself. Keep the names if they are meant so.",
             **named([name for name in classes if name in found]),
         ),
     )
 
 
 def _parts(name: str, mark: str) -> list[str]:
-    return [part.strip().casefold() for part in name.split(mark) if part.strip()]
+    """The parts of a name between marks; "" stands for `_WORDS`."""
+    return [part.strip().casefold() for part in (name.split(mark) if mark else _WORDS.split(name)) if part.strip()]
 
 
 def _typed(mark: str) -> str:
@@ -109,7 +117,13 @@ def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
 
 def _means_nothing(name: str) -> bool:
     words = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-    return (words or name) in _NOTHING or is_background(words.replace(" ", ""))
+    bare = words.strip("#?!.*()[]<>{} ")
+    return (
+        bool({words or name, bare} & _NOTHING)
+        or is_background(words.replace(" ", ""))
+        or bare.startswith("background ")
+        or bool(_EXCEL_ERROR.fullmatch(name))
+    )
 
 
 def _numbers(classes: Sequence[str]) -> tuple[Finding, ...]:
@@ -137,7 +151,7 @@ def _spellings(classes: Sequence[str]) -> tuple[Finding, ...]:
         Finding(
             severity="warning",
             code="spellings",
-            message=f"{are(len(names), 'class')} spelt in more than one way and count as different classes.",
+            message=f"{are(len(names), 'class')} spelt in more than one way, each way a class of its own.",
             cure="Write each class in one way everywhere.",
             **named(names),
         ),

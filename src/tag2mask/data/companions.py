@@ -42,11 +42,11 @@ def masks_among(names: Iterable[str]) -> list[str]:
     labels or so, a PNG with the name of a picture that lies beside that folder or below its neighbours.
     """
     names = list(names)
-    split = [name.rpartition("/") for name in names]
+    split = [_split(name) for name in names]
     beside: defaultdict[tuple[str, str], list[str]] = defaultdict(list)  # suffixes by folder and stem
-    for folder, _, base in split:
-        beside[folder, base[: len(base) - len(suffix_of(base))].casefold()].append(suffix_of(base))
-    folders: dict[str, tuple[str, bool]] = {folder: _picture_side(folder) for folder, _, _ in split}
+    for folder, stem, suffix in split:
+        beside[folder, stem].append(suffix)
+    folders = {folder: _picture_side(folder) for folder in {folder for folder, _, _ in split}}
     homes: defaultdict[str, set[str]] = defaultdict(
         set
     )  # folders of the pictures of each stem, outside of mask folders
@@ -55,9 +55,22 @@ def masks_among(names: Iterable[str]) -> list[str]:
             homes[stem].add(folder)
     return [
         name
-        for name, (folder, _, base) in zip(names, split, strict=True)
-        if _is_beside(folder, base, beside) or (folders[folder][1] and _has_picture(folders[folder][0], base, homes))
+        for name, (folder, stem, suffix) in zip(names, split, strict=True)
+        if _is_beside(folder, stem, suffix, beside)
+        or (folders[folder][1] and _has_picture(folders[folder][0], stem, suffix, homes))
     ]
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """(folder, stem in lower case, suffix) of a path."""
+    folder, _, base = name.rpartition("/")
+    suffix = suffix_of(base)
+    return folder, base[: len(base) - len(suffix)].casefold(), suffix
+
+
+def _shorter(stem: str) -> list[str]:
+    """What a stem is without a word for masks at its end or start, where it has one."""
+    return [short for short in (_TAIL.sub("", stem), _HEAD.sub("", stem)) if short != stem]
 
 
 def _picture_side(folder: str) -> tuple[str, bool]:
@@ -69,13 +82,10 @@ def _picture_side(folder: str) -> tuple[str, bool]:
     return folder, False
 
 
-def _is_beside(folder: str, base: str, beside: dict[tuple[str, str], list[str]]) -> bool:
+def _is_beside(folder: str, stem: str, suffix: str, beside: dict[tuple[str, str], list[str]]) -> bool:
     """Whether the picture of a mask lies in the same folder."""
-    suffix = suffix_of(base)
-    stem = base[: len(base) - len(suffix)].casefold()
-    for short in (_TAIL.sub("", stem), _HEAD.sub("", stem)):
-        if short != stem and (folder, short) in beside:
-            return True
+    if any((folder, short) in beside for short in _shorter(stem)):
+        return True
     if suffix not in _EXACT:
         return False
     others = beside[folder, stem]
@@ -85,15 +95,12 @@ def _is_beside(folder: str, base: str, beside: dict[tuple[str, str], list[str]])
     return inner in _PHOTOS | _EXACT and inner in beside.get((folder, stem[: len(stem) - len(inner)]), ())
 
 
-def _has_picture(side: str, base: str, homes: dict[str, set[str]]) -> bool:
+def _has_picture(side: str, stem: str, suffix: str, homes: dict[str, set[str]]) -> bool:
     """Whether a picture of the name of a mask lies below `side`."""
-    suffix = suffix_of(base)
     if suffix not in _EXACT:
         return False
-    stem = base[: len(base) - len(suffix)].casefold()
-    stems = dict.fromkeys((stem, _TAIL.sub("", stem), _HEAD.sub("", stem)))
     return any(
         folder == side or side == "" or folder.startswith(f"{side}/")
-        for short in stems
+        for short in (stem, *_shorter(stem))
         for folder in homes.get(short, ())
     )

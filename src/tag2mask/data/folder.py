@@ -10,11 +10,13 @@ from typing import NamedTuple
 from tag2mask.data.class_names import background_finding, name_findings
 from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError
-from tag2mask.data.findings import Finding, listed, named, some
+from tag2mask.data.findings import Finding, listed, named, some, warned
+from tag2mask.data.left_out import other_columns
 from tag2mask.data.links import refuse_links_out, walk
-from tag2mask.data.lists import PictureNames, read_list
+from tag2mask.data.lists import PictureNames, read_list, without_suffix
 from tag2mask.data.mask_labels import MaskFiles, own_codes
 from tag2mask.data.mask_survey import tags_of_masks
+from tag2mask.data.naming import known_split
 from tag2mask.data.searching import not_searched
 from tag2mask.data.spelling import existing, nfc
 from tag2mask.data.suffixes import is_picture, passed_over
@@ -103,6 +105,7 @@ def table_findings(root: Path, table: TagTable | None, files: FolderFiles) -> tu
     rest = [name for name in files.pictures if name not in table.rows and name not in masks]
     return (
         *found,
+        *other_columns(table),
         *background_finding(alone, together),
         *mask_files(masks, table.rows, folder),
         *_without_row({name: folder / files.pictures[name] for name in rest}, folder, table.path),
@@ -145,7 +148,7 @@ def mask_files(names: Iterable[str], used: Container[str], where: Path) -> tuple
 
 def split_files(root: Path) -> dict[str, Path]:
     """Split lists of a plain folder, by name."""
-    return {nfc(path.stem): path for path in sorted((root / "splits").glob("*.txt"))}
+    return {nfc(path.stem): path for path in sorted((root / "splits").glob("*.[tT][xX][tT]"))}
 
 
 def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
@@ -161,18 +164,41 @@ def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str]
     files = split_files(root)
     if nfc(split) in files:
         chosen, found = listed_names(files[nfc(split)], names)
-        return chosen, (*found, *_in_no_list(root, files, names))
+        return chosen, (*found, *_in_no_list(root, files, names), *_unused_lists(root, files))
     by_hash = not files and split in ("train", "val")
     if not by_hash and Path(split).is_file():
         return listed_names(Path(split), names)
     if not by_hash:
         known = ", ".join(files) or "train, val (by hash, as there is no splits folder)"
-        raise SplitError(f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.")
+        told = warned(_unused_lists(root, files))
+        raise SplitError(
+            f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.{told}"
+        )
     train, held_out = hash_split(names)
     chosen = train if split == "train" else held_out
     if not chosen:
         raise SplitError(f"{root} has {len(names)} picture, too few to hold any out. Add pictures or splits/val.txt.")
-    return chosen, ()
+    return chosen, _unused_lists(root, files)
+
+
+def _unused_lists(root: Path, files: dict[str, Path]) -> tuple[Finding, ...]:
+    """What is said of lists that are not read: in splits/ what is no .txt, and train.txt and the like beside it."""
+    folder = root / "splits"
+    inside = sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+    beside = [] if files else [path for path in sorted(root.glob("*.txt")) if known_split(path.stem)]
+    lists = [path for path in (*inside, *beside) if path not in files.values()]
+    if not lists:
+        return ()
+    return (
+        Finding(
+            severity="warning",
+            code="unused_lists",
+            message=f"{some(len(lists), 'list')} of splits in {root} not read"
+            f"{'' if files else ': one picture in ten is held out by the hash of its name'}.",
+            cure=f"Write them as {folder / 'train.txt'}, {folder / 'val.txt'}, one picture per line; or remove them.",
+            **named([path.relative_to(root).as_posix() for path in lists]),
+        ),
+    )
 
 
 def listed_names(path: Path, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
@@ -182,6 +208,7 @@ def listed_names(path: Path, names: Iterable[str]) -> tuple[list[str], tuple[Fin
         SplitError: empty list.
         DataError: a line that means no picture or several, or one twice.
     """
+    names = list(names)
     known = PictureNames(names)
     texts, findings = read_list(path, lambda text: bool(known.find(text)))
     lines: dict[str, int] = {}
@@ -193,12 +220,19 @@ def listed_names(path: Path, names: Iterable[str]) -> tuple[list[str], tuple[Fin
             )
         if not found:
             raise DataError(
-                f"{path} line {line}: {text!r} is no picture of this data set. Write it as in tags.csv, or add its row."
+                f"{path} line {line}: {text!r} is no picture of this data set.{_hint(text, names)} Write its path "
+                "from the folder of pictures, one picture per line, or remove the line."
             )
         if found[0] in lines:
             raise DataError(f"{path} line {line}: {text!r} is already on line {lines[found[0]]}. Remove one.")
         lines[found[0]] = line
     return list(lines), findings
+
+
+def _hint(text: str, names: list[str]) -> str:
+    stem = without_suffix(text).casefold()
+    near = next((name for name in names if without_suffix(name).casefold() == stem), None)
+    return f" Did you mean {near!r}?" if near else ""
 
 
 def _in_no_list(root: Path, files: dict[str, Path], names: list[str]) -> tuple[Finding, ...]:
@@ -234,12 +268,12 @@ def hash_split(names: Iterable[str]) -> tuple[list[str], list[str]]:
 
     Of two or more pictures at least one is on either side.
     """
-    order = sorted(names, key=_digest)
-    held_out = sum(_digest(name) % HELD_OUT == 0 for name in order)
-    val = {name for name in order if _digest(name) % HELD_OUT == 0}
-    if len(order) > 1 and held_out == 0:
+    digests = {name: _digest(name) for name in names}
+    order = sorted(digests, key=digests.__getitem__)
+    val = {name for name in order if digests[name] % HELD_OUT == 0}
+    if len(order) > 1 and not val:
         val = {order[0]}
-    if held_out == len(order):  # also of a single picture: it trains
+    elif len(val) == len(order):  # also of a single picture: it trains
         val -= {order[-1]}
     return sorted(set(order) - val), sorted(val)
 
@@ -254,7 +288,11 @@ def _table(root: Path, options: DataOptions, *, needed: bool) -> TagTable | None
         return read_tag_table(path, separator=options.tag_separator)
     if needed:
         inner = sorted(path.name for path in (root / "images").iterdir() if path.is_dir() and path.name[0] != ".")
-        cure = f" If the folders in it ({listed(inner[:5])}) are the classes: --data {root / 'images'}" if inner else ""
+        cure = (
+            f" If the folders in it ({listed(inner[:5])}) hold or are the classes: --data {root / 'images'}"
+            if inner
+            else ""
+        )
         raise MissingDataError(
             f"{root} has images/ but no tags.csv. Write one with the header 'file_name,tags' and a row per picture, "
             f"for example 'a.jpg,cat;dog'.{cure}"

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from tag2mask.data.dataset import DataError
 from tag2mask.data.findings import Finding, named, some
 from tag2mask.data.spelling import class_name, class_names
+from tag2mask.data.tables import TagTable
 from tag2mask.formats import DataOptions
 
 _MOST_LABELS = 8
@@ -128,6 +129,21 @@ def same_name(names: Iterable[tuple[object, str]], source: object) -> tuple[Find
             "one class each.",
             cure="Nothing, if they are the same; else give each its own name.",
             **named(twins),
+        ),
+    )
+
+
+def other_columns(table: TagTable) -> tuple[Finding, ...]:
+    """What is said of columns of a table that are not used."""
+    if not table.ignored:
+        return ()
+    return (
+        Finding(
+            severity="note",
+            code="other_columns",
+            message=f"{table.path}: {some(len(table.ignored), 'column')} beside file_name and tags: not used.",
+            cure="None needed, if all classes are in the column tags; splits are folders or lists (docs/data.md).",
+            **named(table.ignored),
         ),
     )
 

@@ -35,8 +35,10 @@ class PictureNames:
             self._stems[without_suffix(key)].append(name)
 
     def find(self, text: str) -> list[str]:
-        """The pictures that `text` may mean; `images/` and `./` before it, and backslashes, are no matter."""
-        for key in dict.fromkeys((text, text.replace("\\", "/").removeprefix("./").removeprefix("images/"))):
+        """The pictures that `text` may mean; `./` or a path to images/ before it, and backslashes, are no matter."""
+        parts = text.replace("\\", "/").removeprefix("./").split("/")
+        below = (parts[i + 1 :] for i, part in enumerate(parts[:-1]) if part in ("images", "JPEGImages"))
+        for key in dict.fromkeys((text, *map("/".join, (parts, *below)))):
             if key in self._names:
                 return [self._names[key]]
             if key in self._stems:
@@ -64,7 +66,8 @@ def read_list(path: Path, is_known: Callable[[str], bool] | None = None) -> tupl
     columns: list[tuple[str, str]] = []
     for line, text in texts:
         name, column = _cut(text, is_known) if cuts else (text, "")
-        name = safe_name(name, f"{path} line {line}")
+        if is_known is None or not is_known(name):
+            name = safe_name(name, f"{path} line {line}")
         if name in lines:
             raise DataError(f"{path} line {line}: {name!r} is already on line {lines[name]}. Remove one.")
         lines[name] = line

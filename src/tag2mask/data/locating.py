@@ -204,7 +204,7 @@ def _other_split(reference: str, name: str) -> bool:
 
 def folders_near(near: Sequence[str]) -> list[str]:
     """Where a picture is looked for first, as beginnings of its path: the folders `near`, the data folder, images/."""
-    return [f"{folder}/" if folder else "" for folder in (*map(nfc, near), "", "images")]
+    return [*(f"{nfc(folder)}/" if folder else "" for folder in near), "", "images/"] if near else ["", "images/"]
 
 
 def _same_end(by_base: Mapping[str, Sequence[str]], name: str, where: str, root: Path) -> str | None:

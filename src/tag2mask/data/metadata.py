@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.data.dataset import DataError, MissingDataError
+from tag2mask.data.findings import Finding
+from tag2mask.data.left_out import other_columns
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.naming import by_folder
 from tag2mask.data.spelling import class_names, nfc
@@ -39,19 +41,28 @@ def list_metadata(root: Path, options: DataOptions) -> Listing:
     if not paths:
         raise MissingDataError(f"{root} has no metadata.csv or metadata.jsonl. Write one with file_name and tags.")
     entries, columns = [], set()
+    findings: list[Finding] = []
     for path in paths:
         if path.suffix == ".csv" and path.with_suffix(".jsonl") in paths:
             raise DataError(f"{path.parent} has metadata.csv and metadata.jsonl. Remove one.")
         read = read_tag_table if path.suffix == ".csv" else read_jsonl
         table = read(path, separator=options.tag_separator)
         columns |= set(table.columns)
+        findings += other_columns(table)
         folder = "" if path.parent == root else f"{path.parent.name}/"
         for name, row in table.rows.items():
             tags = (*row.tags, *(("background",) if row.background else ()))
             entries.append(Entry(nfc(folder) + name, tags, f"{path} line {row.line}"))
     occurring = columns | {tag for entry in entries for tag in entry.tags}
     splits = by_folder(entries, lambda entry: entry.reference)
-    return Listing("hf-imagefolder", paths[0], splits, tuple(sorted(occurring)) if columns else None, closed=False)
+    return Listing(
+        "hf-imagefolder",
+        paths[0],
+        splits,
+        tuple(sorted(occurring)) if columns else None,
+        closed=False,
+        findings=tuple(findings),
+    )
 
 
 def metadata_files(root: Path) -> list[Path]:
@@ -66,6 +77,7 @@ def read_jsonl(path: Path, separator: str = ";") -> TagTable:
         DataError: no such object, a name twice or outside the folder.
     """
     rows: dict[str, TagRow] = {}
+    keys: dict[str, None] = {}
     for line, text in numbered_lines(path):
         where = f"{path} line {line}"
         try:
@@ -79,7 +91,8 @@ def read_jsonl(path: Path, separator: str = ";") -> TagTable:
         if name in rows:
             raise DataError(f"{where}: {name!r} is already on line {rows[name].line}. Keep one row per picture.")
         rows[name] = tag_row(line, as_tags(row["tags"], where, separator))
-    return TagTable(path, rows, ())
+        keys.update(dict.fromkeys(row))
+    return TagTable(path, rows, (), tuple(key for key in keys if key not in ("file_name", "tags")))
 
 
 def as_tags(value: Any, where: str, separator: str = ";") -> tuple[str, ...]:

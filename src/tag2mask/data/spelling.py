@@ -45,12 +45,17 @@ def stored_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def twin_key(name: str) -> str:
-    """Equal for names that people take for the same: letter case, width, accents' form, blanks, `-` and `_` aside."""
+    """Equal for names that people take for the same.
+
+    Letter case, width, the form of accents, blanks, `-`, `_`, and quotes or stops at the ends do not matter.
+    """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", class_name(name)).casefold())
     seen = "".join(letter for letter in folded if unicodedata.category(letter) != "Cf")
-    return "".join(seen.replace("_", " ").replace("-", " ").split())
+    bare = seen.strip(" .,;:\"'`“”‘’") or seen
+    return "".join(bare.replace("_", " ").replace("-", " ").split())
 
 
+@lru_cache(maxsize=4096)
 def is_background(name: str) -> bool:
     """Whether a tag says "none of the classes": `background` in any letter case, also `_background_`."""
     return name.strip("_").casefold() == "background"

@@ -47,6 +47,8 @@ class TagTable:
     rows: dict[str, TagRow]
     columns: tuple[str, ...]
     """Class columns of a 0/1 table; empty for a `file_name,tags` table."""
+    ignored: tuple[str, ...] = ()
+    """Columns beside `file_name` and `tags`, which are not used."""
 
 
 def read_text(path: Path) -> str:
@@ -238,7 +240,8 @@ def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: n
     except csv.Error as error:
         cure = _header_cure(read_text(path).splitlines()[:1])
         raise DataError(f"{path} line {reader.line_num}: not valid csv ({error}). Correct the quotes.{cure}") from error
-    return TagTable(path, rows, tuple(column for column in columns if not is_background(column)))
+    ignored = () if columns else tuple(cell for cell in header if cell not in ("file_name", "tags"))
+    return TagTable(path, rows, tuple(column for column in columns if not is_background(column)), ignored)
 
 
 def tag_row(line: int, tags: tuple[str, ...]) -> TagRow:
@@ -290,7 +293,10 @@ def _row_tags(where: str, cell_of: dict[str, str], columns: tuple[str, ...], sep
         return split_tags(cell_of["tags"], separator)
     for column in columns:
         if cell_of[column].strip().lower() not in _ON_OFF:
-            raise DataError(f"{where}: column {column!r} must hold 0 or 1, got {cell_of[column]!r}.")
+            raise DataError(
+                f"{where}: column {column!r} must hold 0 or 1, got {cell_of[column]!r}. A column of "
+                "tags is called 'tags'; remove columns that are no class."
+            )
     return tuple(column for column in columns if _ON_OFF[cell_of[column].strip().lower()])
 
 
