@@ -202,6 +202,7 @@ def webdataset(root: Path) -> None:
     pictures, tags = shard_members()
     more = [("gone.txt", b"cat"), ("p00.caption.txt", b"a cat; on a mat"), ("p01.meta.json", b'{"width": 8}')]
     write_tar(root / "0.tar", [*pictures, *tags[2:], *more, ("p00.txt", b"cat")])
+    one_more_picture(root)
 
 
 Writer = Callable[[Path], None]
@@ -223,7 +224,7 @@ LEFT_OUT: dict[str, list[tuple[Writer, list[str], set[str]]]] = {
         (yolo, [], {"same_name", "without_picture", "missing_split", "unlisted", "other_tags", "unlabeled"}),
     ],
     "hf-dataset": [(hf_dataset, [], {"unlabeled", "other_tags"})],
-    "webdataset": [(webdataset, [], {"unlabeled", "without_picture", "unread"})],
+    "webdataset": [(webdataset, [], {"unlabeled", "without_picture", "unread", "unlisted"})],
 }
 """By format: data sets, options of the commands, and the codes of all that is counted."""
 
@@ -774,3 +775,76 @@ def test_coco_names_that_are_encoded(tmp_path: Path) -> None:
     content = made.coco_json({"my%20cat01.jpg": ("cat",), "https://host/x/dog02.jpg?size=2#top": ("dog",)})
     write_json(tmp_path / "x.json", content)
     assert tags_of(tmp_path) == {"my cat01.jpg": ("cat",), "dog02.jpg": ("dog",)}
+
+
+# -- exports as strangers have them ------------------------------------------------------------------------------------
+
+
+def test_tag_background_hides_no_shapes(tmp_path: Path) -> None:
+    """Boxes, and the tag background where there is none: the boxes are the tags, and background is a negative."""
+    write_pictures(tmp_path / "images")
+    (tmp_path / "annotations.xml").write_text(cvat_with("Background"))
+    tags = tags_of(tmp_path)
+    assert tags == tags_of(tmp_path, tags_from="shapes") == {n: tuple(sorted(t)) for n, t in TAGS.items()}
+    assert "p03.jpg" in tags_of(tmp_path, unlabeled="skip")
+    assert "p10.jpg" not in tags_of(tmp_path, unlabeled="skip")
+    assert findings(tmp_path)["shapes_as_tags"].severity == "note"
+    assert "both_kinds" not in findings(tmp_path)
+
+
+def test_cure_of_undeclared_labels_is_true(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images")
+    file = tmp_path / "annotations.xml"
+    file.write_text(cvat_with("cow"))
+    assert findings(tmp_path, tags_from="tags")["other_tags"].cure.endswith(f"add the class to the labels in {file}.")
+    file.write_text(cvat_with("cow").replace("<labels>", "<labels><label><name>cow</name></label>"))
+    assert "other_tags" not in findings(tmp_path, tags_from="tags")
+
+
+def test_yolo_folders_of_splits_without_yaml(tmp_path: Path) -> None:
+    """Roboflow's folders: pictures of test/ are not mixed into the training."""
+    for split in ("train", "valid", "test"):
+        write_picture(tmp_path / split / "images" / "p01.jpg")
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels" / "p01.TXT").write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    assert set(list_splits(tmp_path)) == {"train", "val", "test"}
+    assert tags_of(tmp_path) == {f"{split}/images/p01.jpg": ("cat",) for split in ("train", "valid", "test")}
+    assert not {"unlabeled", "without_picture"} & set(findings(tmp_path))
+
+
+def test_coco_with_addresses_alone(tmp_path: Path) -> None:
+    """LVIS has no file names."""
+    write_picture(tmp_path / "train2017" / "p01.jpg")
+    image = {"id": 1, "coco_url": "http://images.cocodataset.org/train2017/p01.jpg"}
+    content = {"images": [image], "annotations": [{"id": 1, "image_id": 1, "category_id": 1}]}
+    write_json(tmp_path / "lvis_v1_train.json", {**content, "categories": [{"id": 1, "name": "cat"}]})
+    found = open_data(tmp_path, split=next(iter(list_splits(tmp_path)), "train"))
+    assert [(each.name, each.tags) for each in found.pictures] == [("train2017/p01.jpg", (0,))]
+
+
+def test_licence_is_no_picture_passed_over(tmp_path: Path) -> None:
+    made.plain_folder(tmp_path)
+    for name in ("LICENSE", "README", "p0"):
+        (tmp_path / "images" / name).write_text("x")
+    assert findings(tmp_path)["passed_over"].names == ("p0",)
+
+
+def test_beside_shards(tmp_path: Path) -> None:
+    webdataset(tmp_path)
+    shutil.copy(next(tmp_path.glob("*.tar")), tmp_path / "more.TAR.gz")
+    one_more_picture(tmp_path)
+    told = findings(tmp_path)
+    assert told["unlisted"].names == ("p99.jpg",)
+    assert told["passed_over"].names == ("more.TAR.gz",)
+    assert "gunzip" in told["passed_over"].cure
+
+
+def test_second_picture_of_a_task_is_named(tmp_path: Path) -> None:
+    """Label Studio's pairs of pictures: the first is taken."""
+    write_pictures(tmp_path / "images")
+    tasks = made.label_studio_tasks()
+    for task in tasks:
+        task["data"] = {**task["data"], "other": "p00.jpg", "note": "left"}  # type: ignore[dict-item]
+    write_json(tmp_path / "project.json", tasks)
+    assert "the text of other not read" in findings(tmp_path)["unread"].message

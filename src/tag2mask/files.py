@@ -67,11 +67,11 @@ def check_new_folder(folder: Path, option: str = "--out") -> None:
     check_folder(folder, option)
     if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
         return
-    told = f"{option} {folder} exists and is not empty"
+    told = f"{option} {folder} exists and is not empty. Choose another folder"
     if (verb := _kind_of_run(Path(folder))) is not None:
         resume = f"tag2mask {verb} --resume {shlex.quote(str(folder))}"
-        raise FileExistsError(f"{told}. Choose another folder, remove it, or go on with the run in it: {resume}")
-    raise FileExistsError(f"{told}. Choose another folder or remove it; it holds no run to go on with.")
+        raise FileExistsError(f"{told}, remove it, or go on with the run in it: {resume}")
+    raise FileExistsError(f"{told} or remove it; it holds no run to go on with.")
 
 
 def _kind_of_run(folder: Path) -> str | None:

@@ -181,7 +181,8 @@ def _read(path: Path, near: tuple[str, ...]) -> tuple[list[Entry], dict[Any, str
     entries = []
     for item in images:
         found = tuple(tags[item["id"]])
-        name = _text(path, "image", item, "file_name")
+        # LVIS has addresses alone
+        name = _text(path, "image", item, "file_name" if "file_name" in item or "coco_url" not in item else "coco_url")
         entries.append(Entry(name, found, f"{path} image {item['id']}", near, labeled=bool(found)))
     return entries, name_of
 

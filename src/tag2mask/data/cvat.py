@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tag2mask.data.coco import head_of
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.left_out import Kinds, Unlabeled, tags_or_shapes
+from tag2mask.data.left_out import Kinds, Unlabeled, background_of, tags_or_shapes
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.naming import NO_SPLIT, known_split
 from tag2mask.formats import DataOptions
@@ -46,7 +46,7 @@ def list_cvat(root: Path, options: DataOptions) -> Listing:
     for item, tags, shapes in images:
         name, subset = item.get("name", ""), item.get("subset", "")
         near = (f"images/{subset}", subset) if subset else ()
-        found = shapes if use_shapes else tags
+        found = (shapes or background_of(tags)) if use_shapes else tags
         entry = Entry(name, found, f"{path} image {item.get('id', name)}", near, labeled=bool(found))
         splits.setdefault(known_split(subset) or subset, []).append(entry)
     if not any(known_split(subset) for subset in splits):

@@ -28,7 +28,7 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "cvat": lambda root: bool(cvat_files(root)),
     "label-studio": lambda root: bool(label_studio_files(root)),
     "yolo": is_yolo,
-    "webdataset": lambda root: any(True for _ in root.glob("*.tar")),
+    "webdataset": lambda root: any(names_shards(path.name) for path in root.iterdir()),
 }
 """Files that only this format has."""
 _RESULTS: dict[str, Callable[[Path], list[Path]]] = {"coco": coco_files, "label-studio": label_studio_files}
@@ -51,7 +51,7 @@ def detect_format(root: Path, data_format: str = "auto") -> str:
         return "webdataset"
     if not root.is_dir():
         found = f"{root} is a file" if root.is_file() else f"There is no folder {root}"
-        raise MissingDataError(f"{found}. --data takes the folder of a data set.")
+        raise MissingDataError(f"{found}. --data takes the folder of a data set, or a tar file that is not compressed.")
     if data_format == "auto":
         return _looked(root)
     wanted = {"folder": "images", "voc": "JPEGImages"}.get(data_format)
@@ -111,7 +111,7 @@ def _unknown(root: Path) -> MissingDataError:
         "ImageSets/Segmentation/ (PASCAL VOC tree), a folder of pictures per class, metadata.csv or metadata.jsonl "
         "(Hugging Face imagefolder), a COCO JSON file, annotations.xml (CVAT for images 1.1), a Label Studio export, "
         f"data.yaml with labels/ or obj.data (YOLO), dataset_dict.json or state.json (Hugging Face data set) and *.tar "
-        f"(WebDataset); found {found}.{_no_pictures(root)} See docs/data.md."
+        f"(WebDataset, not compressed); found {found}.{_no_pictures(root)} See docs/data.md."
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tag2mask.data.coco import head_of, json_files
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.findings import Finding, listed, named, some
-from tag2mask.data.left_out import Kinds, Unlabeled, counted, tags_or_shapes
+from tag2mask.data.left_out import Kinds, Unlabeled, background_of, counted, tags_or_shapes
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import address_paths
 from tag2mask.data.naming import file_splits
@@ -127,7 +127,7 @@ def _kinds(picture: str, rows: Sequence[_Row]) -> Kinds:
 
 def _entry(picture: str, rows: Sequence[_Row], use_shapes: bool) -> Entry:
     kinds = _kinds(picture, rows)
-    tags = kinds.shapes if use_shapes else kinds.tags
+    tags = (kinds.shapes or background_of(kinds.tags)) if use_shapes else kinds.tags
     return Entry(picture, tags, rows[0].where, labeled=any(row.labeled for row in rows))
 
 
@@ -182,21 +182,23 @@ def _json_rows(path: Path, separator: str) -> tuple[list[_Row], list[str]]:
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(f"{path} must be a list of tasks. Export it as JSON or JSON-MIN.")
     if any("data" in task for task in tasks):
-        return _full_rows(path, tasks), []
+        return _full_rows(path, tasks)
     return _flat_rows(
         [(f"{path} task {task.get('id', index)}", task) for index, task in enumerate(tasks)], path, separator
     )
 
 
-def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> list[_Row]:
-    """Rows of the JSON export, in which each task has its data and its annotations."""
-    rows = []
+def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> tuple[list[_Row], list[str]]:
+    """Rows of the JSON export, in which each task has its data and its annotations, and fields of further pictures."""
+    rows, others = [], dict[str, None]()
     for index, task in enumerate(tasks):
         where = f"{path} task {task.get('id', index)}"
         data, annotations = task.get("data"), task.get("annotations", task.get("completions", []))
         if not isinstance(data, dict) or not isinstance(annotations, list):
             raise DataError(f"{where}: needs data and a list of annotations. Export it as JSON or JSON-MIN.")
-        picture = data[_picture_key(data, where)]
+        key = _picture_key(data, where)
+        picture = data[key]
+        others |= dict.fromkeys(other for other, text in data.items() if other != key and _names_picture(text))
         done = [each for each in annotations if isinstance(each, dict) and not _is_skipped(each)]
         if not done:
             rows.append(_Row(picture, (), (), where, labeled=False, predicted=bool(task.get("predictions"))))
@@ -205,7 +207,7 @@ def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> list[_Row]:
             if not isinstance(results, list) or not all(isinstance(each, dict) for each in results):
                 raise DataError(f"{where}: result must be a list of objects. Export it as JSON or JSON-MIN.")
             rows.append(_row(picture, [(str(e.get("from_name", "")), e.get("value"), e) for e in results], where))
-    return rows
+    return rows, list(others)
 
 
 def _is_skipped(annotation: Mapping[str, Any]) -> bool:
@@ -306,11 +308,15 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     return tuple(each.strip() for each in values if each.strip())
 
 
+def _names_picture(value: Any) -> bool:
+    return isinstance(value, str) and any(map(is_picture, address_paths(value)))
+
+
 def _picture_key(data: Mapping[str, Any], where: str) -> str:
     """The field that holds the picture: called image or so, or the first that looks like one."""
     texts = [key for key, value in data.items() if isinstance(value, str) and value and key not in _OWN_KEYS]
     usual = [key for key in _PICTURE_KEYS if key in texts]
-    looking = [key for key in texts if any(map(is_picture, address_paths(data[key])))]
+    looking = [key for key in texts if _names_picture(data[key])]
     for key in (*usual, *looking):
         return key
     raise DataError(f"{where}: no field holds a picture; fields: {', '.join(data)}. Export with its picture.")

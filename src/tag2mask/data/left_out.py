@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from tag2mask.data.dataset import DataError
 from tag2mask.data.findings import Finding, named, some
-from tag2mask.data.spelling import class_name, class_names
+from tag2mask.data.spelling import class_name, class_names, is_background
 from tag2mask.data.tables import TagTable
 from tag2mask.formats import DataOptions
 
@@ -32,6 +32,8 @@ class Unlabeled:
     """How the format says that a picture shows none of the classes; "" where it cannot say so."""
     usual: float = 0.1
     """Share of the pictures up to which it is no reason for a warning."""
+    labels: str = ""
+    """What labels are in the format, where that is easily mistaken."""
 
 
 class Kinds(NamedTuple):
@@ -56,7 +58,7 @@ def unlabeled(
         return ()
     common = options.unlabeled == "auto" and len(names) > how.usual * total
     if skipped:
-        cure = "Label them; --unlabeled negative takes them as pictures that show none of the classes."
+        cure = f"Label them{how.labels}; --unlabeled negative takes them as pictures that show none of the classes."
     else:
         cure = f"--unlabeled skip leaves them out, which is right where nobody has looked at them{how.empty}."
     return (
@@ -107,7 +109,8 @@ def other_tags(
             code="other_tags",
             message=f"{source}: {some(len(counts), 'tag')} left out, as {'classes.txt' if chosen else 'its class list'}"
             f" does not name {'it' if len(counts) == 1 else 'them'}: {counted(counts)}.",
-            cure="Nothing, if that is meant; else add the class to classes.txt.",
+            cure="Nothing, if that is meant; else add the class to "
+            f"{'classes.txt' if chosen else f'the labels in {source}'}.",
             **named([f"{tag}: {some(count, 'picture')}" for tag, count in counts.most_common()]),
         ),
     )
@@ -181,14 +184,15 @@ def other_files(names: Sequence[str], taken: str, root: Path) -> tuple[Finding, 
 def tags_or_shapes(pictures: Sequence[Kinds], source: object, options: DataOptions) -> tuple[bool, tuple[Finding, ...]]:
     """Whether the labels of shapes are the tags, and what is said of the kind that is left out.
 
-    Shapes are taken where they are asked for, or where no picture at all has a tag of its own. Where masks give the
-    tags, this is only about the class list.
+    Shapes are taken where they are asked for, or where no picture at all has a tag of its own but `background`. Where
+    masks give the tags, this is only about the class list.
 
     Raises:
         DataError: shapes are asked for, and there is none.
     """
     pictures = [Kinds(name, class_names(tags), class_names(shapes)) for name, tags, shapes in pictures]
-    tagged, shaped = [each for each in pictures if each.tags], [each for each in pictures if each.shapes]
+    tagged = [each for each in pictures if not all(map(is_background, each.tags))]
+    shaped = [each for each in pictures if each.shapes]
     if options.tags_from == "masks":
         return bool(shaped and not tagged), ()
     of_tags, of_shapes = (Counter(label for each in pictures for label in set(each[kind])) for kind in (1, 2))
@@ -222,6 +226,11 @@ def tags_or_shapes(pictures: Sequence[Kinds], source: object, options: DataOptio
         "shapes of classes that they are not tagged with."
     )
     return False, (_both(message, "Take the labels of the shapes instead with --tags-from shapes.", lost),)
+
+
+def background_of(tags: Sequence[str]) -> tuple[str, ...]:
+    """The tags that say of a picture without shapes that it shows none of the classes."""
+    return tuple(tag for tag in tags if is_background(tag))
 
 
 def _both(message: str, cure: str, names: Sequence[str]) -> Finding:

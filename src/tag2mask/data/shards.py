@@ -36,9 +36,11 @@ def find_shards(text: str | Path) -> list[Path]:
     """
     path = Path(text).expanduser()
     if path.is_dir():
-        found = sorted(path.glob("*.tar"))
+        found = sorted(each for each in path.iterdir() if names_shards(each.name) and each.is_file())
         if not found:
-            raise MissingDataError(f"{path} holds no tar file. Give the folder of the shards, or a pattern.")
+            raise MissingDataError(
+                f"{path} holds no *.tar. Give the folder of the shards, or a pattern. Unpack compressed ones."
+            )
         return found
     shards: list[Path] = []
     for name in _expanded(str(path)):

@@ -51,6 +51,8 @@ COMPANIONS = frozenset(
     )
 )
 """Suffixes, in lower case, of what lies beside pictures and is none: annotations, lists, archives, notes."""
+_NOTES = frozenset(("license", "licence", "readme", "notice", "copying", "authors", "changelog", "version", "makefile"))
+"""Names, in lower case and without suffix, of notes that come with data sets."""
 
 
 def suffix_of(name: str) -> str:
@@ -78,7 +80,7 @@ def passed_over(names: Iterable[str], where: object, *, companions: bool = False
         where: The folder or pattern, for the message.
         companions: Whether files that lie beside pictures, such as .txt and .json, are counted too.
     """
-    others = [name for name in names if not is_picture(name) and (companions or suffix_of(name) not in COMPANIONS)]
+    others = [name for name in names if not is_picture(name) and (companions or not _is_companion(name))]
     if not others:
         return ()
     counts = Counter(suffix_of(name) or "no suffix" for name in others)
@@ -93,6 +95,10 @@ def passed_over(names: Iterable[str], where: object, *, companions: bool = False
             **named(sorted(others)),
         ),
     )
+
+
+def _is_companion(name: str) -> bool:
+    return suffix_of(name) in COMPANIONS or name.rpartition("/")[2].lower() in _NOTES
 
 
 def _is_missing(name: str, counts: Counter[str]) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.data.dataset import DataError
-from tag2mask.data.findings import Finding, named
-from tag2mask.data.left_out import Unlabeled, counted, without_picture
+from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.left_out import Unlabeled, counted, unlisted, without_picture
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.metadata import as_tags
 from tag2mask.data.naming import NO_SPLIT, known_split
@@ -25,6 +25,7 @@ _TAG_SUFFIXES = ("json", "txt", "cls")
 _TAG_WORDS = frozenset(("tag", "tags", "label", "labels", "class", "classes", "target", "output"))
 """What KEY.WORD.txt or KEY.WORD.cls may be called to hold tags."""
 _MAX_TAG_BYTES = 1 << 20
+_COMPRESSED = re.compile(r"\.(?:tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
 _NAMED_SPLIT = re.compile(r"(?:^|[-_.])(train|training|val|valid|validation|test|testing)(?=$|[-_.\d])", re.IGNORECASE)
 
 
@@ -92,8 +93,8 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
         None,
         closed=False,
         numbered=True,
-        findings=(*without_picture(spare, "member with tags", folder), *_unread(others, folder)),
-        unlabeled=Unlabeled(f"tags{beside}", "skip"),
+        findings=(*without_picture(spare, "member with tags", folder), *_unread(others, folder), *_beside(root)),
+        unlabeled=Unlabeled(f"tags{beside}", "skip", labels=' (KEY.json with "tags", KEY.txt or KEY.cls)'),
     )
 
 
@@ -205,6 +206,25 @@ def _unread(others: Counter[str], folder: Path) -> tuple[Finding, ...]:
             message=f"{folder}: members beside pictures and tags not read: {counted(others)}.",
             cure="None needed; tags are KEY.json, KEY.txt or KEY.cls.",
             **named([f"{suffix}: {count}" for suffix, count in others.most_common()]),
+        ),
+    )
+
+
+def _beside(root: Path) -> tuple[Finding, ...]:
+    """What is said of compressed shards and of loose pictures in the folder of the shards."""
+    names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    packed = [name for name in names if _COMPRESSED.search(name)]
+    found = unlisted({name: root / name for name in names if is_picture(name)}, root, "the shards")
+    if not packed:
+        return found
+    return (
+        *found,
+        Finding(
+            severity="warning",
+            code="passed_over",
+            message=f"{some(len(packed), 'compressed tar file')} in {root} passed over.",
+            cure="Unpack what is a shard (gunzip), as pictures are read in place.",
+            **named(packed),
         ),
     )
 

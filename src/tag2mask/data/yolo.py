@@ -15,8 +15,9 @@ from tag2mask.data.left_out import Unlabeled, same_name, without_picture
 from tag2mask.data.links import walk
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, locate, pictures_below
-from tag2mask.data.naming import NO_SPLIT, by_folder
+from tag2mask.data.naming import by_folder
 from tag2mask.data.spelling import existing, nfc
+from tag2mask.data.suffixes import suffix_of
 from tag2mask.data.tables import is_path, numbered_lines, read_classes, read_text, shown
 from tag2mask.formats import DataOptions
 
@@ -105,7 +106,8 @@ def is_yolo(root: Path) -> bool:
     if yolo_yaml(root) is not None or _darknet_file(root) is not None:
         return True
     folders = (root / "labels", *root.glob("*/labels"))
-    return any(True for folder in folders for pattern in ("*.txt", "*/*.txt") for _ in folder.glob(pattern))
+    patterns = [f"{folder}*.{suffix}" for folder in ("", "*/") for suffix in ("txt", "TXT")]
+    return any(True for folder in folders for pattern in patterns for _ in folder.glob(pattern))
 
 
 def yolo_yaml(root: Path) -> Path | None:
@@ -140,6 +142,7 @@ def _label_file(root: Path, member: _Member, *, beside: bool) -> str | None:
         written = PurePosixPath(member.written.replace("\\", "/")).with_suffix(".txt").as_posix()
         for text in (label_name(written), *([written] if beside else [])):
             names += [end for end in _ends(text) if "/" in end]
+    names += [name.removesuffix(".txt") + ".TXT" for name in names]
     return next((nfc(name) for name in names if _file(root, name) is not None), None)
 
 
@@ -153,12 +156,12 @@ def _spare_labels(files: PictureFiles, used: set[str]) -> list[str]:
     own = {label_name(name) for name in files.names}
     own |= {PurePosixPath(name).with_suffix(".txt").as_posix() for name in files.names}
     homes = {name.rpartition("/")[0] for name in used} - {""}
-    texts = (nfc(name) for name, _ in walk(files.root, "") if name.endswith(".txt"))
+    texts = (nfc(name) for name, _ in walk(files.root, "") if suffix_of(name) == ".txt")
     return sorted(
         name
         for name in texts
         if name not in used
-        and name not in own
+        and name.removesuffix(".TXT").removesuffix(".txt") + ".txt" not in own
         and (name.rpartition("/")[0] in homes or "labels" in name.split("/")[:-1])
         and name.rpartition("/")[2] != "classes.txt"
     )
@@ -293,8 +296,7 @@ def _pictures(files: PictureFiles, described: _Description) -> tuple[dict[str, l
         raise MissingDataError(
             f"{files.root / folder} has no picture. Put them there, or name their folder in data.yaml."
         )
-    by_split = by_folder(names, lambda name: name) if folder else {NO_SPLIT: names}
-    return {split: [_Member(name, "") for name in each] for split, each in by_split.items()}, findings
+    return {split: [_Member(name, "") for name in each] for split, each in by_folder(names, str).items()}, findings
 
 
 def _members(files: PictureFiles, value: str, split: str, described: _Description) -> list[_Member] | None:
