@@ -289,7 +289,7 @@ def _table(root: Path, options: DataOptions, *, needed: bool) -> TagTable | None
     if needed:
         inner = sorted(path.name for path in (root / "images").iterdir() if path.is_dir() and path.name[0] != ".")
         cure = (
-            f" If the folders in it ({listed(inner[:5])}) hold or are the classes: --data {root / 'images'}"
+            f" If the folders in it ({listed(inner[:5])}) are the classes: --data {root / 'images'}"
             if inner
             else ""
         )
