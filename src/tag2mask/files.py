@@ -71,7 +71,7 @@ def check_new_folder(folder: Path, option: str = "--out") -> None:
     if (verb := _kind_of_run(Path(folder))) is not None:
         resume = f"tag2mask {verb} --resume {shlex.quote(str(folder))}"
         raise FileExistsError(f"{told}, remove it, or go on with the run in it: {resume}")
-    raise FileExistsError(f"{told} or remove it; it holds no run to go on with.")
+    raise FileExistsError(f"{told} or remove it; there is no run in it that --resume could go on with.")
 
 
 def _kind_of_run(folder: Path) -> str | None:

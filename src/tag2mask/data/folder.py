@@ -288,11 +288,7 @@ def _table(root: Path, options: DataOptions, *, needed: bool) -> TagTable | None
         return read_tag_table(path, separator=options.tag_separator)
     if needed:
         inner = sorted(path.name for path in (root / "images").iterdir() if path.is_dir() and path.name[0] != ".")
-        cure = (
-            f" If the folders in it ({listed(inner[:5])}) are the classes: --data {root / 'images'}"
-            if inner
-            else ""
-        )
+        cure = f" If the folders in it ({listed(inner[:5])}) are the classes: --data {root / 'images'}" if inner else ""
         raise MissingDataError(
             f"{root} has images/ but no tags.csv. Write one with the header 'file_name,tags' and a row per picture, "
             f"for example 'a.jpg,cat;dog'.{cure}"

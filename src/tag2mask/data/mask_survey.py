@@ -5,7 +5,6 @@ Memory does not grow with the data. Imports no torch.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from tag2mask.data.labelmap import FILE as LABELMAP
 from tag2mask.data.labelmap import UNNAMED, packed
 from tag2mask.data.mask_labels import MaskList, mask_list, meaning
 from tag2mask.data.pictures import PictureError, open_picture, opened, read_ids, shown_size
+from tag2mask.processes import usual_threads
 from tag2mask.tiling import label_counts
 
 Size = tuple[int, int]
@@ -330,7 +330,7 @@ def survey(
         each: Called in order with every picture and the pixels of its ids, or why its mask cannot be used.
     """
     tally = MaskTally(pictures, whose=whose)
-    jobs = min(8, os.cpu_count() or 1)
+    jobs = min(8, usual_threads())
     waiting: deque[tuple[Picture, Future[NDArray[np.int64] | str]]] = deque()
 
     def collect() -> None:
