@@ -315,6 +315,7 @@ def test_the_page_in_a_browser(address, browser, segmenter, picture, tmp_path):
     browser.get(address)
     wait(lambda: one("#files input[type=file]"))
     for button in ("#save-mask", "#save-coco", "#save-overlay"):
+        wait(lambda selector=button: one(selector))  # the page draws its parts one after the other
         assert one(button).get_attribute("disabled"), "nothing to save yet"
     one("#files input[type=file]").send_keys(f"{picture}\n{other}")
     wait(shown)
