@@ -214,6 +214,7 @@ def test_blocks_run(path, world, tmp_path, monkeypatch):
             run_commands(block, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_first_script_of_the_api_runs_under_spawn(world, tmp_path):
     """Every process that loads pictures runs the script again: its guard must hold what it does."""
     block = next(b for b in BLOCKS[ROOT / "docs" / "api.md"] if b.kind == "python")

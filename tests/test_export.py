@@ -106,6 +106,7 @@ def mask_of(path):
     return OnnxSegmenter(path, device="cpu").predict(picture((90, 120)), crf=True).mask
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_onnx_models_predict_in_forked_children(summary, onnx, monkeypatch):
     """Each child opens the file anew, or goes on with what its parent has opened and used."""
