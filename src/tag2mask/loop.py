@@ -259,7 +259,7 @@ def _fit(
     network.train()
     batches = _batches(config, pictures, network, state.step, team)
     records = Records(config, run, state.step, writes=team.is_main)
-    with stop_signal() as stop, Bar("step", shown=team.is_main) as bar, named_deaths():
+    with named_deaths(), stop_signal() as stop, Bar("step", shown=team.is_main) as bar:
         if state.unvalidated is not None:  # it was interrupted where a validation was due
             row, state.unvalidated = state.unvalidated, None
             records.write(row | _validate(config, run, team, state, held_out, row["phase"]))
