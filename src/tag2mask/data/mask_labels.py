@@ -6,7 +6,6 @@ Masks travel with their class list, and are matched to another one by name. Impo
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -37,12 +36,6 @@ _RESULTS = re.compile(r"comp[56]_.+_cls")
 def mask_name(name: str) -> str:
     """The name of a picture's mask."""
     return str(PurePosixPath(name).with_suffix(".png"))
-
-
-def mask_names(names: Sequence[str]) -> dict[str, str]:
-    """The name of each picture's mask; a.jpg.png and a.tif.png where the pictures differ in their suffix only."""
-    owners = Counter(mask_name(name).casefold() for name in names)
-    return {name: mask_name(name) if owners[mask_name(name).casefold()] == 1 else f"{name}.png" for name in names}
 
 
 @dataclass(eq=False)

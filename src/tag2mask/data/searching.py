@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tag2mask.data.findings import Finding, are, named
-from tag2mask.data.suffixes import is_picture
 
 SYSTEM_FOLDERS = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
@@ -67,12 +66,6 @@ def not_searched(where: object, folders: Sequence[str]) -> tuple[Finding, ...]:
             **named(folders),
         ),
     )
-
-
-def picture_names(folder: Path) -> list[str]:
-    """Paths of the pictures below a folder, relative to it, with forward slashes, sorted; hidden ones left out."""
-    files = (path for path in files_below(folder, []) if is_picture(path.name))
-    return [path.relative_to(folder).as_posix() for path in sorted(files)]
 
 
 def files_below(root: Path, left_out: list[str]) -> Iterator[Path]:
