@@ -32,16 +32,26 @@ NOT_THERE = "/nowhere/at/all"
 """Data, run and picture that do not exist: the place is refused before they are looked at."""
 
 
-@pytest.mark.parametrize(
-    "start",
-    [
-        lambda out: tag2mask.train(TrainConfig.preset("small", data=NOT_THERE, out=str(out))),
-        lambda out: tag2mask.retrain(RetrainConfig.preset("small", data=NOT_THERE, masks=NOT_THERE, out=str(out))),
-        lambda out: tag2mask.demo(out),
-        lambda out: tag2mask.export(NOT_THERE, format="hub", out=out),
-    ],
-    ids=["train", "retrain", "demo", "export"],
-)
+NEW_FOLDERS = {
+    "train": lambda out: tag2mask.train(TrainConfig.preset("small", data=NOT_THERE, out=str(out))),
+    "retrain": lambda out: tag2mask.retrain(
+        RetrainConfig.preset("small", data=NOT_THERE, masks=NOT_THERE, out=str(out))
+    ),
+    "demo": lambda out: tag2mask.demo(out),
+    "hub": lambda out: tag2mask.export(NOT_THERE, format="hub", out=out),
+}
+PLACES = NEW_FOLDERS | {
+    "onnx": lambda out: tag2mask.export(NOT_THERE, out=out / "model.onnx"),
+    "pseudo-label": lambda out: tag2mask.pseudo_label(NOT_THERE, data=NOT_THERE, out=out),
+    "explain": lambda out: tag2mask.explain(NOT_THERE, NOT_THERE, out),
+    "evaluate": lambda out: tag2mask.evaluate(NOT_THERE, data=NOT_THERE, out=out),
+    "predict": lambda out: tag2mask.predict(NOT_THERE, NOT_THERE, out),
+    "convert": lambda out: tag2mask.convert(NOT_THERE, to="folder", out=out / "copy"),
+    "check": lambda out: tag2mask.check(NOT_THERE, out=out / "check.html"),
+}
+
+
+@pytest.mark.parametrize("start", NEW_FOLDERS.values(), ids=NEW_FOLDERS)
 def test_a_filled_folder_is_refused_before_all_else(filled, start):
     with pytest.raises(FileExistsError, match="is not empty") as caught:
         start(filled)
@@ -49,35 +59,7 @@ def test_a_filled_folder_is_refused_before_all_else(filled, start):
     assert "tag2mask " not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "start",
-    [
-        lambda out: tag2mask.train(TrainConfig.preset("small", data=NOT_THERE, out=str(out))),
-        lambda out: tag2mask.retrain(RetrainConfig.preset("small", data=NOT_THERE, masks=NOT_THERE, out=str(out))),
-        lambda out: tag2mask.demo(out),
-        lambda out: tag2mask.export(NOT_THERE, format="hub", out=out),
-        lambda out: tag2mask.export(NOT_THERE, out=out / "model.onnx"),
-        lambda out: tag2mask.pseudo_label(NOT_THERE, data=NOT_THERE, out=out),
-        lambda out: tag2mask.explain(NOT_THERE, NOT_THERE, out),
-        lambda out: tag2mask.evaluate(NOT_THERE, data=NOT_THERE, out=out),
-        lambda out: tag2mask.predict(NOT_THERE, NOT_THERE, out),
-        lambda out: tag2mask.convert(NOT_THERE, to="folder", out=out / "copy"),
-        lambda out: tag2mask.check(NOT_THERE, out=out / "check.html"),
-    ],
-    ids=[
-        "train",
-        "retrain",
-        "demo",
-        "hub",
-        "onnx",
-        "pseudo-label",
-        "explain",
-        "evaluate",
-        "predict",
-        "convert",
-        "check",
-    ],
-)
+@pytest.mark.parametrize("start", PLACES.values(), ids=PLACES)
 def test_a_place_below_a_file_is_refused_before_all_else(file, start):
     with pytest.raises((NotADirectoryError, FileExistsError), match=r"a file (is no folder. Choose|exists; remove)"):
         start(file)

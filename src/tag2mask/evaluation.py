@@ -21,7 +21,7 @@ from tag2mask.charts import Series, save_plot
 from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.dataset import MaskCodes
-from tag2mask.data.findings import Finding, log_findings, named, some
+from tag2mask.data.findings import Finding, about, log_findings, some
 from tag2mask.data.mask_labels import (
     MaskFiles,
     class_label,
@@ -400,16 +400,12 @@ def _unlabeled(classes: Sequence[str], unlabeled: NDArray[np.int64], total: NDAr
     names = [
         name for name, lost, all in zip(("background", *classes), unlabeled, total, strict=True) if all and lost == all
     ]
-    if not names:
-        return ()
-    return (
-        Finding(
-            severity="warning",
-            code="unlabeled",
-            message=f"{some(len(names), 'label')} of which every true pixel is 255 in the masks: none counts.",
-            cure="If 255 stands for a class in these masks, write labels; else say so beside the score.",
-            **named(names),
-        ),
+    return about(
+        names,
+        severity="warning",
+        code="unlabeled",
+        message=f"{some(len(names), 'label')} of which every true pixel is 255 in the masks: none counts.",
+        cure="If 255 stands for a class in these masks, write labels; else say so beside the score.",
     )
 
 

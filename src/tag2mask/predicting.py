@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tag2mask import __version__, outputs, ranking, render, voc_archive
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import DataError
-from tag2mask.data.findings import Finding, are, log_findings, named, some
+from tag2mask.data.findings import Finding, about, are, log_findings, named, some
 from tag2mask.data.pictures import PictureTooLarge, opened
 from tag2mask.data.result_names import check_lengths
 from tag2mask.data.searching import is_predicted
@@ -242,28 +242,22 @@ def _known_tags(
             f"{path} has no row for any of the pictures: {row_name}, the first picture is called "
             f"{pictures[0].file_name!r}. Write the pictures' paths below the source, or leave --tags out."
         )
-    findings = []
-    if without:
-        findings.append(
-            Finding(
-                severity="warning",
-                code="pictures_without_row",
-                message=f"{some(len(without), 'picture')} without a row in {path}, predicted as if nothing were known.",
-                cure="Add a row for each, with an empty cell if it shows no class.",
-                **named(without),
-            )
-        )
-    if unused:
-        findings.append(
-            Finding(
-                severity="note",
-                code="rows_without_picture",
-                message=f"{some(len(unused), 'row')} of {path} without a picture in the sources.",
-                cure="Correct the names if their pictures are there.",
-                **named(unused),
-            )
-        )
-    return known, tuple(findings)
+    return known, (
+        *about(
+            without,
+            severity="warning",
+            code="pictures_without_row",
+            message=f"{some(len(without), 'picture')} without a row in {path}, predicted as if nothing were known.",
+            cure="Add a row for each, with an empty cell if it shows no class.",
+        ),
+        *about(
+            unused,
+            severity="note",
+            code="rows_without_picture",
+            message=f"{some(len(unused), 'row')} of {path} without a picture in the sources.",
+            cure="Correct the names if their pictures are there.",
+        ),
+    )
 
 
 def _check_out(out: Path, formats: Sequence[str], pictures: Sequence[NamedPicture]) -> None:

@@ -12,9 +12,15 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS, _MAPS = Path("/proc/self/cgroup"), Path("/proc/self/maps")
@@ -40,6 +46,25 @@ def usual_threads() -> int:
     """Threads for work that is shared among all cores: `usable_cores`, and no more than OMP_NUM_THREADS."""
     wish = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(usable_cores(), int(wish)) if wish.isdecimal() and int(wish) else usable_cores()
+
+
+def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int = 0) -> Iterator[_Result]:
+    """The results of `work` in the order of `items`, made in threads; no more than a few are held at a time.
+
+    Args:
+        work: Something that runs side by side with itself, such as the decoders of Pillow.
+        items: Its argument, one for each result.
+        jobs: Threads; 0 for one per core that this process may use, 8 at most.
+    """
+    jobs = jobs or min(8, usual_threads())
+    waiting: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        for item in items:
+            if len(waiting) >= 4 * jobs:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(work, item))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def keep_torch_within_quota() -> None:

@@ -248,9 +248,8 @@ def called(names: Mapping[str, str], pictures: Sequence[NamedPicture]) -> dict[s
         ending = ends.get(nfc(name), ()) if name not in found else ()
         for i in ending:
             if i in whole and _depth(name) > _depth(pictures[i].file_name):
-                _claim(
-                    i, name, owner, names, pictures
-                )  # refused: its whole name is another, but this one fits its path
+                # refused: its whole name is another, but this one fits its path
+                _claim(i, name, owner, names, pictures)
         free = [i for i in ending if i not in whole]
         if len(free) > 1:
             several = " and ".join(pictures[i].file_name for i in free[:2])

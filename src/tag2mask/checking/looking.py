@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from tag2mask.checking.fingerprint import fingerprint
 from tag2mask.data.dataset import MaskCodes, Picture
 from tag2mask.data.mask_survey import count_ids
 from tag2mask.data.pictures import PictureError, open_picture, opened, to_rgb, upright
-from tag2mask.processes import usual_threads
+from tag2mask.processes import in_threads
 
 Progress = Callable[[int, int, str], None]
 GREY, CMYK, ALPHA, ANIMATED, DEEP = "grey", "cmyk", "alpha", "animated", "deep"
@@ -71,27 +69,18 @@ def look_at_pictures(
     Args:
         pictures: Files to read.
         codes: What the ids of the masks stand for.
-        jobs: Threads; 0 for one per core that this process may use, 8 at most. The decoders of Pillow run side by side.
+        jobs: Threads; see `in_threads`.
         progress: Called with (done, total, name of a picture).
     """
-    jobs = jobs or min(8, usual_threads())
     looks: list[Look] = []
-    waiting: deque[Future[Look]] = deque()
-
-    def collect() -> None:
-        looks.append(waiting.popleft().result())
-        if progress is not None:
-            progress(len(looks), len(pictures), pictures[len(looks) - 1].name)
-
     # what Pillow warns of (odd EXIF data, big pictures) is either harmless or an error further on
-    with warnings.catch_warnings(), ThreadPoolExecutor(jobs) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for picture in pictures:
-            if len(waiting) >= 4 * jobs:
-                collect()
-            waiting.append(pool.submit(look_at, picture.path, picture.mask, codes))
-        while waiting:
-            collect()
+        found = in_threads(lambda picture: look_at(picture.path, picture.mask, codes), pictures, jobs)
+        for picture, look in zip(pictures, found, strict=True):
+            looks.append(look)
+            if progress is not None:
+                progress(len(looks), len(pictures), picture.name)
     return looks
 
 

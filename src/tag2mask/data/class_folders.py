@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tag2mask.data.companions import MASK_FOLDERS, masks_among
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.findings import Finding, are, listed, named, some
+from tag2mask.data.findings import Finding, about, are, listed, named, some
 from tag2mask.data.folder import mask_files
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.locating import PictureFiles, find_picture_files, pictures_below
@@ -227,19 +227,15 @@ def _holds_results(folder: Path) -> bool:
 
 def _outside(names: Sequence[str], splits: dict[str, str], root: Path) -> tuple[Finding, ...]:
     """What is said of pictures that lie in no class folder."""
-    if not names:
-        return ()
     where = f"class folders of {listed(sorted(splits))}" if splits else "class folders"
     counts = Counter(f"{_top(name)}/" if "/" in name else "beside the folders" for name in names)
     told = ", ".join(f"{place} {count}" for place, count in counts.most_common(6))
-    return (
-        Finding(
-            severity="warning",
-            code="outside_classes",
-            message=f"{some(len(names), 'picture')} of {root} outside the {where} ({told}): not used.",
-            cure="Move them into the folder of their class, if they are meant to be used.",
-            **named(names),
-        ),
+    return about(
+        names,
+        severity="warning",
+        code="outside_classes",
+        message=f"{some(len(names), 'picture')} of {root} outside the {where} ({told}): not used.",
+        cure="Move them into the folder of their class, if they are meant to be used.",
     )
 
 
@@ -295,16 +291,12 @@ def _odd_names(classes: Sequence[str], names: Sequence[str], level: int) -> tupl
 
 
 def _odd(names: Sequence[str], what: str) -> tuple[Finding, ...]:
-    if not names:
-        return ()
-    return (
-        Finding(
-            severity="warning",
-            code="odd_classes",
-            message=f"{some(len(names), 'class')} {what}: {_few(names)}. Each is learnt like any other.",
-            cure="Nothing, if these are classes; else move the folders elsewhere, or see docs/data.md for splits.",
-            **named(names),
-        ),
+    return about(
+        names,
+        severity="warning",
+        code="odd_classes",
+        message=f"{some(len(names), 'class')} {what}: {_few(names)}. Each is learnt like any other.",
+        cure="Nothing, if these are classes; else move the folders elsewhere, or see docs/data.md for splits.",
     )
 
 

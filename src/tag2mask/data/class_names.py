@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from tag2mask.data.findings import Finding, are, named, some
+from tag2mask.data.findings import Finding, about, are, named, some
 from tag2mask.data.spelling import is_background, twin_key
 
 _LISTS = (",", "|", ";", "，", "、", "；", "،")
@@ -39,18 +39,13 @@ def background_finding(alone: Sequence[str], together: Sequence[str]) -> tuple[F
         alone: Names of those that have no other tag.
         together: Names of those that have.
     """
-    count = len(alone) + len(together)
-    if not count:
-        return ()
     told = f"; on {some(len(together), 'picture')} with other tags it says nothing" if together else ""
-    return (
-        Finding(
-            severity="note",
-            code="background",
-            message=f"The tag background is no class: {are(len(alone), 'picture')} tagged so alone and negative{told}.",
-            cure="None needed, if background means that a picture shows none of the classes; else rename the tag.",
-            **named([*together, *alone]),
-        ),
+    return about(
+        [*together, *alone],
+        severity="note",
+        code="background",
+        message=f"The tag background is no class: {are(len(alone), 'picture')} tagged so alone and negative{told}.",
+        cure="None needed, if background means that a picture shows none of the classes; else rename the tag.",
     )
 
 
@@ -101,16 +96,14 @@ def _typed(mark: str) -> str:
 
 def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
     names = [name for name in classes if _means_nothing(name)]
-    if not names:
-        return ()
-    return (
-        Finding(
-            severity="warning",
-            code="empty_classes",
-            message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
-            cure="Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
-            "out whose tags are not known.",
-            **named(names),
+    return about(
+        names,
+        severity="warning",
+        code="empty_classes",
+        message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
+        cure=(
+            "Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
+            "out whose tags are not known."
         ),
     )
 
@@ -145,14 +138,10 @@ def _spellings(classes: Sequence[str]) -> tuple[Finding, ...]:
     for name in classes:
         same[twin_key(name) or name].append(name)
     names = [" / ".join(each) for each in same.values() if len(each) > 1]
-    if not names:
-        return ()
-    return (
-        Finding(
-            severity="warning",
-            code="spellings",
-            message=f"{are(len(names), 'class')} spelt in more than one way, each way a class of its own.",
-            cure="Write each class in one way everywhere.",
-            **named(names),
-        ),
+    return about(
+        names,
+        severity="warning",
+        code="spellings",
+        message=f"{are(len(names), 'class')} spelt in more than one way, each way a class of its own.",
+        cure="Write each class in one way everywhere.",
     )

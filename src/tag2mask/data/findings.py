@@ -76,6 +76,21 @@ def named(names: Sequence[str], files: Sequence[tuple[Path, ...]] = ()) -> Named
     return {"names": tuple(names[:MOST_NAMES]), "count": len(names), "files": tuple(files[:MOST_FILES])}
 
 
+def about(
+    names: Sequence[str],
+    files: Sequence[tuple[Path, ...]] = (),
+    *,
+    severity: Severity,
+    code: str,
+    message: str,
+    cure: str,
+) -> tuple[Finding, ...]:
+    """One finding that counts and names `names`; none where there are no names."""
+    if not names:
+        return ()
+    return (Finding(severity=severity, code=code, message=message, cure=cure, **named(names, files)),)
+
+
 def some(count: int, word: str) -> str:
     """`1 picture`, `2 pictures`."""
     return f"{count} {word}{'' if count == 1 else 's' if not word.endswith('s') else 'es'}"

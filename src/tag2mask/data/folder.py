@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tag2mask.data.class_names import background_finding, name_findings
 from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError
-from tag2mask.data.findings import Finding, listed, named, some, warned
+from tag2mask.data.findings import Finding, about, listed, named, some, warned
 from tag2mask.data.left_out import other_columns
 from tag2mask.data.links import refuse_links_out, walk
 from tag2mask.data.lists import PictureNames, read_list, without_suffix
@@ -114,16 +114,13 @@ def table_findings(root: Path, table: TagTable | None, files: FolderFiles) -> tu
 
 def _without_row(paths: dict[str, Path], folder: Path, source: Path) -> tuple[Finding, ...]:
     """What is said of pictures in a folder that have no tags in `source`."""
-    if not paths:
-        return ()
-    return (
-        Finding(
-            severity="warning",
-            code="missing_tags",
-            message=f"{some(len(paths), 'picture')} in {folder} without tags in {source}: not used.",
-            cure="Add their tags (none where a picture shows no class), or remove the files.",
-            **named(list(paths), [(path,) for path in paths.values()]),
-        ),
+    return about(
+        list(paths),
+        [(path,) for path in paths.values()],
+        severity="warning",
+        code="missing_tags",
+        message=f"{some(len(paths), 'picture')} in {folder} without tags in {source}: not used.",
+        cure="Add their tags (none where a picture shows no class), or remove the files.",
     )
 
 
@@ -250,16 +247,12 @@ def _in_no_list(root: Path, files: dict[str, Path], names: list[str]) -> tuple[F
 
 def in_no_list(names: list[str], folder: Path) -> tuple[Finding, ...]:
     """What is said of pictures that no list of a folder names."""
-    if not names:
-        return ()
-    return (
-        Finding(
-            severity="note",
-            code="in_no_split",
-            message=f"{some(len(names), 'picture')} in no list of {folder}: in no split and not used.",
-            cure="Add them to a list, if they are meant to be used.",
-            **named(names),
-        ),
+    return about(
+        names,
+        severity="note",
+        code="in_no_split",
+        message=f"{some(len(names), 'picture')} in no list of {folder}: in no split and not used.",
+        cure="Add them to a list, if they are meant to be used.",
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tag2mask.data.dataset import DataError
-from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.findings import Finding, about, named, some
 from tag2mask.data.spelling import class_name, class_names, is_background
 from tag2mask.data.tables import TagTable
 from tag2mask.formats import DataOptions
@@ -75,16 +75,13 @@ def unlabeled(
 
 def unlisted(paths: Mapping[str, Path], root: Path, source: object, *, usual: bool = False) -> tuple[Finding, ...]:
     """What is said of picture files below `root`, by their names, that no annotation lists."""
-    if not paths:
-        return ()
-    return (
-        Finding(
-            severity="note" if usual else "warning",
-            code="unlisted",
-            message=f"{some(len(paths), 'picture')} below {root} not in {source}: not used.",
-            cure="Nothing, if they are not meant to be; else add them there.",
-            **named(list(paths), [(path,) for path in paths.values()]),
-        ),
+    return about(
+        list(paths),
+        [(path,) for path in paths.values()],
+        severity="note" if usual else "warning",
+        code="unlisted",
+        message=f"{some(len(paths), 'picture')} below {root} not in {source}: not used.",
+        cure="Nothing, if they are not meant to be; else add them there.",
     )
 
 
@@ -101,17 +98,17 @@ def other_tags(
     """
     known = frozenset(classes)
     counts = Counter(tag for each in tags for tag in set(each) if tag not in known)
-    if not counts:
-        return ()
-    return (
-        Finding(
-            severity="note" if chosen else "warning",
-            code="other_tags",
-            message=f"{source}: {some(len(counts), 'tag')} left out, as {'classes.txt' if chosen else 'its class list'}"
-            f" does not name {'it' if len(counts) == 1 else 'them'}: {counted(counts)}.",
-            cure="Nothing, if that is meant; else add the class to "
-            f"{'classes.txt' if chosen else f'the labels in {source}'}.",
-            **named([f"{tag}: {some(count, 'picture')}" for tag, count in counts.most_common()]),
+    return about(
+        [f"{tag}: {some(count, 'picture')}" for tag, count in counts.most_common()],
+        severity="note" if chosen else "warning",
+        code="other_tags",
+        message=(
+            f"{source}: {some(len(counts), 'tag')} left out, as {'classes.txt' if chosen else 'its class list'}"
+            f" does not name {'it' if len(counts) == 1 else 'them'}: {counted(counts)}."
+        ),
+        cure=(
+            "Nothing, if that is meant; else add the class to "
+            f"{'classes.txt' if chosen else f'the labels in {source}'}."
         ),
     )
 
@@ -122,62 +119,48 @@ def same_name(names: Iterable[tuple[object, str]], source: object) -> tuple[Find
     for number, name in names:
         by_name.setdefault(class_name(name), []).append(number)
     twins = [f"{name}: {', '.join(map(str, numbers))}" for name, numbers in by_name.items() if len(numbers) > 1]
-    if not twins:
-        return ()
-    return (
-        Finding(
-            severity="warning",
-            code="same_name",
-            message=f"{source}: {some(len(twins), 'class name')} stands for several numbers ({'; '.join(twins[:3])}): "
-            "one class each.",
-            cure="Nothing, if they are the same; else give each its own name.",
-            **named(twins),
+    return about(
+        twins,
+        severity="warning",
+        code="same_name",
+        message=(
+            f"{source}: {some(len(twins), 'class name')} stands for several numbers ({'; '.join(twins[:3])}): "
+            "one class each."
         ),
+        cure="Nothing, if they are the same; else give each its own name.",
     )
 
 
 def other_columns(table: TagTable) -> tuple[Finding, ...]:
     """What is said of columns of a table that are not used."""
-    if not table.ignored:
-        return ()
-    return (
-        Finding(
-            severity="note",
-            code="other_columns",
-            message=f"{table.path}: {some(len(table.ignored), 'column')} beside file_name and tags: not used.",
-            cure="None needed, if all classes are in the column tags; splits are folders or lists (docs/data.md).",
-            **named(table.ignored),
-        ),
+    return about(
+        table.ignored,
+        severity="note",
+        code="other_columns",
+        message=f"{table.path}: {some(len(table.ignored), 'column')} beside file_name and tags: not used.",
+        cure="None needed, if all classes are in the column tags; splits are folders or lists (docs/data.md).",
     )
 
 
 def without_picture(names: Sequence[str], what: str, source: object) -> tuple[Finding, ...]:
     """What is said of annotations, `what` as in `label file`, whose picture is not there."""
-    if not names:
-        return ()
-    return (
-        Finding(
-            severity="warning",
-            code="without_picture",
-            message=f"{source}: {some(len(names), what)} without a picture: not used.",
-            cure="Add the pictures, give both the same name, or remove them.",
-            **named(names),
-        ),
+    return about(
+        names,
+        severity="warning",
+        code="without_picture",
+        message=f"{source}: {some(len(names), what)} without a picture: not used.",
+        cure="Add the pictures, give both the same name, or remove them.",
     )
 
 
 def other_files(names: Sequence[str], taken: str, root: Path) -> tuple[Finding, ...]:
     """What is said of annotation files that are not read because others are."""
-    if not names:
-        return ()
-    return (
-        Finding(
-            severity="note",
-            code="other_files",
-            message=f"{some(len(names), 'annotation file')} of {root} not read, as {taken} is.",
-            cure="Nothing, if that is meant; else move the files that are not to be read elsewhere.",
-            **named(names),
-        ),
+    return about(
+        names,
+        severity="note",
+        code="other_files",
+        message=f"{some(len(names), 'annotation file')} of {root} not read, as {taken} is.",
+        cure="Nothing, if that is meant; else move the files that are not to be read elsewhere.",
     )
 
 

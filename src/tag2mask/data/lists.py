@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tag2mask.data.dataset import DataError, SplitError
-from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.spelling import nfc
 from tag2mask.data.suffixes import is_picture
 from tag2mask.data.tables import numbered_lines, safe_name
@@ -106,17 +106,13 @@ def _cut(text: str, is_known: Callable[[str], bool] | None) -> tuple[str, str]:
 
 
 def _columns_finding(path: Path, columns: list[tuple[str, str]]) -> tuple[Finding, ...]:
-    if not columns:
-        return ()
     counts = Counter(column for _, column in columns).most_common(3)
     told = ", ".join(f"{column!r} {count} times" for column, count in counts)
-    return (
-        Finding(
-            severity="note",
-            code="list_columns",
-            message=f"{some(len(columns), 'line')} of {path} with a column after the picture ({told}), which is not "
-            "used: all these pictures are taken.",
-            cure="Remove the lines of pictures that are not meant, if there are any.",
-            **named([f"{name} {column}" for name, column in columns]),
-        ),
+    return about(
+        [f"{name} {column}" for name, column in columns],
+        severity="note",
+        code="list_columns",
+        message=f"{some(len(columns), 'line')} of {path} with a column after the picture ({told}), which is not used: "
+        "all these pictures are taken.",
+        cure="Remove the lines of pictures that are not meant, if there are any.",
     )

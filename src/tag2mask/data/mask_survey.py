@@ -6,9 +6,7 @@ Memory does not grow with the data. Imports no torch.
 from __future__ import annotations
 
 import shlex
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from tag2mask.data.labelmap import FILE as LABELMAP
 from tag2mask.data.labelmap import UNNAMED, packed
 from tag2mask.data.mask_labels import MaskList, mask_list, meaning
 from tag2mask.data.pictures import PictureError, open_picture, opened, read_ids, shown_size
-from tag2mask.processes import usual_threads
+from tag2mask.processes import in_threads
 from tag2mask.tiling import label_counts
 
 Size = tuple[int, int]
@@ -330,23 +328,11 @@ def survey(
         each: Called in order with every picture and the pixels of its ids, or why its mask cannot be used.
     """
     tally = MaskTally(pictures, whose=whose)
-    jobs = min(8, usual_threads())
-    waiting: deque[tuple[Picture, Future[NDArray[np.int64] | str]]] = deque()
-
-    def collect() -> None:
-        picture, future = waiting.popleft()
-        counts = future.result()
+    found = in_threads(lambda picture: _counts(picture, pictures.mask_codes, size_of or _shown_size), chosen)
+    for picture, counts in zip(chosen, found, strict=True):
         tally.add(picture, counts)
         if each is not None:
             each(picture, counts)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for picture in chosen:
-            if len(waiting) >= 4 * jobs:
-                collect()
-            waiting.append((picture, pool.submit(_counts, picture, pictures.mask_codes, size_of or _shown_size)))
-        while waiting:
-            collect()
     return tally
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tag2mask.data.findings import Finding, are, named
+from tag2mask.data.findings import Finding, about, are
 
 SYSTEM_FOLDERS = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
@@ -54,17 +54,15 @@ def is_mask_folder(folder: Path) -> bool:
 
 def not_searched(where: object, folders: Sequence[str]) -> tuple[Finding, ...]:
     """What is said of folders that are not searched: none, or one finding that names them."""
-    if not folders:
-        return ()
-    return (
-        Finding(
-            severity="note",
-            code="not_searched",
-            message=f"{are(len(folders), 'folder')} not searched in {where}: results of tag2mask, masks of a data set, "
-            "links to folders, or what a system makes by itself.",
-            cure="If pictures are meant to lie there, move them elsewhere.",
-            **named(folders),
+    return about(
+        folders,
+        severity="note",
+        code="not_searched",
+        message=(
+            f"{are(len(folders), 'folder')} not searched in {where}: results of tag2mask, masks of a data set, "
+            "links to folders, or what a system makes by itself."
         ),
+        cure="If pictures are meant to lie there, move them elsewhere.",
     )
 
 

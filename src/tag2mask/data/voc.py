@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tag2mask.data.class_names import background_finding, name_findings
 from tag2mask.data.companions import masks_among
 from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError, Picture, PictureSet, SplitError
-from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.folder import FolderFiles, folder_files, mask_files
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.links import refuse_links_out
@@ -146,16 +146,13 @@ def _by_id(files: FolderFiles) -> tuple[dict[str, str], tuple[Finding, ...]]:
         taken = by_id.setdefault(picture_id(name), name)
         if taken != name:
             twins.setdefault(taken, [taken]).append(name)
-    if not twins:
-        return by_id, ()
-    finding = Finding(
+    return by_id, about(
+        [" / ".join(names) for names in twins.values()],
         severity="warning",
         code="same_id",
         message=f"{some(len(twins), 'id')} of JPEGImages with more than one picture: the first of each is taken.",
         cure="An id is the name without suffix: give each picture its own.",
-        **named([" / ".join(names) for names in twins.values()]),
     )
-    return by_id, (finding,)
 
 
 def _picture_path(root: Path, key: str, by_id: Mapping[str, str], files: FolderFiles, where: str) -> tuple[str, Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.data.dataset import DataError
-from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.left_out import Unlabeled, counted, unlisted, without_picture
 from tag2mask.data.listing import Entry, Listing
 from tag2mask.data.metadata import as_tags
@@ -197,16 +197,12 @@ def _tags(
 
 def _unread(others: Counter[str], folder: Path) -> tuple[Finding, ...]:
     """What is said of members of tagged samples that are not read, by suffix."""
-    if not others:
-        return ()
-    return (
-        Finding(
-            severity="note",
-            code="unread",
-            message=f"{folder}: members beside pictures and tags not read: {counted(others)}.",
-            cure="None needed; tags are KEY.json, KEY.txt or KEY.cls.",
-            **named([f"{suffix}: {count}" for suffix, count in others.most_common()]),
-        ),
+    return about(
+        [f"{suffix}: {count}" for suffix, count in others.most_common()],
+        severity="note",
+        code="unread",
+        message=f"{folder}: members beside pictures and tags not read: {counted(others)}.",
+        cure="None needed; tags are KEY.json, KEY.txt or KEY.cls.",
     )
 
 
@@ -215,17 +211,12 @@ def _beside(root: Path) -> tuple[Finding, ...]:
     names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
     packed = [name for name in names if _COMPRESSED.search(name)]
     found = unlisted({name: root / name for name in names if is_picture(name)}, root, "the shards")
-    if not packed:
-        return found
-    return (
-        *found,
-        Finding(
-            severity="warning",
-            code="passed_over",
-            message=f"{some(len(packed), 'compressed tar file')} in {root} passed over.",
-            cure="Unpack what is a shard (gunzip), as pictures are read in place.",
-            **named(packed),
-        ),
+    return found + about(
+        packed,
+        severity="warning",
+        code="passed_over",
+        message=f"{some(len(packed), 'compressed tar file')} in {root} passed over.",
+        cure="Unpack what is a shard (gunzip), as pictures are read in place.",
     )
 
 

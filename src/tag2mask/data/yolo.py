@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.findings import Finding, named
+from tag2mask.data.findings import Finding, about
 from tag2mask.data.left_out import Unlabeled, same_name, without_picture
 from tag2mask.data.links import walk
 from tag2mask.data.listing import Entry, Listing
@@ -279,15 +279,13 @@ def _pictures(files: PictureFiles, described: _Description) -> tuple[dict[str, l
             members |= {member.picture: member for member in found or ()}
         if members:
             splits[split] = list(members.values())
-    findings = (
-        Finding(
-            severity="warning",
-            code="missing_split",
-            message=f"{described.source}: no picture at {' and '.join(missing)} below {files.root}: left out.",
-            cure="Put the pictures there, or remove the line.",
-            **named(missing),
-        ),
-    )[: len(missing)]
+    findings = about(
+        missing,
+        severity="warning",
+        code="missing_split",
+        message=f"{described.source}: no picture at {' and '.join(missing)} below {files.root}: left out.",
+        cure="Put the pictures there, or remove the line.",
+    )
     if splits:
         return splits, findings
     folder = "images" if (files.root / "images").is_dir() else ""

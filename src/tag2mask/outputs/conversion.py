@@ -11,7 +11,7 @@ import numpy as np
 
 from tag2mask.config import IGNORE, MAX_PIXELS
 from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError
-from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.mask_labels import MaskList, codes_by_name, mask_list, parsed_mask_ids
 from tag2mask.data.pictures import PictureError, opened, read_mask, upright_size
 from tag2mask.data.result_names import without_suffix
@@ -137,19 +137,17 @@ def _masks(folder: Path) -> tuple[dict[str, Path], tuple[Finding, ...]]:
         if name.lower().endswith(".png") and (other := masks.setdefault(name[:-4], path)) != path:
             raise DataError(f"{other} and {path} are masks of one name. Remove or rename one.")
     others = [name for name in names if is_picture(name) and not name.lower().endswith(".png")]
-    findings = (
-        Finding(
-            severity="warning",
-            code="no_png",
-            message=f"{some(len(others), 'picture')} in {folder} passed over: masks are PNG files.",
-            cure="Save masks as 8-bit palette PNG, without loss.",
-            **named(others),
-        ),
+    findings = about(
+        others,
+        severity="warning",
+        code="no_png",
+        message=f"{some(len(others), 'picture')} in {folder} passed over: masks are PNG files.",
+        cure="Save masks as 8-bit palette PNG, without loss.",
     )
     if not masks:
-        seen = f" {findings[0].message}" if others else ""
+        seen = "".join(f" {each.message}" for each in findings)
         raise DataError(f"{folder} holds no mask. Masks are indexed PNG files, NAME.png for each picture.{seen}")
-    return masks, findings if others else ()
+    return masks, findings
 
 
 def _names_and_codes(folder: Path, file: Path | None, mask_ids: Sequence[str]) -> tuple[tuple[str, ...], MaskCodes]:
@@ -219,16 +217,13 @@ def _found(masks: dict[str, Path], folder: Path) -> tuple[list[tuple[str, Path |
             )
         chosen += files
     rest = sorted({picture.file_name for picture in pictures} - {pictures[i].file_name for i in chosen})
-    if rest:
-        findings += (
-            Finding(
-                severity="note",
-                code="pictures_without_mask",
-                message=f"{some(len(rest), 'picture')} of {folder} without a mask, not in what is written.",
-                cure="If they should be, predict them, or add their masks.",
-                **named(rest),
-            ),
-        )
+    findings += about(
+        rest,
+        severity="note",
+        code="pictures_without_mask",
+        message=f"{some(len(rest), 'picture')} of {folder} without a mask, not in what is written.",
+        cure="If they should be, predict them, or add their masks.",
+    )
     return [(pictures[i].file_name, pictures[i].path) for i in chosen], findings
 
 
