@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tag2mask.manifest import Share
+from tag2mask.share import Share
 
 _T = TypeVar("_T")
 

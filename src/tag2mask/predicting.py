@@ -24,10 +24,11 @@ from tag2mask.data.searching import is_predicted
 from tag2mask.data.tables import TagRow, class_indices, read_tag_table
 from tag2mask.files import check_folder, model_file, whole_file, write_atomically, write_text
 from tag2mask.formats import OUTPUT_FORMATS, OutputFormat
-from tag2mask.manifest import Gathered, Manifest, Share, file_digest, fingerprint
+from tag2mask.manifest import Gathered, Manifest, file_digest, fingerprint
 from tag2mask.memory import ran_out
 from tag2mask.prediction import CRFChoice, Prediction, Segmenter, check_scales, resolve_crf
 from tag2mask.ranking import review
+from tag2mask.share import Share
 from tag2mask.sources import NamedPicture, called, only_listed, search
 from tag2mask.tiling import check_limits, stored
 

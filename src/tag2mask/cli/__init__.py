@@ -24,9 +24,9 @@ from tag2mask.cli.files import convert_command
 from tag2mask.cli.tools import bench_command, demo_command, ui_command
 from tag2mask.cli.train import retrain_command, train_command
 from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
-from tag2mask.manifest import Share
 from tag2mask.memory import ran_out
 from tag2mask.processes import keep_torch_within_quota
+from tag2mask.share import Share
 
 __all__ = ["main"]
 

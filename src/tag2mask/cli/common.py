@@ -8,13 +8,15 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import tyro
 
 from tag2mask.cli.examples import EXAMPLES
-from tag2mask.data.findings import Finding
 from tag2mask.formats import DataOptions
+
+if TYPE_CHECKING:
+    from tag2mask.data.findings import Finding
 
 Result = tuple[dict[str, Any], list[str], int]
 """The object for --json, the lines for people, the exit code."""

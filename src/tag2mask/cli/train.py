@@ -14,8 +14,7 @@ import tyro
 from tag2mask.cli.advice import after_training
 from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Misuse, Result, parsed, suggest, with_main_options
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
-from tag2mask.learned import nothing_learned
-from tag2mask.manifest import Share
+from tag2mask.share import Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +126,8 @@ def _command(
     folder = run(config, None if resume is None else Path(resume))
     if Share.of_environment().index > 0:
         return {}, [], 0  # of the processes that torchrun starts one speaks for all
+    from tag2mask.learned import nothing_learned
+
     about = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     findings = [each.as_dict() for each in nothing_learned(folder)]
     result = {"run": str(folder), "data": about.get("data", {})} | ({"findings": findings} if findings else {})

@@ -72,9 +72,9 @@ def predict_command(
     """
     if not sources:
         raise Misuse("predict needs at least one picture, folder or glob after RUN.")
-    from tag2mask.manifest import Share
     from tag2mask.outputs.objects import OutputOptions
     from tag2mask.predicting import predict
+    from tag2mask.share import Share
 
     share = Share.of_environment()
     options = OutputOptions(shapes=shapes, instances=instances, tolerance=tolerance, picture_prefix=picture_prefix)
