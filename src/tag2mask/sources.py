@@ -19,11 +19,11 @@ from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import DataError, SplitError
 from tag2mask.data.findings import Finding
 from tag2mask.data.pictures import check_pixels, read_picture, to_rgb, upright
-from tag2mask.data.result_names import name_key, result_names, without_suffix
+from tag2mask.data.result_names import name_key, result_names
 from tag2mask.data.searching import files_below, is_left_out, not_searched
 from tag2mask.data.shards import find_shards, names_shards, pictures_in
 from tag2mask.data.spelling import existing, nfc
-from tag2mask.data.suffixes import is_picture, passed_over
+from tag2mask.data.suffixes import is_picture, passed_over, without_suffix
 from tag2mask.data.tables import read_text, safe_name
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[Any]

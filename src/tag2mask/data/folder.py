@@ -13,13 +13,13 @@ from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureS
 from tag2mask.data.findings import Finding, about, listed, named, some, warned
 from tag2mask.data.left_out import other_columns
 from tag2mask.data.links import refuse_links_out, walk
-from tag2mask.data.lists import PictureNames, read_list, without_suffix
+from tag2mask.data.lists import PictureNames, read_list
 from tag2mask.data.mask_labels import MaskFiles, own_codes
 from tag2mask.data.mask_survey import tags_of_masks
 from tag2mask.data.naming import known_split
 from tag2mask.data.searching import not_searched
 from tag2mask.data.spelling import existing, nfc
-from tag2mask.data.suffixes import is_picture, passed_over
+from tag2mask.data.suffixes import is_picture, passed_over, without_suffix
 from tag2mask.data.tables import TagTable, checked_classes, class_indices, read_classes, read_tag_table
 from tag2mask.formats import DataOptions
 

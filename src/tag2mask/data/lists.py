@@ -10,7 +10,7 @@ from pathlib import Path
 from tag2mask.data.dataset import DataError, SplitError
 from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.spelling import nfc
-from tag2mask.data.suffixes import is_picture
+from tag2mask.data.suffixes import without_suffix
 from tag2mask.data.tables import numbered_lines, safe_name
 
 _COLUMN = re.compile(r"(.*\S)\s+(\S+)")
@@ -18,11 +18,6 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 """What VOC's lists per class have after a picture: 1, -1 or 0 (it shows the class, does not, is hard)."""
 _PATHS = re.compile(r"(/.*\S)\s+/.*")
 """The lines of some lists for VOC: `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`."""
-
-
-def without_suffix(name: str) -> str:
-    """`name` without the suffix of a picture; other dots belong to the name."""
-    return name[: name.rfind(".")] if is_picture(name) else name
 
 
 class PictureNames:

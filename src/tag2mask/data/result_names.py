@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tag2mask.data.spelling import nfc
-from tag2mask.data.suffixes import is_picture
+from tag2mask.data.suffixes import without_suffix
 from tag2mask.data.tables import MAX_NAME
 
 _MADE = (".png", ".jpg", ".npz", ".txt", ".geojson")
@@ -33,11 +33,6 @@ def name_key(name: str) -> str:
     if name.isascii():
         return name.lower()
     return nfc(nfc(name).casefold())
-
-
-def without_suffix(file_name: str) -> str:
-    """The name of a picture without its suffix; a suffix that is none of a picture stays (`scan.2024`)."""
-    return file_name[: file_name.rfind(".")] if is_picture(file_name) else file_name
 
 
 def result_names(file_names: Sequence[str], *, numbered: bool = True) -> list[str]:

@@ -61,6 +61,11 @@ def suffix_of(name: str) -> str:
     return base[base.rfind(".") :].lower() if "." in base[1:] else ""
 
 
+def without_suffix(name: str) -> str:
+    """The name of a picture without its suffix; a suffix that is none of a picture stays (`scan.2024`)."""
+    return name[: name.rfind(".")] if is_picture(name) else name
+
+
 def is_picture(name: str) -> bool:
     """Whether a path counts as a picture, by its suffix."""
     return suffix_of(name) in PICTURE_SUFFIXES

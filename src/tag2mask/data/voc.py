@@ -17,13 +17,13 @@ from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.folder import FolderFiles, folder_files, mask_files
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.links import refuse_links_out
-from tag2mask.data.lists import read_list, without_suffix
+from tag2mask.data.lists import read_list
 from tag2mask.data.mask_labels import VOC_CLASSES as VOC_CLASSES
 from tag2mask.data.mask_labels import VOC_FOLDERS, MaskFiles, codes_by_name, own_codes
 from tag2mask.data.mask_survey import tags_of_masks
 from tag2mask.data.searching import not_searched
 from tag2mask.data.spelling import class_name, existing, is_background, nfc
-from tag2mask.data.suffixes import passed_over, suffix_of
+from tag2mask.data.suffixes import passed_over, suffix_of, without_suffix
 from tag2mask.data.tables import class_indices, read_classes, read_tag_table
 from tag2mask.formats import DataOptions
 

@@ -14,9 +14,8 @@ from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError
 from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.mask_labels import MaskList, codes_by_name, mask_list, parsed_mask_ids
 from tag2mask.data.pictures import PictureError, opened, read_mask, upright_size
-from tag2mask.data.result_names import without_suffix
 from tag2mask.data.spelling import nfc
-from tag2mask.data.suffixes import PICTURE_SUFFIXES, is_picture
+from tag2mask.data.suffixes import PICTURE_SUFFIXES, is_picture, without_suffix
 from tag2mask.data.tables import read_classes
 from tag2mask.files import make_folder_atomically
 from tag2mask.outputs import PLACES, WRITERS, LabeledPicture, OutputOptions, check
