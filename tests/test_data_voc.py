@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from tag2mask.data import VOC_CLASSES, DataError, MissingDataError, SplitError, open_data, read_mask
-from tag2mask.data.voc import voc_codes
+from tag2mask.data.dataset import MaskCodes
+from tag2mask.data.mask_labels import codes_by_name
+from tag2mask.data.voc import mask_classes
 
 IDS = ("2007_000001", "2007_000002", "2007_000003")
 
@@ -113,6 +115,10 @@ def test_errors(tmp_path: Path) -> None:
     (root / "tags.csv").write_text(f"file_name,tags\n{IDS[0]}.jpg,cat\n{IDS[1]}.jpg,cats\n")
     with pytest.raises(DataError, match=r"tags\.csv line 3: unknown class 'cats'.*Did you mean 'cat'"):
         open_data(root)
+
+
+def voc_codes(classes: tuple[str, ...], *, others: str) -> np.ndarray:
+    return MaskCodes.of(codes_by_name(mask_classes(classes), classes), others=others).table
 
 
 def test_mask_ids_are_mapped_by_class_name(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from tag2mask import evaluation as ev
 from tag2mask.batch import Outputs
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.data import Picture, PictureSet, open_data, read_mask, read_picture
+from tag2mask.data.dataset import label_codes
 from tag2mask.label_quality import (
     THRESHOLDS,
     CamSweep,
@@ -335,8 +336,7 @@ def test_crf_words():
 
 def test_protocol_of_a_set_whose_other_ids_are_background(tmp_path):
     root = picture_folder(tmp_path, [16])
-    codes = np.zeros(256, np.uint8)
-    codes[1], codes[255] = 1, 255
+    codes = label_codes(1, others="background")
     own = stub_segmenter(lambda images: images[:, 0])
     picture = Picture(root / "images" / "16.png", "16.png", (0,), root / "masks" / "16.png")
     report = ev.score_pictures(own, PictureSet(("a",), (picture,), codes, root, "val", "folder"))

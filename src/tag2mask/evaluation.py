@@ -20,7 +20,7 @@ from tag2mask.boundary import BoundaryCounter
 from tag2mask.charts import Series, save_plot
 from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
-from tag2mask.data.dataset import MaskCodes
+from tag2mask.data.dataset import MaskCodes, label_codes
 from tag2mask.data.findings import Finding, about, log_findings, some
 from tag2mask.data.mask_labels import (
     MaskFiles,
@@ -355,8 +355,7 @@ def _classes_of(folder: Path, pictures: PictureSet) -> tuple[tuple[str, ...], li
     """
     listed = mask_list(folder)
     if listed is None:
-        own = dict(enumerate(pictures.classes, start=1))
-        return pictures.classes, [], MaskCodes.of({i: i for i in own}, others="ignore")
+        return pictures.classes, [], label_codes(len(pictures.classes), others="ignore")
     refuse_foreign_list(listed, pictures.classes, f"the data set {pictures.root}")
     names = tuple(listed.ids.values())
     both = [name for name in pictures.classes if class_label(name, names) is not None]

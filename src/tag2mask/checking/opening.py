@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, detect_format, list_splits, open_data
-from tag2mask.data.dataset import MaskCodes
+from tag2mask.data.dataset import label_codes
 from tag2mask.data.findings import Finding, named, some
 from tag2mask.data.folder import folder_files, table_findings
 from tag2mask.data.spelling import existing
@@ -153,7 +153,7 @@ def _files(root: Path, data_format: str) -> PictureSet | None:
     except DataError:
         return None
     pictures = tuple(Picture(folder / path, name, (), None) for name, path in files.items())
-    return PictureSet((), pictures, MaskCodes.of({}, others="ignore"), root, UNLISTED, data_format) if files else None
+    return PictureSet((), pictures, label_codes(0, others="ignore"), root, UNLISTED, data_format) if files else None
 
 
 def _table_findings(

@@ -84,11 +84,6 @@ class PictureSet:
     findings: tuple[Finding, ...] = ()
     """What is left out of the data set, or may not be what it is taken for; counted and named."""
 
-    def __post_init__(self) -> None:
-        if isinstance(self.mask_codes, np.ndarray):  # a bare table, whose every label stands for something
-            known = np.flatnonzero(~np.isin(self.mask_codes, (BACKGROUND, IGNORE))).tolist()
-            object.__setattr__(self, "mask_codes", MaskCodes(self.mask_codes, frozenset((*known, BACKGROUND, IGNORE))))
-
     @property
     def num_classes(self) -> int:
         """Number of classes C, without background."""
@@ -111,9 +106,9 @@ def voc_palette() -> NDArray[np.uint8]:
     return np.asarray((bits << (7 - shifts)).sum(-1), dtype=np.uint8)
 
 
-def label_codes(num_classes: int, *, others: str) -> NDArray[np.uint8]:
+def label_codes(num_classes: int, *, others: str) -> MaskCodes:
     """Codes of masks that hold labels already: 0..C and 255 stay, other ids become 255 (0 for "background")."""
-    return MaskCodes.of({label: label for label in range(1, num_classes + 1)}, others=others).table
+    return MaskCodes.of({label: label for label in range(1, num_classes + 1)}, others=others)
 
 
 def other_code(others: str) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.data.dataset import DataError, MaskCodes, Picture, PictureSet
+from tag2mask.data.dataset import DataError, MaskCodes, Picture, PictureSet, label_codes
 from tag2mask.data.findings import Finding, named, some
 from tag2mask.data.labelmap import FILE as LABELMAP
 from tag2mask.data.labelmap import LabelMap, mask_word, read_labelmap
@@ -254,7 +254,7 @@ def given_codes(folder: Path, classes: Sequence[str]) -> MaskCodes:
     """
     listed = mask_list(folder)
     if listed is None:
-        return MaskCodes.of(codes_by_name(_positions(classes), classes), others="ignore")
+        return label_codes(len(classes), others="ignore")
     missing = [name for name in classes if class_label(name, tuple(listed.ids.values())) is None]
     if missing:
         raise DataError(

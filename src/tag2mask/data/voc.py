@@ -7,19 +7,16 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tag2mask.data.class_names import background_finding, name_findings
 from tag2mask.data.companions import masks_among
-from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError, Picture, PictureSet, SplitError
+from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError
 from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.folder import FolderFiles, folder_files, mask_files
 from tag2mask.data.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.links import refuse_links_out
 from tag2mask.data.lists import read_list
 from tag2mask.data.mask_labels import VOC_CLASSES as VOC_CLASSES
-from tag2mask.data.mask_labels import VOC_FOLDERS, MaskFiles, codes_by_name, own_codes
+from tag2mask.data.mask_labels import VOC_FOLDERS, MaskFiles, own_codes
 from tag2mask.data.mask_survey import tags_of_masks
 from tag2mask.data.searching import not_searched
 from tag2mask.data.spelling import class_name, existing, is_background, nfc
@@ -75,11 +72,6 @@ def mask_classes(classes: tuple[str, ...]) -> dict[int, str]:
     if unknown := [name for name in classes if name not in VOC_CLASSES]:
         _log.warning("No VOC mask id stands for %s: these classes cannot be scored on masks.", ", ".join(unknown))
     return dict(enumerate(VOC_CLASSES, start=1))
-
-
-def voc_codes(classes: tuple[str, ...], *, others: str) -> NDArray[np.uint8]:
-    """uint8 [256]: labels of VOC mask ids, by class name; ids of no listed class become 255 (0 for "background")."""
-    return MaskCodes.of(codes_by_name(mask_classes(classes), classes), others=others).table
 
 
 def split_file(root: Path, split: str | None) -> Path:
