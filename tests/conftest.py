@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 @pytest.fixture(scope="session")
 def builtin(tmp_path_factory) -> Path:
     """The built-in set, 12 training and 4 held-out pictures."""
-    from tag2mask.data.shapes import write_builtin
+    from tag2mask.data.builtin.shapes import write_builtin
 
     return write_builtin(tmp_path_factory.mktemp("builtin") / "data", train=12, val=4, seed=3)
 
@@ -59,9 +59,9 @@ def segmenter():
     import torch
 
     from tag2mask.config import TrainConfig
-    from tag2mask.data.objects import OBJECTS
+    from tag2mask.data.builtin.objects import OBJECTS
+    from tag2mask.inference.torch_backend import Segmenter
     from tag2mask.models import build_network
-    from tag2mask.segmenter import Segmenter
 
     torch.manual_seed(0)
     config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64)

@@ -37,7 +37,7 @@ PLACEHOLDERS = {"RUN": "runs/photos", "PATH": "photos", "DIR": "masks"}
 def write_world(root: Path) -> None:
     """photos/, new_pictures/, cat.jpg, VOC trees, masks, a list, and runs trained for two steps."""
     from tag2mask.cli import main
-    from tag2mask.data.shapes import write_builtin
+    from tag2mask.data.builtin.shapes import write_builtin
 
     photos = write_builtin(root / "photos", train=8, val=3, size=64)
     _rename(photos)

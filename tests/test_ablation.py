@@ -8,11 +8,10 @@ import json
 import pytest
 from filelock import FileLock
 
-from tag2mask import presets
-from tag2mask.ablation import BASE, ROWS, Ablation, Plan, RowResult, ablate, running
-from tag2mask.ablation.page import table_lines
-from tag2mask.ablation.rows import one_step_config, second_step_config, tag_phase_config
-from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig, load_config
+from experiments.ablation import BASE, ROWS, Ablation, Plan, RowResult, ablate, running
+from experiments.ablation.page import table_lines
+from experiments.ablation.rows import one_step_config, second_step_config, tag_phase_config
+from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig, load_config, presets
 
 TINY = {
     "backbone": "test_efficientnet",
@@ -101,7 +100,7 @@ def test_no_process_does_what_another_is_at(ablation, monkeypatch):
         waits.append([result.name for result in ablation.done()])
         other.release()
 
-    monkeypatch.setattr("tag2mask.ablation.time.sleep", wait)
+    monkeypatch.setattr("experiments.ablation.time.sleep", wait)
     assert [r.name for r in ablate(ablation, ("official", "ceiling"))] == ["official", "ceiling"]
     assert waits == [["ceiling"]]  # what was free came first, and the rest when it was
 

@@ -11,15 +11,15 @@ from test_training import padded_batch
 from torch.nn import functional as F
 
 from tag2mask.config import MethodConfig, OptimConfig, TrainConfig
+from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.losses import class_distance_loss
 from tag2mask.method import training_losses
 from tag2mask.models import build_network
 from tag2mask.models.attention import AttentionHead, attend
 from tag2mask.models.network import Network
 from tag2mask.models.wide_resnet38 import WideResNet38
-from tag2mask.optim import parameter_groups
-from tag2mask.runs import load_model, save_model
-from tag2mask.segmenter import Segmenter
+from tag2mask.runs.folder import load_model, save_model
+from tag2mask.training.optim import parameter_groups
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_new_parts_needs_a_classifier():
 
 
 def test_a_run_trains_saves_loads_and_predicts(tiny, tmp_path, builtin):
-    from tag2mask.training import train
+    from tag2mask.training.first_step import train
 
     run = train(tiny)
     header, *rows = (run / "metrics.csv").read_text().splitlines()

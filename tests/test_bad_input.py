@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 
 from tag2mask import cli
 from tag2mask.config import TrainConfig
-from tag2mask.runs import save_model
+from tag2mask.runs.folder import save_model
 
 SECONDS = 60
 """Longest that a row may take, in the time of a loaded machine."""
@@ -188,7 +188,7 @@ TAKEN_PICTURES: dict[str, tuple[str, bytes]] = {
 @pytest.fixture
 def quick(monkeypatch, segmenter):
     """The model is loaded once for all pictures."""
-    from tag2mask.prediction import Segmenter
+    from tag2mask.inference.segmenter import Segmenter
 
     monkeypatch.setattr(Segmenter, "load", classmethod(lambda cls, run, device="auto": segmenter))
 
@@ -1059,8 +1059,8 @@ def test_the_table_is_long_enough():
 @pytest.fixture
 def run(tiny_config) -> Path:
     """A run that was saved after two of its six steps, and stopped."""
-    from tag2mask import loop
-    from tag2mask.training import train
+    from tag2mask.training import loop
+    from tag2mask.training.first_step import train
 
     class Stop(Exception):
         pass
@@ -1245,7 +1245,7 @@ def test_a_full_disk_in_training_keeps_the_last_state(error, run, monkeypatch, c
 
 
 def test_a_data_set_that_vanishes_in_training_keeps_the_last_state(run, builtin, tmp_path, monkeypatch, capsys):
-    from tag2mask.data import loading
+    from tag2mask.data.training import loading
 
     before = (run / "last" / "state.pt").read_bytes()
     read = loading.read_picture

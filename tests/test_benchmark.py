@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask import bench, benchmark, cli, reliable
-from tag2mask.benchmark import inputs, measuring, timing, training_step
-from tag2mask.benchmark.cases import CASES, NAMES, Case
-from tag2mask.benchmark.measuring import make_row
-from tag2mask.benchmark.page import BEGIN, END, main, markdown, table_lines
-from tag2mask.benchmark.peer import load_peer, peer_votes
-from tag2mask.benchmark.results import BenchReport, Point
+from tag2mask import bench, cli, reliable
 from tag2mask.cli.common import jsonable
 from tag2mask.config import CRFParams
 from tag2mask.filtering import Lattice
+from tag2mask.jobs import benchmark
+from tag2mask.jobs.benchmark import inputs, measuring, timing, training_step
+from tag2mask.jobs.benchmark.cases import CASES, NAMES, Case
+from tag2mask.jobs.benchmark.measuring import make_row
+from tag2mask.jobs.benchmark.page import BEGIN, END, main, markdown, table_lines
+from tag2mask.jobs.benchmark.peer import load_peer, peer_votes
+from tag2mask.jobs.benchmark.results import BenchReport, Point
 
 ASKED = {  # the table of the issue: work, what it is held against
     "pair-l3": ((448, 448), 3, 10),
@@ -373,7 +374,7 @@ def test_quick_run_as_a_command(tmp_path):
             assert each["value"] == pytest.approx(over)
     assert "bench 1/2  energy-160" in done.stderr
     (tmp_path / "bench.json").write_text(done.stdout)
-    page = python("-m", "tag2mask.benchmark", tmp_path / "bench.json")
+    page = python("-m", "tag2mask.jobs.benchmark", tmp_path / "bench.json")
     assert (page.returncode, page.stderr) == (0, "")
     assert "| both CRF runs of a picture (R = 2), 112×112, L = 3, one thread | " in page.stdout
 
@@ -529,4 +530,4 @@ def test_a_file_that_is_no_report_is_refused_in_one_line(content, code, tmp_path
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "b", "c"]])
 def test_usage_of_the_page_writer(arguments, capsys):
     assert main(arguments) == 2
-    assert "usage: python -m tag2mask.benchmark" in capsys.readouterr().err
+    assert "usage: python -m tag2mask.jobs.benchmark" in capsys.readouterr().err

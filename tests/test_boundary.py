@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tag2mask.boundary import BoundaryCounter, close_bands, label_boundary, near
+from tag2mask.scoring.boundary import BoundaryCounter, close_bands, label_boundary, near
 
 NAMES = ("a", "b", "c")
 

@@ -20,12 +20,12 @@ from PIL import Image
 
 import tag2mask
 from tag2mask import cli
-from tag2mask.checking import CheckReport, Finding
-from tag2mask.checking.class_findings import class_findings
-from tag2mask.checking.copies import similar_pictures
-from tag2mask.checking.fingerprint import NEAR, bits_apart, fingerprint, near_pairs
-from tag2mask.checking.looking import Look
 from tag2mask.data import DataError
+from tag2mask.jobs.checking import CheckReport, Finding
+from tag2mask.jobs.checking.class_findings import class_findings
+from tag2mask.jobs.checking.copies import similar_pictures
+from tag2mask.jobs.checking.fingerprint import NEAR, bits_apart, fingerprint, near_pairs
+from tag2mask.jobs.checking.looking import Look
 
 
 def picture(seed: int, height: int = 120, width: int = 160) -> Image.Image:
@@ -531,7 +531,7 @@ def test_near_pairs_are_those_of_all_comparisons(centres: list[int], changes: li
 
 
 def test_near_pairs_in_many_chunks(monkeypatch) -> None:
-    monkeypatch.setattr("tag2mask.checking.fingerprint._CHUNK", 7)
+    monkeypatch.setattr("tag2mask.jobs.checking.fingerprint._CHUNK", 7)
     fingerprints = [0b1111 ^ (1 << i) ^ (1 << j) for i, j in itertools.combinations(range(0, 64, 3), 2)]
     test = np.array(sorted(set(fingerprints)), dtype=np.uint64)
     got = {frozenset(pair) for one, two in near_pairs(test) for pair in zip(one.tolist(), two.tolist(), strict=True)}

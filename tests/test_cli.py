@@ -12,14 +12,14 @@ from PIL import Image
 from tag2mask import __version__, cli
 from tag2mask.config import TrainConfig
 from tag2mask.models import build_network
-from tag2mask.runs import save_model
+from tag2mask.runs.folder import save_model
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from tag2mask.data.shapes import write_builtin
+    from tag2mask.data.builtin.shapes import write_builtin
 
     return write_builtin(tmp_path_factory.mktemp("set") / "data", train=4, val=3, size=64)
 
@@ -37,7 +37,7 @@ def run(tmp_path_factory, data):
 @pytest.fixture
 def seen(monkeypatch, tmp_path):
     """The config that `train` would start with."""
-    import tag2mask.training
+    import tag2mask.training.first_step
 
     calls = []
 
@@ -47,7 +47,7 @@ def seen(monkeypatch, tmp_path):
         (tmp_path / "environment.json").write_text('{"data": {"train": {"num_images": 3, "findings": []}}}')
         return tmp_path
 
-    monkeypatch.setattr(tag2mask.training, "train", fake)
+    monkeypatch.setattr(tag2mask.training.first_step, "train", fake)
     return calls
 
 
@@ -215,7 +215,7 @@ def test_explain(run, data, tmp_path, capsys):
 
 
 def test_demo_trains_scores_and_reports(tmp_path, monkeypatch, capsys, tiny_config):
-    from tag2mask import demonstration
+    from tag2mask.jobs import demonstration
 
     builtin = demonstration.write_builtin
     monkeypatch.setattr(demonstration, "write_builtin", lambda out: builtin(out, train=6, val=3, size=64))

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import tag2mask.compat.pydensecrf.densecrf as dcrf
-from tag2mask.benchmark.peer import crf_of
 from tag2mask.compat.pydensecrf import utils
 from tag2mask.crf import CRFParams, dense_crf
 from tag2mask.filtering import Lattice
+from tag2mask.jobs.benchmark.peer import crf_of
 
 try:
     theirs: Any = importlib.import_module("pydensecrf.densecrf")

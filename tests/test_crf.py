@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tag2mask.benchmark.peer import crf_of
 from tag2mask.crf import CRFParams, dense_crf
 from tag2mask.filtering import Lattice, clear_cache, load_core
+from tag2mask.jobs.benchmark.peer import crf_of
 
 GOLDEN = Path(__file__).parent / "golden"
 needs_core = pytest.mark.skipif(load_core() is None, reason="the compiled core was not built")

@@ -19,8 +19,8 @@ from tag2mask.cli import main
 from tag2mask.config import AugmentConfig, TrainConfig
 from tag2mask.data import DataError, MissingDataError, PictureSet, SplitError, list_splits, open_data, read_picture
 from tag2mask.data.findings import Finding
-from tag2mask.data.loading import TrainingPictures
-from tag2mask.data.writing import ConvertedData
+from tag2mask.data.training.loading import TrainingPictures
+from tag2mask.jobs.converting.folders import ConvertedData
 
 SORTED = tuple(sorted(CLASSES))
 FORMATS = sorted(WRITERS)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tag2mask.batch import Batch, Sample
 from tag2mask.config import AugmentConfig
 from tag2mask.data import DataError, PictureSet, open_data
-from tag2mask.data.loading import TrainingPictures, leave_stops_to_the_parent
+from tag2mask.data.training.loading import TrainingPictures, leave_stops_to_the_parent
 
 AUGMENT = AugmentConfig(crop_size=16)
 COUNT = 7

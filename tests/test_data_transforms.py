@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tag2mask.config import AugmentConfig
-from tag2mask.data.transforms import Crop, Draw, draw, joint_transform
+from tag2mask.data.training.transforms import Crop, Draw, draw, joint_transform
 
 FILL = (123, 117, 104)
 PALETTE = np.array([[0, 0, 0], [250, 10, 20], [30, 240, 60], [20, 80, 230]], np.uint8)

@@ -122,7 +122,7 @@ def _losses(out: Path) -> None:
     """Write each loss and its gradient in the values of all pictures; of several processes each has a share of them."""
     import torch
 
-    from tag2mask.distributed import Team
+    from tag2mask.base.team import Team
     from tag2mask.losses import balanced_cross_entropy, class_distance_loss, cross_entropy, dense_energy_loss, tag_loss
 
     index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -159,7 +159,8 @@ def _losses(out: Path) -> None:
 
 def _jobs(data: Path, out: Path) -> None:
     """One work of everything, by one process or by several."""
-    from tag2mask import loop, retrain, train
+    from tag2mask import retrain, train
+    from tag2mask.training import loop
 
     # true masks for all: thresholds of reliable labels would turn the last bit of a weight into other labels
     train(_train_config(data, out / "train", masks_for_some=str(data / "masks")))
@@ -265,7 +266,7 @@ def test_resume_is_exact_and_each_process_drops_other_channels(both):
     import torch
     from safetensors.torch import load_file
 
-    from tag2mask.runs import load_state
+    from tag2mask.runs.folder import load_state
 
     whole, broken = both[1] / "whole", both[1] / "broken"
     a, b = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
@@ -277,8 +278,8 @@ def test_resume_is_exact_and_each_process_drops_other_channels(both):
 
 
 def test_a_batch_that_is_too_small_is_refused(builtin, tmp_path):
-    from tag2mask.distributed import Team
-    from tag2mask.loop import _check_share
+    from tag2mask.base.team import Team
+    from tag2mask.training.loop import _check_share
 
     config = _train_config(builtin, tmp_path / "run", batch_size=4, joint_batch_size=2)
     _check_share(config, Team(0, 2))
@@ -287,7 +288,7 @@ def test_a_batch_that_is_too_small_is_refused(builtin, tmp_path):
 
 
 def test_shares_are_everything_once():
-    from tag2mask.distributed import Team
+    from tag2mask.base.team import Team
 
     for count in (1, 2, 3, 7):
         for total in (0, 1, 5, 21):
@@ -300,7 +301,7 @@ def test_shares_are_everything_once():
 def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch, place, wanted):
     import torch
 
-    from tag2mask import segmenter
+    from tag2mask.inference import torch_backend as segmenter
 
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if place is not None:
@@ -341,8 +342,8 @@ def _words(data: Path, out: Path, **changes: object) -> list[str]:
 
 def _endless(data: Path, out: Path, error: str, errors: Path, patience: int = 600) -> None:
     """Train until something ends it; with `error` process 1 fails in its third step."""
-    from tag2mask import loop
     from tag2mask.cli import main
+    from tag2mask.training import loop
 
     os.environ["TAG2MASK_TIMEOUT"] = str(patience)
     step, calls = loop._step, []
@@ -412,7 +413,7 @@ def test_a_run_folder_that_exists_ends_all(builtin, tmp_path, forks):
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "nan"])
 def test_a_bad_timeout_is_refused(monkeypatch, text):
-    from tag2mask.distributed import timeout
+    from tag2mask.base.team import timeout
 
     monkeypatch.setenv("TAG2MASK_TIMEOUT", text)
     with pytest.raises(ValueError, match="TAG2MASK_TIMEOUT must be a number of seconds"):
@@ -458,7 +459,7 @@ def test_torchrun_ends_the_job_when_a_process_is_killed_and_it_goes_on(builtin, 
 
 def test_torchrun_passes_a_stop_on_and_all_is_saved(builtin, tmp_path):
     """torchrun signals the whole process group, the loader processes with it; they must outlive the step."""
-    from tag2mask.runs import load_state
+    from tag2mask.runs.folder import load_state
 
     run = tmp_path / "run"
     job = _torchrun(_words(builtin, run, **{"workers": 1, "save-every": 100_000}))

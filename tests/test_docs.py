@@ -348,8 +348,8 @@ OF_OTHERS = {"--version", "--strict", "--help-all", "--nnodes"}
 
 
 def test_ablation_command_of_the_page_is_parsed(monkeypatch, tmp_path):
-    """`python -m tag2mask.ablation` has a parser of its own."""
-    from tag2mask.ablation import __main__ as module
+    """`python -m experiments.ablation` has a parser of its own."""
+    from experiments.ablation import __main__ as module
 
     lines = [
         words
@@ -357,7 +357,7 @@ def test_ablation_command_of_the_page_is_parsed(monkeypatch, tmp_path):
         for words in commands_of(block)
         if block.kind == "commands"
     ]
-    (words,) = [words for words in lines if words[:3] == ["python", "-m", "tag2mask.ablation"]]
+    (words,) = [words for words in lines if words[:3] == ["python", "-m", "experiments.ablation"]]
     monkeypatch.setattr(sys, "argv", words[2:])
 
     def called(*args):
@@ -554,7 +554,11 @@ def test_the_site_has_every_page_and_the_docstrings(site):
     pages = {path.relative_to(site).with_suffix(".md").as_posix() for path in site.rglob("*.html")} - {"404.md"}
     assert pages == {path.name for path in PAGES[1:]}
     page = Page(site / "api.html")
-    assert {"tag2mask.training.train", "tag2mask.prediction.Segmenter.load", "tag2mask.evaluation.evaluate"} <= page.ids
+    assert {
+        "tag2mask.training.first_step.train",
+        "tag2mask.inference.segmenter.Segmenter.load",
+        "tag2mask.scoring.evaluation.evaluate",
+    } <= page.ids
     assert "Raises" in (site / "api.html").read_text(encoding="utf-8")
 
 

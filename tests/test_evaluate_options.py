@@ -11,12 +11,17 @@ from PIL import Image
 from torchmetrics import JaccardIndex
 
 from tag2mask import cli
-from tag2mask import evaluation as ev
 from tag2mask.batch import Outputs
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.data import Picture, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.dataset import label_codes
-from tag2mask.label_quality import (
+from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.method import teacher_rule
+from tag2mask.models import build_network
+from tag2mask.models.base import SegmentationNetwork
+from tag2mask.runs.folder import save_model
+from tag2mask.scoring import evaluation as ev
+from tag2mask.scoring.label_quality import (
     THRESHOLDS,
     CamSweep,
     LabelCounter,
@@ -27,19 +32,14 @@ from tag2mask.label_quality import (
     score_reliable_labels,
     tag_vector,
 )
-from tag2mask.method import teacher_rule
-from tag2mask.models import build_network
-from tag2mask.models.base import SegmentationNetwork
-from tag2mask.runs import save_model
-from tag2mask.scores import crf_words, protocol_line
-from tag2mask.segmenter import Segmenter
+from tag2mask.scoring.report import crf_words, protocol_line
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from tag2mask.data.shapes import write_builtin
+    from tag2mask.data.builtin.shapes import write_builtin
 
     return write_builtin(tmp_path_factory.mktemp("set") / "data", train=3, val=4, size=64, seed=1)
 
@@ -119,7 +119,7 @@ def test_boundary_of_masks(data, tmp_path):
 
 def test_boundary_of_a_run(segmenter, data):
     pictures = open_data(data, split="val")
-    from tag2mask.boundary import BoundaryCounter
+    from tag2mask.scoring.boundary import BoundaryCounter
 
     counter = BoundaryCounter(6)
     for picture in pictures.pictures:
@@ -167,7 +167,7 @@ def test_cam_curves_equal_thresholding_one_by_one(segmenter, data):
 
 def test_without_predicted_tags_all_is_background(segmenter, data, monkeypatch):
     pictures = open_data(data, split="val")
-    monkeypatch.setattr("tag2mask.label_quality.TAG_SCORE", 1.0)
+    monkeypatch.setattr("tag2mask.scoring.label_quality.TAG_SCORE", 1.0)
     assert not predicted_tags(segmenter, read_picture(pictures.pictures[0].path)).any()
     curve = cam_curves(segmenter, pictures, tags=["predicted"], thresholds=[0.0, 0.5])[0]
     assert curve.best.confusion[:, 1:].sum() == 0

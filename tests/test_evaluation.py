@@ -9,20 +9,20 @@ import torch
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from tag2mask import evaluation as ev
 from tag2mask.data import open_data, read_mask
-from tag2mask.explanation import explain
-from tag2mask.label_quality import THRESHOLDS, CamSweep, LabelCounter, score_cams, score_reliable_labels
+from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.jobs.explanation import explain
+from tag2mask.jobs.pseudo_labels import pseudo_label
 from tag2mask.models import build_network
-from tag2mask.pseudo_labels import pseudo_label
-from tag2mask.segmenter import Segmenter
+from tag2mask.scoring import evaluation as ev
+from tag2mask.scoring.label_quality import THRESHOLDS, CamSweep, LabelCounter, score_cams, score_reliable_labels
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from tag2mask.data.shapes import write_builtin
+    from tag2mask.data.builtin.shapes import write_builtin
 
     return write_builtin(tmp_path_factory.mktemp("set") / "data", train=5, val=5, size=64, seed=1)
 

@@ -19,19 +19,22 @@ from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
 import tag2mask
-from tag2mask import cli, exporting, onnx_segmenter, prediction
+from tag2mask import cli
 from tag2mask.batch import Outputs
 from tag2mask.config import RetrainConfig, TrainConfig
-from tag2mask.deployed import resize_picture
-from tag2mask.exporting import export, export_program, same_padding
+from tag2mask.inference import onnx_backend as onnx_segmenter
+from tag2mask.inference import segmenter as prediction
+from tag2mask.inference.onnx_backend import NumpyScoreMaps, OnnxSegmenter
+from tag2mask.inference.score_maps import ScoreMaps
+from tag2mask.inference.tiles import labels_of
+from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.jobs.exporting import run as exporting
+from tag2mask.jobs.exporting.deployed import resize_picture
+from tag2mask.jobs.exporting.parity import compare
+from tag2mask.jobs.exporting.run import export, export_program, same_padding
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.onnx_segmenter import NumpyScoreMaps, OnnxSegmenter
-from tag2mask.parity import compare
-from tag2mask.runs import save_model
-from tag2mask.score_maps import ScoreMaps
-from tag2mask.segmenter import Segmenter
-from tag2mask.tiling import labels_of
+from tag2mask.runs.folder import save_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -15,15 +15,15 @@ from PIL import Image
 from test_every_format import TRAINING
 
 from tag2mask import check, cli, convert
+from tag2mask.base.spelling import class_name, existing, is_background, stored_classes, twin_key
 from tag2mask.data import DataError, MissingDataError, PictureSet, list_splits, open_data, read_picture
-from tag2mask.data.class_names import name_findings
-from tag2mask.data.companions import masks_among
 from tag2mask.data.findings import Finding
-from tag2mask.data.lists import read_list
-from tag2mask.data.spelling import class_name, existing, is_background, stored_classes, twin_key
-from tag2mask.data.suffixes import FORMATS
-from tag2mask.data.voc import listed_ids, picture_id
-from tag2mask.sources import as_rgb
+from tag2mask.data.readers.class_names import name_findings
+from tag2mask.data.readers.companions import masks_among
+from tag2mask.data.readers.lists import read_list
+from tag2mask.data.readers.voc import listed_ids, picture_id
+from tag2mask.data.storage.suffixes import FORMATS
+from tag2mask.inference.sources import as_rgb
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 PETS = tuple(f"{name}/{name}{i}.jpg" for name in ("cat", "dog") for i in range(3))

@@ -51,7 +51,7 @@ def test_other_errors_are_findings(tool, tmp_path, monkeypatch, raised):
     def read(*_):
         raise raised
 
-    monkeypatch.setattr("tag2mask.data.pictures.read_picture", read)
+    monkeypatch.setattr("tag2mask.data.storage.pictures.read_picture", read)
     with pytest.raises(type(raised)):
         tool.run_case("pictures", 0, 0, tmp_path / "case", tool.good_files("pictures"))
 
@@ -59,7 +59,7 @@ def test_other_errors_are_findings(tool, tmp_path, monkeypatch, raised):
 def test_a_wrong_result_is_a_finding(tool, tmp_path, monkeypatch):
     import numpy as np
 
-    monkeypatch.setattr("tag2mask.data.pictures.read_picture", lambda path: np.zeros((3, 3), np.uint8))
+    monkeypatch.setattr("tag2mask.data.storage.pictures.read_picture", lambda path: np.zeros((3, 3), np.uint8))
     with pytest.raises(tool.Finding, match="shape"):
         tool.run_case("pictures", 0, 0, tmp_path / "case", tool.good_files("pictures"))
 

@@ -10,7 +10,7 @@ from tag2mask.crf import dense_crf
 from tag2mask.filtering import Lattice
 from tag2mask.losses import dense_energy_loss
 from tag2mask.torch_lattice import TorchLattice, picture_features
-from tag2mask.training import train
+from tag2mask.training.first_step import train
 
 pytestmark = [
     pytest.mark.gpu,

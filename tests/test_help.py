@@ -13,11 +13,11 @@ from docs_world import SHORTER
 
 import tag2mask
 from tag2mask import cli
+from tag2mask.base.console import SECONDS_PER_LINE, Bar, Remaining
 from tag2mask.cli.advice import after_exporting, beside, next_command
 from tag2mask.cli.examples import EXAMPLES
 from tag2mask.config import RetrainConfig, TrainConfig
-from tag2mask.console import SECONDS_PER_LINE, Bar, Remaining
-from tag2mask.formats import DataOptions
+from tag2mask.config.formats import DataOptions
 
 ROWS, COLUMNS = 48, 100
 """A screen."""
@@ -126,7 +126,7 @@ def test_help_all_shows_every_way_to_read_a_data_set(verb, capsys, monkeypatch):
 
 def test_progress_is_sparse_lines_where_there_is_no_terminal(monkeypatch, capsys):
     now = 100.0
-    monkeypatch.setattr("tag2mask.console.time.monotonic", lambda: now)
+    monkeypatch.setattr("tag2mask.base.console.time.monotonic", lambda: now)
     with Bar("work") as bar:
         for done in range(1, 101):
             now += 0.3
@@ -142,7 +142,7 @@ def test_progress_is_sparse_lines_where_there_is_no_terminal(monkeypatch, capsys
 def test_no_time_is_shown_before_there_is_a_pace(monkeypatch, capsys):
     """A first step of 10 s, as processes start, then 0.2 s each; the estimate was 18:10 then."""
     now = 0.0
-    monkeypatch.setattr("tag2mask.console.time.monotonic", lambda: now)
+    monkeypatch.setattr("tag2mask.base.console.time.monotonic", lambda: now)
     with Bar("step") as bar:
         for done in range(1, 111):
             now += 10.0 if done == 1 else 0.2 if done <= 60 else 1.0
@@ -239,7 +239,7 @@ class Session:
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """A tagged data set with masks, whose name has to be quoted; in the working folder."""
-    from tag2mask.data.shapes import write_builtin
+    from tag2mask.data.builtin.shapes import write_builtin
 
     monkeypatch.chdir(tmp_path)
     return write_builtin(Path("Ann's photos"), train=6, val=3, size=64)
@@ -331,7 +331,7 @@ def test_advice_of_export_and_hub(run, photos, capsys):
 
 
 def test_advice_of_demo_bench_and_ui(photos, tmp_path, monkeypatch, capsys, tiny_config):
-    from tag2mask import demonstration
+    from tag2mask.jobs import demonstration
     from tag2mask.web import server
 
     builtin = demonstration.write_builtin
@@ -352,7 +352,7 @@ def test_advice_of_demo_bench_and_ui(photos, tmp_path, monkeypatch, capsys, tiny
 def test_advice_of_published_weights(capsys, monkeypatch, tmp_path):
     """Words only: the files are other people's."""
     from tag2mask.cli.files import _weights_lines
-    from tag2mask.weights_conversion import ConvertedWeights
+    from tag2mask.jobs.converting.weights import ConvertedWeights
 
     fields = {field.name for field in dataclasses.fields(ConvertedWeights)}
     assert {"out", "title", "parts", "left_out", "complete"} <= fields

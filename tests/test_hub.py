@@ -17,13 +17,14 @@ import pytest
 import torch
 
 import tag2mask
-from tag2mask import evaluate, hub
+from tag2mask import evaluate
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
-from tag2mask.exporting import export
-from tag2mask.formats import DataOptions
+from tag2mask.config.formats import DataOptions
+from tag2mask.inference import hub
+from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.jobs.exporting.run import export
 from tag2mask.models import build_network
-from tag2mask.runs import load_model, save_model
-from tag2mask.segmenter import Segmenter
+from tag2mask.runs.folder import load_model, save_model
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 

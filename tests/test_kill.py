@@ -36,7 +36,7 @@ def _train(config, resume, where: str | None, count: int) -> None:
     if where is not None:
         _die(where, count)
     from tag2mask.config import load_config
-    from tag2mask.training import train
+    from tag2mask.training.first_step import train
 
     train(load_config(Path(resume)) if resume else config, resume=resume)
 
@@ -44,7 +44,8 @@ def _train(config, resume, where: str | None, count: int) -> None:
 def _die(where: str, count: int) -> None:
     import torch
 
-    from tag2mask import files, runs
+    from tag2mask.base import files
+    from tag2mask.runs import folder as runs
 
     left = [count]
 
@@ -163,7 +164,7 @@ def _predict(run: Path, pictures: Path, out: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from tag2mask.predicting import predict
+    from tag2mask.jobs.predicting.run import predict
 
     predict(run, pictures, out, formats=("png", "geojson"), device="cpu")
 
@@ -172,7 +173,7 @@ def test_a_predict_that_is_killed_neither_loses_nor_repeats_a_picture(tiny_confi
     import numpy as np
     from PIL import Image
 
-    from tag2mask.training import train
+    from tag2mask.training.first_step import train
 
     run = train(tiny_config.replace(tag_steps=1, joint_steps=1, val_split="none"))
     rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from data_formats import CLASSES, TAGS, write_json, write_picture, write_picture
 from tag2mask import cli
 from tag2mask.data import DataError, MissingDataError, detect_format, list_splits, open_data
 from tag2mask.data.findings import Finding
-from tag2mask.data.webdataset import read_shard
+from tag2mask.data.readers.webdataset import read_shard
 
 DATA_PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 STEPS = [

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from tag2mask import cli
-from tag2mask.manifest import Manifest, Share, fingerprint
-from tag2mask.predicting import predict
-from tag2mask.runs import save_model
+from tag2mask.jobs.predicting.manifest import Manifest, Share, fingerprint
+from tag2mask.jobs.predicting.run import predict
+from tag2mask.runs.folder import save_model
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def share_and_gather(model, pictures, out, index, seconds, results, meeting):
     import torch
 
     torch.set_num_threads(1)
-    from tag2mask import predicting
+    from tag2mask.jobs.predicting import run as predicting
 
     gather, write = predicting._gather, predicting.write_text
 

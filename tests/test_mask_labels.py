@@ -16,20 +16,20 @@ from PIL import Image
 import tag2mask
 from tag2mask import cli
 from tag2mask.config import RetrainConfig, load_config
-from tag2mask.conversion import convert
 from tag2mask.data import DataError, PictureError, open_data, read_mask
-from tag2mask.data.labelmap import read_labelmap
-from tag2mask.data.mask_labels import MaskFiles, given_codes, mask_list, parsed_mask_ids
-from tag2mask.data.mask_survey import survey, with_measuring_masks
-from tag2mask.data.pictures import shown_size
-from tag2mask.data.voc import VOC_CLASSES
-from tag2mask.evaluation import evaluate
-from tag2mask.predicting import predict
-from tag2mask.pseudo_labels import pseudo_label
-from tag2mask.render import save_mask
-from tag2mask.retraining import retrain
-from tag2mask.runs import save_model
-from tag2mask.training import train, with_some_masks
+from tag2mask.data.masks.labelmap import read_labelmap
+from tag2mask.data.masks.mask_labels import MaskFiles, given_codes, mask_list, parsed_mask_ids
+from tag2mask.data.masks.mask_survey import survey, with_measuring_masks
+from tag2mask.data.readers.voc import VOC_CLASSES
+from tag2mask.data.storage.pictures import shown_size
+from tag2mask.jobs.converting.run import convert
+from tag2mask.jobs.predicting.run import predict
+from tag2mask.jobs.pseudo_labels import pseudo_label
+from tag2mask.outputs.render import save_mask
+from tag2mask.runs.folder import save_model
+from tag2mask.scoring.evaluation import evaluate
+from tag2mask.training.first_step import train, with_some_masks
+from tag2mask.training.second_step import retrain
 
 CLASSES = ("ball", "crate", "leaf")
 SIDE = 24

@@ -14,10 +14,10 @@ from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import TrainConfig
 from tag2mask.data import open_data
 from tag2mask.method import training_labels
+from tag2mask.outputs.render import save_mask
 from tag2mask.reliable import reliable_labels
-from tag2mask.render import save_mask
-from tag2mask.runs import load_model
-from tag2mask.training import train, with_some_masks
+from tag2mask.runs.folder import load_model
+from tag2mask.training.first_step import train, with_some_masks
 
 
 def test_true_labels_replace_reliable_ones_of_their_picture_alone():

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tag2mask import batch_fitting, cli
+from tag2mask import cli
+from tag2mask.base.memory import free_bytes, peak_bytes, ran_out
 from tag2mask.config import TrainConfig, load_config, parse_config
-from tag2mask.memory import free_bytes, peak_bytes, ran_out
-from tag2mask.predicting import predict
-from tag2mask.training import train
+from tag2mask.jobs.predicting.run import predict
+from tag2mask.training import batch_fitting
+from tag2mask.training.first_step import train
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_a_picture_that_does_not_fit_is_told_and_the_others_are_done(segmenter, 
 
 
 def test_training_out_of_memory_is_one_line(tiny_config, monkeypatch, capsys):
-    monkeypatch.setattr("tag2mask.loop._step", lambda *_: torch.empty(2**55, dtype=torch.uint8))
+    monkeypatch.setattr("tag2mask.training.loop._step", lambda *_: torch.empty(2**55, dtype=torch.uint8))
     data = [
         "--data",
         tiny_config.data,
@@ -141,7 +142,7 @@ _LIMITED = """
 import json, resource, sys
 from pathlib import Path
 from tag2mask import cli
-from tag2mask.training import train  # everything is loaded before the limit is set
+from tag2mask.training.first_step import train  # everything is loaded before the limit is set
 from tag2mask.models import backbones
 import timm, torch
 torch.set_num_threads(1)

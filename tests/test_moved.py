@@ -12,10 +12,10 @@ from tag2mask import cli
 from tag2mask.cli.advice import after_training
 from tag2mask.config import RetrainConfig, TrainConfig, load_config
 from tag2mask.data import SplitError, open_data
-from tag2mask.places import RECORD, located
-from tag2mask.retraining import retrain
-from tag2mask.runs import load_model
-from tag2mask.training import train
+from tag2mask.runs.folder import load_model
+from tag2mask.runs.places import RECORD, located
+from tag2mask.training.first_step import train
+from tag2mask.training.second_step import retrain
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def interrupted(short, tmp_path, monkeypatch):
     def begin(config=short, start=train):
         shutil.copytree(config.data, tmp_path / "here")
         config = config.replace(data=str(tmp_path / "here"), save_every=1, tag_steps=3) if start is train else config
-        from tag2mask import loop
+        from tag2mask.training import loop
 
         save = loop.save_state
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tag2mask.config import OptimConfig, TrainConfig
-from tag2mask.optim import build_optimizer, learning_rates, set_learning_rates
+from tag2mask.training.optim import build_optimizer, learning_rates, set_learning_rates
 
 
 class Grouped(torch.nn.Module):

@@ -8,8 +8,8 @@ import pytest
 from mask_cases import CLASSES, hard_masks, iou, write_masks
 from PIL import Image
 
+from tag2mask.jobs.converting.masks import convert_masks
 from tag2mask.outputs import OutputOptions
-from tag2mask.outputs.conversion import convert_masks
 
 pytestmark = [
     pytest.mark.formats,

@@ -15,9 +15,9 @@ from skimage.measure import label as connected
 
 from tag2mask import cli
 from tag2mask.data import open_data, read_mask, read_picture, voc_palette
-from tag2mask.data.pictures import opened, upright_size
+from tag2mask.data.storage.pictures import opened, upright_size
+from tag2mask.jobs.converting.masks import convert_masks
 from tag2mask.outputs import CHECKS, WRITERS, LabeledPicture, OutputOptions, check, writers
-from tag2mask.outputs.conversion import convert_masks
 from tag2mask.outputs.outlines import trace
 from tag2mask.outputs.polygons import ring_polygons, single_polygon
 from tag2mask.outputs.rle import brush_rle, coco_counts, coco_string
@@ -451,7 +451,7 @@ def test_predict_writes_every_format(tmp_path, capsys):
 
     from tag2mask import TrainConfig
     from tag2mask.models import build_network
-    from tag2mask.runs import save_model
+    from tag2mask.runs.folder import save_model
 
     torch.manual_seed(0)
     config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64)

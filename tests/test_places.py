@@ -9,10 +9,10 @@ import pytest
 
 import tag2mask
 from tag2mask import cli
+from tag2mask.base.files import check_file, check_folder, check_new_folder
 from tag2mask.config import RetrainConfig, TrainConfig, load_config
 from tag2mask.data import DataError
-from tag2mask.files import check_file, check_folder, check_new_folder
-from tag2mask.training import train
+from tag2mask.training.first_step import train
 
 
 @pytest.fixture

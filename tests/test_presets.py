@@ -13,13 +13,13 @@ from test_training import padded_batch
 
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import AugmentConfig, MethodConfig, TrainConfig
+from tag2mask.config.presets import PRESETS, names_of
 from tag2mask.method import class_activation_maps
 from tag2mask.models.network import Network
 from tag2mask.models.wide_resnet38 import WideResNet38
-from tag2mask.optim import learning_rates
-from tag2mask.presets import PRESETS, names_of
 from tag2mask.reliable import reliable_labels
-from tag2mask.training import train
+from tag2mask.training.first_step import train
+from tag2mask.training.optim import learning_rates
 
 PUBLISHED = ("voc-rrm", "voc-rrm-init", "voc-rrm-attention")
 

@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask import cli, memory, processes
+from tag2mask import cli
+from tag2mask.base import memory, processes
+from tag2mask.base.processes import usable_cores, usual_threads
 from tag2mask.compat.pydensecrf import densecrf
 from tag2mask.config import RetrainConfig, TrainConfig
 from tag2mask.crf import dense_crf
 from tag2mask.data.dataset import DataError
-from tag2mask.data.loading import named_deaths
+from tag2mask.data.training.loading import named_deaths
 from tag2mask.filtering import Lattice, clear_cache, load_core
-from tag2mask.prediction import Segmenter
-from tag2mask.processes import usable_cores, usual_threads
-from tag2mask.retraining import retrain
-from tag2mask.runs import log_to, new_run_folder, save_model
-from tag2mask.training import train
+from tag2mask.inference.segmenter import Segmenter
+from tag2mask.runs.folder import log_to, new_run_folder, save_model
+from tag2mask.training.first_step import train
+from tag2mask.training.second_step import retrain
 
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -269,7 +270,7 @@ def test_onnxruntime_takes_the_cores_of_the_affinity_only(segmenter, tmp_path):
     pytest.importorskip("onnxruntime")
     script = (
         "import os, sys, json\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nimport onnxruntime as r\n"
-        "from tag2mask.onnx_segmenter import session_options\nfrom tag2mask.processes import usable_cores\n"
+        "from tag2mask.inference.onnx_backend import session_options\nfrom tag2mask.base.processes import usable_cores\n"
         "print(session_options(r).intra_op_num_threads, usable_cores())\n"
     )
     (path := tmp_path / "script.py").write_text(script)

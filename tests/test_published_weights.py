@@ -16,8 +16,9 @@ from torch import nn
 
 from tag2mask import cli
 from tag2mask.config import TrainConfig
-from tag2mask.conversion import convert
-from tag2mask.data.voc import VOC_CLASSES
+from tag2mask.data.readers.voc import VOC_CLASSES
+from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.jobs.converting.run import convert
 from tag2mask.models import build_network
 from tag2mask.models.mxnet_params import read_mxnet_params
 from tag2mask.models.published import (
@@ -31,8 +32,7 @@ from tag2mask.models.published import (
     published_shapes,
 )
 from tag2mask.models.wide_resnet38 import Block, WideResNet38
-from tag2mask.runs import load_model, save_model
-from tag2mask.segmenter import Segmenter
+from tag2mask.runs.folder import load_model, save_model
 
 GOLDEN = Path(__file__).parent / "golden"
 NORM = ("weight", "bias", "running_mean", "running_var")

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from tag2mask.cli import main
-from tag2mask.predicting import predict
-from tag2mask.prediction import Prediction
-from tag2mask.ranking import COLUMNS, Ranked, Review, ranked, review
-from tag2mask.runs import save_model
+from tag2mask.inference.segmenter import Prediction
+from tag2mask.jobs.predicting.ranking import COLUMNS, Ranked, Review, ranked, review
+from tag2mask.jobs.predicting.run import predict
+from tag2mask.runs.folder import save_model
 
 
 def prediction(mask, sure=1.0, scores=(0.9, 0.1)):

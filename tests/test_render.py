@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask import render
+from tag2mask.base.files import write_atomically
 from tag2mask.data import voc_palette
-from tag2mask.files import write_atomically
+from tag2mask.outputs import render
 
 RGB = np.full((60, 80, 3), 100, np.uint8)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.charts import Series, line_chart, ticks
+from tag2mask.base.charts import Series, line_chart, ticks
 from tag2mask.config import TrainConfig
-from tag2mask.evaluation import report_from_confusion
-from tag2mask.report import Figure, write_report
+from tag2mask.scoring.evaluation import report_from_confusion
+from tag2mask.training.page import Figure, write_report
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_line_chart_places_points_and_survives_odd_values():
 
 
 def test_a_finished_run_reports_its_validation_time_and_memory(tiny_config):
-    from tag2mask.training import train
+    from tag2mask.training.first_step import train
 
     run = train(tiny_config)
     scores = json.loads((run / "validation" / "scores.json").read_text(encoding="utf-8"))

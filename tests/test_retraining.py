@@ -11,15 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tag2mask import Segmenter, evaluate, loop, pseudo_label, retrain, train
+from tag2mask import Segmenter, evaluate, pseudo_label, retrain, train
+from tag2mask.base.team import ALONE
 from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig
 from tag2mask.data import open_data
-from tag2mask.distributed import ALONE
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
 from tag2mask.models import build_network
-from tag2mask.objective import Moment
-from tag2mask.retraining import _MaskObjective, with_training_masks
+from tag2mask.training import loop
+from tag2mask.training.objective import Moment
+from tag2mask.training.second_step import _MaskObjective, with_training_masks
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from PIL import Image
 
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.data import voc_palette
+from tag2mask.inference.score_maps import ScoreMaps
+from tag2mask.inference.sources import find_pictures
+from tag2mask.inference.tiles import labels_of
+from tag2mask.inference.torch_backend import Segmenter, resolve_crf, resolve_device
+from tag2mask.jobs.predicting.run import predict
 from tag2mask.models import build_network
-from tag2mask.predicting import predict
-from tag2mask.runs import save_model
-from tag2mask.score_maps import ScoreMaps
-from tag2mask.segmenter import Segmenter, resolve_crf, resolve_device
-from tag2mask.sources import find_pictures
-from tag2mask.tiling import labels_of
+from tag2mask.runs.folder import save_model
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -115,7 +115,7 @@ def test_impossible_labels_never_leave_a_hole(scores):
 def test_labels_by_strips_equal_the_whole(monkeypatch):
     torch.manual_seed(0)
     maps = ScoreMaps(logits=(torch.randn(3, 5, 7), torch.randn(3, 3, 4)), size=(41, 67), allowed=None)
-    monkeypatch.setattr("tag2mask.score_maps._STRIP", 67 * 4)
+    monkeypatch.setattr("tag2mask.inference.score_maps._STRIP", 67 * 4)
     assert torch.equal(torch.from_numpy(labels_of(maps.parts(), maps.size)).long(), maps.probs().argmax(0))
 
 

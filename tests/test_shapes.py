@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tag2mask.data import open_data, read_mask, read_picture
-from tag2mask.data.objects import OBJECTS
-from tag2mask.data.shapes import BUILTIN_CLASSES, _layers, builtin_scene, render_scene, write_builtin
+from tag2mask.data.builtin.objects import OBJECTS
+from tag2mask.data.builtin.shapes import BUILTIN_CLASSES, _layers, builtin_scene, render_scene, write_builtin
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -15,10 +15,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tag2mask import cli
-from tag2mask.data.result_names import name_key, result_names
-from tag2mask.outputs.conversion import convert_masks
-from tag2mask.predicting import predict
-from tag2mask.sources import called, find_pictures, only_listed, search
+from tag2mask.data.storage.result_names import name_key, result_names
+from tag2mask.inference.sources import called, find_pictures, only_listed, search
+from tag2mask.jobs.converting.masks import convert_masks
+from tag2mask.jobs.predicting.run import predict
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 NFC, NFD = (unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD"))
@@ -230,7 +230,7 @@ def test_names_are_compared_in_one_form_of_accents(tmp_path):
 
 
 def test_a_table_tags_the_pictures_that_it_names_and_the_rest_is_counted(segmenter, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tag2mask.prediction.Segmenter.load", lambda *_, **__: segmenter)
+    monkeypatch.setattr("tag2mask.inference.segmenter.Segmenter.load", lambda *_, **__: segmenter)
     folder = pictures(tmp_path / "in", "a.jpg", "old/a.jpg")
     cat = segmenter.classes[0]
     table = written(tmp_path / "tags.csv", f"file_name,tags\na.jpg,\ngone.jpg,{cat}\n")
@@ -338,7 +338,7 @@ def test_results_of_other_commands_and_folders_of_systems_are_no_sources(segment
 def test_nothing_to_do_is_an_error_that_says_what_was_looked_at(
     source, words, segmenter, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("tag2mask.prediction.Segmenter.load", lambda *_, **__: segmenter)
+    monkeypatch.setattr("tag2mask.inference.segmenter.Segmenter.load", lambda *_, **__: segmenter)
     pictures(tmp_path, "only/.a.jpg", "only/.b/c.jpg", "made/masks/a.png", "made/overlays/a.jpg", "made/manifest/a")
     (tmp_path / "made/manifest/a").rename(tmp_path / "made/manifest/0-of-1.jsonl")
     (tmp_path / "empty").mkdir()
@@ -353,7 +353,7 @@ def test_nothing_to_do_is_an_error_that_says_what_was_looked_at(
 
 
 def test_files_passed_over_are_counted_by_suffix(segmenter, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tag2mask.prediction.Segmenter.load", lambda *_, **__: segmenter)
+    monkeypatch.setattr("tag2mask.inference.segmenter.Segmenter.load", lambda *_, **__: segmenter)
     folder = pictures(tmp_path / "in", "a.png")
     for name in ("b.xcf", "c.xcf", "d.raw", "notes.txt", ".hidden"):
         written(folder / name, "")
@@ -370,7 +370,8 @@ def test_files_passed_over_are_counted_by_suffix(segmenter, tmp_path, capsys, mo
 
 
 def test_a_file_of_a_format_without_reader_says_what_it_needs(tmp_path, monkeypatch):
-    from tag2mask.data import read_picture, suffixes
+    from tag2mask.data import read_picture
+    from tag2mask.data.storage import suffixes
 
     monkeypatch.setattr(suffixes, "FORMATS", ("JPEG",))
     (found,) = find_pictures([written(tmp_path / "a.heic", "no picture")])
@@ -392,7 +393,7 @@ def test_what_predict_did_not_write_is_never_replaced(segmenter, tmp_path):
 
 
 def test_other_sources_are_not_taken_for_what_was_done(segmenter, tmp_path):
-    from tag2mask.runs import save_model
+    from tag2mask.runs.folder import save_model
 
     save_model(tmp_path / "m.safetensors", segmenter.model, segmenter.config)
     pictures(tmp_path, "x/1.png", "x/2.png", "y/1.png", "y/2.png")
@@ -424,7 +425,7 @@ def two_with_masks(root: Path) -> Path:
 
 
 def test_pseudo_labels_of_pictures_that_share_a_stem_have_masks_of_their_own(segmenter, tmp_path):
-    from tag2mask.pseudo_labels import pseudo_label
+    from tag2mask.jobs.pseudo_labels import pseudo_label
 
     data = two_with_masks(tmp_path / "data")
     summary = pseudo_label(segmenter, data=data, out=tmp_path / "masks", split=str(data / "splits.txt"))
@@ -436,7 +437,7 @@ def test_pseudo_labels_of_pictures_that_share_a_stem_have_masks_of_their_own(seg
 
 
 def test_pseudo_labels_of_names_that_some_systems_take_for_one_are_refused(segmenter, tmp_path):
-    from tag2mask.pseudo_labels import pseudo_label
+    from tag2mask.jobs.pseudo_labels import pseudo_label
 
     data = pictures(tmp_path / "data", "images/a.jpg", "images/A.jpg")
     written(data / "tags.csv", "file_name,tags\na.jpg,ball\nA.jpg,crate\n")
@@ -448,8 +449,8 @@ def test_pseudo_labels_of_names_that_some_systems_take_for_one_are_refused(segme
 
 def test_convert_to_a_folder_keeps_both_masks_of_a_stem(tmp_path):
     from tag2mask.data.dataset import Picture, PictureSet, label_codes
-    from tag2mask.data.mask_survey import MaskTally
-    from tag2mask.data.writing import _write_pictures
+    from tag2mask.data.masks.mask_survey import MaskTally
+    from tag2mask.jobs.converting.folders import _write_pictures
 
     data = two_with_masks(tmp_path / "data")
     for i, name in enumerate(("x", "y")):
@@ -467,8 +468,8 @@ def test_convert_to_a_folder_keeps_both_masks_of_a_stem(tmp_path):
 
 
 def test_results_in_a_data_set_are_no_class_and_no_picture(tmp_path):
-    from tag2mask.checking import check
     from tag2mask.data import open_data
+    from tag2mask.jobs.checking import check
 
     pictures(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(3)))
     before = open_data(tmp_path, split="train")
@@ -503,7 +504,7 @@ def test_only_results_are_no_data_set(tmp_path):
 
 
 def test_explain_never_replaces_its_picture(segmenter, tmp_path):
-    from tag2mask.explanation import explain
+    from tag2mask.jobs.explanation import explain
 
     path = picture(tmp_path / "a.png")
     before = path.read_bytes()

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask import loop
 from tag2mask.config import AugmentConfig, OptimConfig
 from tag2mask.data import DataError
-from tag2mask.predicting import predict
-from tag2mask.runs import MetricsFile
-from tag2mask.training import train
+from tag2mask.jobs.predicting.run import predict
+from tag2mask.runs.folder import MetricsFile
+from tag2mask.training import loop
+from tag2mask.training.first_step import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

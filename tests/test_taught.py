@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 import tag2mask.method
-import tag2mask.validation
+import tag2mask.training.watching
 from tag2mask.batch import IGNORE
 from tag2mask.data import open_data, read_picture
-from tag2mask.explanation import explain
-from tag2mask.label_quality import picture_taught, score_reliable_labels, tag_vector
+from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.jobs.explanation import explain
 from tag2mask.method import taught, teacher_rule
 from tag2mask.models import build_network
-from tag2mask.segmenter import Segmenter
-from tag2mask.training import train
+from tag2mask.scoring.label_quality import picture_taught, score_reliable_labels, tag_vector
+from tag2mask.training.first_step import train
 from tag2mask.web.actions import look
 
 
@@ -111,7 +111,7 @@ def test_sample_sheets_show_the_moment_of_training(tiny_config, tmp_path, monkey
         return call
 
     monkeypatch.setattr(tag2mask.method, "taught", noted("step", taught))
-    monkeypatch.setattr(tag2mask.validation, "taught", noted("sheet", taught))
+    monkeypatch.setattr(tag2mask.training.watching, "taught", noted("sheet", taught))
     train(tiny_config.replace(joint_steps=4, sample_every=1, val_split="none"))
     sheets, steps = calls["sheet"][-4:], calls["step"]
     assert len(steps) == 4

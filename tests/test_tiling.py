@@ -15,15 +15,17 @@ import torch
 from PIL import Image
 
 import tag2mask
-from tag2mask import cli, render, tiling
+from tag2mask import cli
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.data import PictureError, read_picture
-from tag2mask.data.pictures import PictureTooLarge, opened
+from tag2mask.data.storage.pictures import PictureTooLarge, opened
+from tag2mask.inference import tiles as tiling
+from tag2mask.inference.tiles import Grid, blended_map, resized, stored, tile_side, whole
+from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.jobs.predicting.run import predict
 from tag2mask.models import build_network
-from tag2mask.predicting import predict
-from tag2mask.runs import save_model
-from tag2mask.segmenter import Segmenter
-from tag2mask.tiling import Grid, blended_map, resized, stored, tile_side, whole
+from tag2mask.outputs import render
+from tag2mask.runs.folder import save_model
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -294,7 +296,7 @@ def test_probabilities_of_a_large_picture_are_written_as_they_come(monkeypatch, 
     expected = segmenter.predict(rgb).probs
     monkeypatch.setattr(tiling, "LARGE", 1000)
     monkeypatch.setattr(tiling, "_IN_MEMORY", 0)
-    monkeypatch.setattr("tag2mask.score_maps._STRIP", 200 * 7)
+    monkeypatch.setattr("tag2mask.inference.score_maps._STRIP", 200 * 7)
     Image.fromarray(rgb).save(tmp_path / "a.png")
     predict(segmenter, tmp_path / "a.png", tmp_path / "out", formats=("npz",))
     with np.load(tmp_path / "out/probs/a.npz") as file:
@@ -304,7 +306,7 @@ def test_probabilities_of_a_large_picture_are_written_as_they_come(monkeypatch, 
 def test_onnx_makes_the_same_of_tiles_and_large_pictures(monkeypatch, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from tag2mask.exporting import export_onnx
+    from tag2mask.jobs.exporting.run import export_onnx
 
     segmenter = network(96)
     onnx = tag2mask.Segmenter.load(export_onnx(segmenter, tmp_path / "model.onnx"))
@@ -347,7 +349,7 @@ def test_a_picture_of_100_megapixels_takes_less_than_4_gib(image_size, kind, opt
     segmenter, model = network(image_size), tmp_path / "model.safetensors"
     save_model(model, segmenter.model, segmenter.config, selection="last step")
     if kind == "onnx":
-        from tag2mask.exporting import export_onnx
+        from tag2mask.jobs.exporting.run import export_onnx
 
         model = export_onnx(segmenter, tmp_path / "model.onnx")
     colors = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tag2mask.tracking import check_trackers
-from tag2mask.training import train
+from tag2mask.training.first_step import train
+from tag2mask.training.records import check_trackers
 
 
 def test_tensorboard_gets_numbers_and_pictures(tiny_config):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import tag2mask
-from tag2mask import cli, loop, training
+from tag2mask import cli
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
 from tag2mask.method import (
@@ -26,8 +26,10 @@ from tag2mask.method import (
 )
 from tag2mask.models import build_network
 from tag2mask.reliable import reliable_labels
-from tag2mask.runs import load_model, load_state
-from tag2mask.training import TrainingStopped, train
+from tag2mask.runs.folder import load_model, load_state
+from tag2mask.training import first_step as training
+from tag2mask.training import loop
+from tag2mask.training.first_step import TrainingStopped, train
 
 
 def rows(run):

@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tag2mask import cli, predict, voc_archive
+from tag2mask import cli, predict
 from tag2mask.config import TrainConfig
 from tag2mask.data import VOC_CLASSES, voc_palette
+from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.models import build_network
-from tag2mask.runs import save_model
-from tag2mask.segmenter import Segmenter
+from tag2mask.outputs import voc_archive
+from tag2mask.runs.folder import save_model
 
 CLASSES = ("dog", "cat", "person")  # not in VOC's order
 IDS = [0, 12, 8, 15]

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tag2mask.data import DataError, MissingDataError, PictureError, list_splits, open_data, read_mask, read_picture
-from tag2mask.data.loading import SHARDS_MIXED, TrainingPictures, shard_order
-from tag2mask.data.shards import find_shards
+from tag2mask.data.storage.shards import find_shards
+from tag2mask.data.training.loading import SHARDS_MIXED, TrainingPictures, shard_order
 
 
 def png(value: int, size: int = 8) -> bytes:

@@ -39,10 +39,10 @@ def measure(root: Path, count: int) -> None:
 
     from tag2mask.config import AugmentConfig, TrainConfig
     from tag2mask.data import open_data
-    from tag2mask.data.loading import TrainingPictures
+    from tag2mask.data.training.loading import TrainingPictures
+    from tag2mask.jobs.predicting.run import predict
     from tag2mask.models import build_network
-    from tag2mask.predicting import predict
-    from tag2mask.runs import peak_memory, save_model
+    from tag2mask.runs.folder import peak_memory, save_model
 
     torch.set_num_threads(1)
     config = TrainConfig.preset("small", backbone="test_efficientnet", weights="none", image_size=32)

@@ -233,7 +233,7 @@ def weight_files() -> list[Files]:
 
     from tag2mask.config import TrainConfig
     from tag2mask.models import build_network
-    from tag2mask.runs import save_model
+    from tag2mask.runs.folder import save_model
 
     tensors = {"body.weight": torch.ones(3, 2), "body.bias": torch.zeros(3)}
     pickled, old, state = io.BytesIO(), io.BytesIO(), io.BytesIO()
@@ -302,14 +302,14 @@ def read_one(family: str, kind: str, root: Path, name: str) -> None:
 
     path = root / name
     if family == "pictures":
-        from tag2mask.data.pictures import read_picture
+        from tag2mask.data.storage.pictures import read_picture
 
         rgb = read_picture(path)
         expect(rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size > 0, f"a picture of the shape {rgb.shape}")
         expect(rgb.dtype == np.uint8, f"a picture of {rgb.dtype}")
     elif family == "masks":
         from tag2mask.data.dataset import label_codes
-        from tag2mask.data.pictures import read_mask
+        from tag2mask.data.storage.pictures import read_mask
 
         labels = np.unique(read_mask(path, label_codes(3, others="ignore")))
         expect(set(labels.tolist()) <= {0, 1, 2, 3, 255}, f"labels {labels}")
@@ -345,11 +345,11 @@ def _read_weights(path: Path) -> None:
         out = tag2mask.Segmenter.load(path, device="cpu").predict(np.zeros((8, 8, 3), np.uint8))
         expect(out.mask.shape == (8, 8) and int(out.mask.max()) <= 2, "a mask of another size or label")
     elif path.name == "state.pt":
-        from tag2mask.runs import load_state
+        from tag2mask.runs.folder import load_state
 
         load_state(path.parents[1])
     elif path.name == "model.safetensors":
-        from tag2mask.runs import load_model
+        from tag2mask.runs.folder import load_model
 
         network = load_model(path)[0]
         expect(all(bool(p.isfinite().all()) for p in network.parameters()), "weights that are not finite")

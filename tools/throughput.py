@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tag2mask import cli, loop
+from tag2mask import cli
+from tag2mask.training import loop
 
 STEPS = 5
 

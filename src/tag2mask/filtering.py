@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from tag2mask.processes import survive_forks
+from tag2mask.base.processes import survive_forks
 from tag2mask.torch_lattice import TorchLattice, picture_features, spatial_twin
 
 Backend = Literal["auto", "core", "torch"]

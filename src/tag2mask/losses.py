@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tag2mask.base.team import ALONE, Team
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.distributed import ALONE, Team
 from tag2mask.filtering import Backend, check_sigma, describe, pick_core
 from tag2mask.torch_lattice import TorchLattice, picture_features
 

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tag2mask.base.team import ALONE, Team
 from tag2mask.batch import IGNORE, Batch, Losses, Outputs
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import MethodConfig, ReliableConfig
-from tag2mask.distributed import ALONE, Team
+from tag2mask.inference.score_maps import label_probs
 from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
 from tag2mask.models.network import Network
 from tag2mask.reliable import Votes, crf_votes, labels_from_votes
-from tag2mask.score_maps import label_probs
 
 _LITTLE = 1e-6
 

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tag2mask import __version__
+from tag2mask.base.memory import ran_out
+from tag2mask.base.processes import keep_torch_within_quota
+from tag2mask.base.share import Share
 from tag2mask.cli.common import Verb, misused, suggest, verb
 from tag2mask.cli.data import check_command
 from tag2mask.cli.export import export_command
@@ -24,9 +27,6 @@ from tag2mask.cli.files import convert_command
 from tag2mask.cli.tools import bench_command, demo_command, ui_command
 from tag2mask.cli.train import retrain_command, train_command
 from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
-from tag2mask.memory import ran_out
-from tag2mask.processes import keep_torch_within_quota
-from tag2mask.share import Share
 
 __all__ = ["main"]
 

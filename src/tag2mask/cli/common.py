@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import tyro
 
 from tag2mask.cli.examples import EXAMPLES
-from tag2mask.formats import DataOptions
+from tag2mask.config.formats import DataOptions
 
 if TYPE_CHECKING:
     from tag2mask.data.findings import Finding

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import tyro
 
+from tag2mask.base.console import Bar
 from tag2mask.cli.advice import next_command
 from tag2mask.cli.common import Result
 from tag2mask.config import AugmentConfig
-from tag2mask.console import Bar
-from tag2mask.formats import DataOptions
+from tag2mask.config.formats import DataOptions
 
 
 def check_command(
@@ -39,7 +39,7 @@ def check_command(
         reading: How a data set is read.
         json: Print one JSON object on stdout and nothing else.
     """
-    from tag2mask.checking import check, report_lines
+    from tag2mask.jobs.checking import check, report_lines
 
     with Bar("check") as bar:
         report = check(

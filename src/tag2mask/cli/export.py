@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from tag2mask.base.console import Bar
 from tag2mask.cli.advice import after_exporting, next_command
 from tag2mask.cli.common import Result, Run, jsonable
-from tag2mask.console import Bar
 
 
 def export_command(
@@ -35,8 +35,8 @@ def export_command(
         evaluation: evaluation.json for the model card (hub); default the one in the run folder, if there.
         json: Print one JSON object on stdout and nothing else.
     """
-    from tag2mask.exporting import export
-    from tag2mask.parity import MIN_EQUAL
+    from tag2mask.jobs.exporting.parity import MIN_EQUAL
+    from tag2mask.jobs.exporting.run import export
 
     with Bar("compare") as bar:
         result = export(

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from tag2mask.base.console import Bar
 from tag2mask.cli.advice import next_command
 from tag2mask.cli.common import Result, finding_lines, jsonable
-from tag2mask.console import Bar
-from tag2mask.formats import DataOptions, MaskFormat
+from tag2mask.config.formats import DataOptions, MaskFormat
 
 if TYPE_CHECKING:
-    from tag2mask.data.writing import ConvertedData
-    from tag2mask.outputs.conversion import ConvertedMasks
-    from tag2mask.weights_conversion import ConvertedWeights
+    from tag2mask.jobs.converting.folders import ConvertedData
+    from tag2mask.jobs.converting.masks import ConvertedMasks
+    from tag2mask.jobs.converting.weights import ConvertedWeights
 
 
 def convert_command(
@@ -52,9 +52,9 @@ def convert_command(
         reading: How a data set is read.
         json: Print one JSON object on stdout and nothing else.
     """
-    from tag2mask.conversion import convert
-    from tag2mask.data.writing import ConvertedData
-    from tag2mask.outputs.conversion import ConvertedMasks
+    from tag2mask.jobs.converting.folders import ConvertedData
+    from tag2mask.jobs.converting.masks import ConvertedMasks
+    from tag2mask.jobs.converting.run import convert
     from tag2mask.outputs.objects import OutputOptions
 
     options = OutputOptions(shapes=shapes, instances=instances, tolerance=tolerance, picture_prefix=picture_prefix)

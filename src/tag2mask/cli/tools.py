@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tag2mask.base.console import score_lines
 from tag2mask.cli.advice import beside, next_command, pictures_of
 from tag2mask.cli.common import Misuse, Result, Run, jsonable
-from tag2mask.console import score_lines
 
 
 def demo_command(out: str | None = None, json: bool = False) -> Result:
@@ -17,7 +17,7 @@ def demo_command(out: str | None = None, json: bool = False) -> Result:
         out: New folder for data, run and report.html; default runs/demo, then -2, -3 ...
         json: Print one JSON object on stdout and nothing else.
     """
-    from tag2mask.demonstration import demo
+    from tag2mask.jobs.demonstration import demo
 
     result = demo(out)
     table = score_lines({"segmentation": result.segmentation, "CAM with true tags": result.cam})
@@ -47,7 +47,7 @@ def bench_command(
         plots: Folder for plots of cost against pixels and against labels.
         json: Print one JSON object on stdout and nothing else.
     """
-    from tag2mask.benchmark import bench, check_arguments, table_lines
+    from tag2mask.jobs.benchmark import bench, check_arguments, table_lines
 
     try:
         check_arguments(only, rounds, plots)

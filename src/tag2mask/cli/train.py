@@ -11,10 +11,10 @@ from typing import Any
 
 import tyro
 
+from tag2mask.base.share import Share
 from tag2mask.cli.advice import after_training
 from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Misuse, Result, parsed, suggest, with_main_options
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
-from tag2mask.share import Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def train_command(rest: Sequence[str]) -> Result:
     """Tags to a segmentation model: train PRESET --data PATH, or train --resume RUN."""
 
     def run(config: TrainConfig, resume: Path | None) -> Path:
-        from tag2mask.training import train
+        from tag2mask.training.first_step import train
 
         return train(config, resume=resume)
 
@@ -54,7 +54,7 @@ def retrain_command(rest: Sequence[str]) -> Result:
     """Masks to a supervised model: retrain PRESET --data PATH --masks DIR, or retrain --resume RUN."""
 
     def run(config: RetrainConfig, resume: Path | None) -> Path:
-        from tag2mask.retraining import retrain
+        from tag2mask.training.second_step import retrain
 
         return retrain(config, resume=resume)
 
@@ -117,7 +117,7 @@ def _command(
     )
     config: RunConfig = kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind)})
     if resume is not None:
-        from tag2mask.places import moved
+        from tag2mask.runs.places import moved
 
         where = {name: old for name, (old, _) in moved(start, config).items()}
         _refuse_conflicts(start, config.replace(**where), preset)
@@ -126,7 +126,7 @@ def _command(
     folder = run(config, None if resume is None else Path(resume))
     if Share.of_environment().index > 0:
         return {}, [], 0  # of the processes that torchrun starts one speaks for all
-    from tag2mask.learned import nothing_learned
+    from tag2mask.training.learned import nothing_learned
 
     about = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     findings = [each.as_dict() for each in nothing_learned(folder)]

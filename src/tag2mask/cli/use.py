@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from tag2mask.base.console import Bar
 from tag2mask.cli.advice import (
     after_predicting,
     after_scoring,
@@ -19,8 +20,7 @@ from tag2mask.cli.advice import (
 )
 from tag2mask.cli.common import CRFPreset, Misuse, Result, Run, crf_choice, jsonable
 from tag2mask.config import MAX_PIXELS
-from tag2mask.console import Bar
-from tag2mask.formats import DataOptions, OutputFormat
+from tag2mask.config.formats import DataOptions, OutputFormat
 
 
 def predict_command(
@@ -72,9 +72,9 @@ def predict_command(
     """
     if not sources:
         raise Misuse("predict needs at least one picture, folder or glob after RUN.")
+    from tag2mask.base.share import Share
+    from tag2mask.jobs.predicting.run import predict
     from tag2mask.outputs.objects import OutputOptions
-    from tag2mask.predicting import predict
-    from tag2mask.share import Share
 
     share = Share.of_environment()
     options = OutputOptions(shapes=shapes, instances=instances, tolerance=tolerance, picture_prefix=picture_prefix)
@@ -166,9 +166,9 @@ def evaluate_command(
     if (run is None) == (masks is None):
         raise Misuse("evaluate needs either RUN or --masks DIR.")
     curves = _scale_sets(cam_scales)
-    from tag2mask.evaluation import evaluate
-    from tag2mask.label_quality import THRESHOLDS
-    from tag2mask.scores import report_lines
+    from tag2mask.scoring.evaluation import evaluate
+    from tag2mask.scoring.label_quality import THRESHOLDS
+    from tag2mask.scoring.report import report_lines
 
     with Bar("evaluate") as bar:
         report = evaluate(
@@ -243,7 +243,7 @@ def pseudo_label_command(
         json: Print one JSON object on stdout and nothing else.
     """
     from tag2mask.config import RetrainConfig
-    from tag2mask.pseudo_labels import pseudo_label
+    from tag2mask.jobs.pseudo_labels import pseudo_label
 
     with Bar("pseudo-label") as bar:
         result = pseudo_label(
@@ -293,7 +293,7 @@ def explain_command(
         device: auto, cpu, cuda or mps.
         json: Print one JSON object on stdout and nothing else.
     """
-    from tag2mask.explanation import explain
+    from tag2mask.jobs.explanation import explain
 
     result = explain(run, image, out, tags=tags, crf=crf_preset, device=device)
     lines = [f"sheet: {result.sheet}", f"numbers: {result.json}"]

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tag2mask.data.class_folders import list_class_folders
-from tag2mask.data.coco import list_coco
-from tag2mask.data.cvat import list_cvat
+from tag2mask.config.formats import DataFormat, DataOptions
 from tag2mask.data.dataset import (
     DataError,
     MissingDataError,
@@ -17,19 +15,21 @@ from tag2mask.data.dataset import (
     SplitError,
     voc_palette,
 )
-from tag2mask.data.detection import detect_format
 from tag2mask.data.findings import warned
-from tag2mask.data.folder import open_folder, split_files
-from tag2mask.data.hf_dataset import list_hf_dataset
-from tag2mask.data.label_studio import list_label_studio
-from tag2mask.data.listing import Listing, picture_set, settled
-from tag2mask.data.metadata import list_metadata
-from tag2mask.data.naming import NO_SPLIT
-from tag2mask.data.pictures import PictureError, PictureTooLarge, open_picture, read_mask, read_picture
-from tag2mask.data.voc import VOC_CLASSES, open_voc
-from tag2mask.data.webdataset import list_webdataset
-from tag2mask.data.yolo import list_yolo
-from tag2mask.formats import DataFormat, DataOptions
+from tag2mask.data.readers.class_folders import list_class_folders
+from tag2mask.data.readers.coco import list_coco
+from tag2mask.data.readers.cvat import list_cvat
+from tag2mask.data.readers.detection import detect_format
+from tag2mask.data.readers.folder import open_folder, split_files
+from tag2mask.data.readers.hf_dataset import list_hf_dataset
+from tag2mask.data.readers.label_studio import list_label_studio
+from tag2mask.data.readers.listing import Listing, picture_set, settled
+from tag2mask.data.readers.metadata import list_metadata
+from tag2mask.data.readers.voc import VOC_CLASSES, open_voc
+from tag2mask.data.readers.webdataset import list_webdataset
+from tag2mask.data.readers.yolo import list_yolo
+from tag2mask.data.storage.naming import NO_SPLIT
+from tag2mask.data.storage.pictures import PictureError, PictureTooLarge, open_picture, read_mask, read_picture
 
 __all__ = [
     "VOC_CLASSES",

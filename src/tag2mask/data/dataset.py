@@ -14,7 +14,7 @@ from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.findings import Finding
 
 if TYPE_CHECKING:
-    from tag2mask.data.labelmap import LabelMap
+    from tag2mask.data.masks.labelmap import LabelMap
 
 
 class DataError(ValueError):
@@ -80,7 +80,7 @@ class PictureSet:
     root: Path
     split: str
     data_format: str
-    """As in `tag2mask.formats.DataFormat`."""
+    """As in `tag2mask.config.formats.DataFormat`."""
     findings: tuple[Finding, ...] = ()
     """What is left out of the data set, or may not be what it is taken for; counted and named."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tag2mask.data.voc import VOC_CLASSES
+from tag2mask.data.readers.voc import VOC_CLASSES
 from tag2mask.models.network import Network
 from tag2mask.models.wide_resnet38 import WideResNet38
 

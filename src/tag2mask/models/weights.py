@@ -16,9 +16,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from tag2mask.base.files import model_file
+from tag2mask.base.spelling import stored_classes
 from tag2mask.config import require_finished
-from tag2mask.data.spelling import stored_classes
-from tag2mask.files import model_file
 from tag2mask.models.backbones import LITE0, TimmBackbone
 from tag2mask.models.mxnet_params import is_mxnet, read_mxnet_params
 from tag2mask.models.network import Network

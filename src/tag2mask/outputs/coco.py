@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tag2mask.files import whole_file
+from tag2mask.base.files import whole_file
 from tag2mask.outputs.objects import (
     Add,
     LabeledPicture,

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tag2mask.base.files import whole_file
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import voc_palette
-from tag2mask.files import whole_file
 from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, Wanted, check_any, check_stems, stem_of
 from tag2mask.outputs.voc import check_listed, label_colors, object_map
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.data.result_names import name_key
-from tag2mask.data.tables import MAX_CLASSES
+from tag2mask.data.storage.result_names import name_key
+from tag2mask.data.storage.tables import MAX_CLASSES
+from tag2mask.inference.tiles import label_counts
 from tag2mask.outputs.outlines import Region, trace
-from tag2mask.tiling import label_counts
 
 Shapes: TypeAlias = Literal["rle", "polygons"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.base.files import write_text
 from tag2mask.config import IGNORE
 from tag2mask.data.dataset import voc_palette
-from tag2mask.data.voc import VOC_CLASSES
-from tag2mask.files import write_text
+from tag2mask.data.readers.voc import VOC_CLASSES
 from tag2mask.outputs.objects import (
     Add,
     LabeledPicture,
@@ -26,7 +26,7 @@ from tag2mask.outputs.objects import (
     objects_of,
     stem_of,
 )
-from tag2mask.render import save_mask
+from tag2mask.outputs.render import save_mask
 
 MAX_OBJECTS = 254
 """Objects of a picture; 0 is none and 255 is ignored."""

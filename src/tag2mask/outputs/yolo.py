@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tag2mask.files import write_text
+from tag2mask.base.files import write_text
 from tag2mask.outputs.objects import (
     Add,
     LabeledPicture,

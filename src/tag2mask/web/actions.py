@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tag2mask import outputs, render
-from tag2mask.data.spelling import existing
-from tag2mask.data.tables import safe_name
-from tag2mask.prediction import Prediction, Segmenter
-from tag2mask.ranking import TAG_SCORE
-from tag2mask.sources import as_rgb
+from tag2mask import outputs
+from tag2mask.base.spelling import existing
+from tag2mask.data.storage.tables import safe_name
+from tag2mask.inference.segmenter import Prediction, Segmenter
+from tag2mask.inference.sources import as_rgb
+from tag2mask.jobs.predicting.ranking import TAG_SCORE
+from tag2mask.outputs import render
 
 _log = logging.getLogger("tag2mask")
 
@@ -76,8 +77,8 @@ def look(segmenter: Segmenter, picture: str | Path, *, crf: bool = False, tags: 
 def _steps(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> list[tuple[Image.Image, str]]:
     if segmenter.class_activation_maps(rgb, names) is None:
         return []
-    from tag2mask.label_quality import picture_taught, tag_vector  # needs torch, as the maps do
-    from tag2mask.segmenter import Segmenter as TorchSegmenter
+    from tag2mask.inference.torch_backend import Segmenter as TorchSegmenter
+    from tag2mask.scoring.label_quality import picture_taught, tag_vector  # needs torch, as the maps do
 
     assert isinstance(segmenter, TorchSegmenter)
     lesson = picture_taught(segmenter, rgb, tag_vector(segmenter, names))

@@ -10,8 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from tag2mask.data.suffixes import PICTURE_SUFFIXES
-from tag2mask.prediction import Segmenter
+from tag2mask.data.storage.suffixes import PICTURE_SUFFIXES
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.web.actions import RankedPicture, look, save
 
 log = logging.getLogger("tag2mask")

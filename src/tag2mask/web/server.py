@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tag2mask.prediction import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.web.actions import ranked_list
 
 log = logging.getLogger("tag2mask")

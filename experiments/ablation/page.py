@@ -1,0 +1,119 @@
+"""The ablation as JSON, as a Markdown table and as plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+
+from experiments.ablation.rows import PARTS_BASE, ROWS
+from experiments.ablation.running import Ablation, RowResult
+from tag2mask.base.charts import Series, save_bars, save_plot
+from tag2mask.base.files import write_text
+from tag2mask.config import ReliableConfig
+from tag2mask.runs.folder import environment
+
+
+def check_plan(ablation: Ablation) -> None:
+    """Refuse to mix rows of different lengths in one table.
+
+    Raises:
+        ValueError: the folder's `ablation.json` is of other steps, another data set or second split.
+    """
+    path = ablation.out / "ablation.json"
+    if not path.is_file():
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    pictures = _pictures(ablation)
+    before = stored["plan"] | {name: stored[name] for name in pictures}
+    now = asdict(ablation.plan) | pictures
+    del now["second_seed_within"]  # more seeds may be added
+    differing = [
+        f"--{name.replace('_', '-')} {before[name] or 'not given'}, now {value or 'not given'}"
+        for name, value in now.items()
+        if before[name] != value
+    ]
+    if differing:
+        raise ValueError(f"{ablation.out} holds rows of other settings ({'; '.join(differing)}); choose another --out")
+
+
+def _pictures(ablation: Ablation) -> dict[str, str | None]:
+    """What the rows learn from, as `ablation.json` tells it."""
+    return {"data": str(Path(ablation.data).expanduser().resolve()), "second_split": ablation.second_split}
+
+
+def write_page(ablation: Ablation) -> Path:
+    """Write `ablation.json`, `ablation.md` and the plots of all rows in the folder; returns the Markdown file."""
+    results = ablation.done()
+    tag_phases = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(ablation.out.glob("tags-*/result.json"))]
+    page = {
+        "plan": asdict(ablation.plan),
+        **_pictures(ablation),
+        "environment": environment(),
+        "tag_phases": tag_phases,
+        "rows": [asdict(result) for result in results],
+    }
+    write_text(ablation.out / "ablation.json", json.dumps(page, indent=2) + "\n")
+    _plots(ablation.out, results)
+    return write_text(ablation.out / "ablation.md", "\n".join(table_lines(results)) + "\n")
+
+
+def table_lines(results: Sequence[RowResult]) -> list[str]:
+    """A Markdown table: mIoU per seed, the difference of the means to the row it is compared with, minutes."""
+    seeds = sorted({result.seed for result in results})
+    scores = _scores(results)
+    head = ["", "row", *(f"mIoU, seed {seed}" for seed in seeds), "difference", "to", "minutes"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    group = None
+    for name, by_seed in scores.items():
+        row = next(result for result in results if result.name == name)
+        cells = [f"{by_seed[seed]:.3f}" if seed in by_seed else "" for seed in seeds]
+        shared = f" + {row.shared_minutes:.1f}" if row.shared_minutes else ""
+        title = row.title + ("" if row.pseudo_miou is None else f" (masks: mIoU {row.pseudo_miou:.3f})")
+        lines.append(
+            f"| {row.group if row.group != group else ''} | {title} | {' | '.join(cells)} | "
+            f"{_difference(scores, name)} | {row.minutes:.1f}{shared} |"
+        )
+        group = row.group
+    return lines
+
+
+def _scores(results: Sequence[RowResult]) -> dict[str, dict[int, float]]:
+    scores: dict[str, dict[int, float]] = {}
+    for result in results:
+        scores.setdefault(result.name, {})[result.seed] = result.miou
+    return scores
+
+
+def _difference(scores: dict[str, dict[int, float]], name: str) -> str:
+    """Mean over the seeds that both rows have, in points, and the name of the other row."""
+    other = ROWS[name].against
+    common = sorted(set(scores[name]) & set(scores.get(other, {})))
+    if name == other or not common:
+        return " | "
+    return f"{100 * mean(scores[name][seed] - scores[other][seed] for seed in common):+.1f} | `{other}`"
+
+
+def _plots(out: Path, results: Sequence[RowResult]) -> None:
+    scores = {name: mean(by_seed.values()) for name, by_seed in _scores(results).items()}
+    kept = {
+        float(name.removeprefix("keep-")) / 100: value for name, value in scores.items() if name.startswith("keep-")
+    }
+    if PARTS_BASE in scores:
+        kept[ReliableConfig.clean().keep] = scores[PARTS_BASE]
+    if len(kept) > 1:
+        line = Series(name="mIoU", points=tuple(sorted(kept.items())))
+        save_plot(
+            out / "ablation-kept.svg",
+            [line],
+            title="Share of each class's CAM pixels that is trusted",
+            x_label="share kept",
+            y_label="mIoU on val",
+        )
+    if len(scores) > 1:
+        titles = {result.name: result.title.replace("`", "") for result in results}
+        save_bars(
+            out / "ablation-rows.svg", {titles[name]: value for name, value in scores.items()}, x_label="mIoU on val"
+        )

@@ -1,0 +1,41 @@
+"""Every number of a run: settings as frozen dataclasses that survive JSON, presets, names of formats. No torch."""
+
+from __future__ import annotations
+
+from tag2mask.config.codes import BACKGROUND, IGNORE, MAX_PIXELS
+from tag2mask.config.formats import DataOptions
+from tag2mask.config.method import CRFParams, EnergyConfig, MethodConfig, Profile, ReliableConfig
+from tag2mask.config.run import (
+    NO_SPLIT,
+    AugmentConfig,
+    OptimConfig,
+    Phase,
+    RetrainConfig,
+    RunConfig,
+    TrainConfig,
+    load_config,
+    parse_config,
+    require_finished,
+)
+
+__all__ = [
+    "BACKGROUND",
+    "IGNORE",
+    "MAX_PIXELS",
+    "NO_SPLIT",
+    "AugmentConfig",
+    "CRFParams",
+    "DataOptions",
+    "EnergyConfig",
+    "MethodConfig",
+    "OptimConfig",
+    "Phase",
+    "Profile",
+    "ReliableConfig",
+    "RetrainConfig",
+    "RunConfig",
+    "TrainConfig",
+    "load_config",
+    "parse_config",
+    "require_finished",
+]

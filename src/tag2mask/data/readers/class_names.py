@@ -1,0 +1,147 @@
+"""What the names of the classes alone say: names that are several tags, none, or one tag twice. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from tag2mask.base.spelling import is_background, twin_key
+from tag2mask.data.findings import Finding, about, are, named, some
+
+_LISTS = (",", "|", ";", "，", "、", "；", "،")
+"""Marks that stand between tags and hardly ever in one."""
+_WORDS = re.compile(r"\s+(?:and|or|with|und|oder|mit|et|ou|avec|y|o|con|e|og|och|en|i)\s+", re.IGNORECASE)
+"""Words that stand between two names; like all other marks they may belong to a name, which counts as several tags
+where each part is a tag by itself."""
+_WRAPPED = re.compile(r"[\[({<].*[\])}>]|[\"'`“”„‘’«»].+[\"'`“”„‘’«»]", re.DOTALL)
+_EXCEL_ERROR = re.compile(r"#(?:N/A|[A-Z0/]{3,}[!?])")
+_NOTHING = frozenset(
+    (
+        *("none", "null", "nan", "n/a", "na", "nil", "nothing", "empty", "no", "-", "--", "?", "unknown", "undefined"),
+        *("unlabeled", "unlabelled", "untagged", "no tag", "no tags", "no label", "no labels", "no class", "no object"),
+        *("no objects", "no finding", "no findings", "none of the above", "void", "ignore", "bg", "false"),
+        *("negative", "neg", "n.a"),
+    )
+)
+"""What people write for "none of the classes" or "not known", in lower case with blanks for `_` and `-`."""
+
+
+def name_findings(classes: Sequence[str]) -> tuple[Finding, ...]:
+    """Findings on a list of classes, in its order."""
+    return (*_joined(classes), *_nothing(classes), *_numbers(classes), *_spellings(classes))
+
+
+def background_finding(alone: Sequence[str], together: Sequence[str]) -> tuple[Finding, ...]:
+    """What is said of pictures that have the tag `background`.
+
+    Args:
+        alone: Names of those that have no other tag.
+        together: Names of those that have.
+    """
+    told = f"; on {some(len(together), 'picture')} with other tags it says nothing" if together else ""
+    return about(
+        [*together, *alone],
+        severity="note",
+        code="background",
+        message=f"The tag background is no class: {are(len(alone), 'picture')} tagged so alone and negative{told}.",
+        cure="None needed, if background means that a picture shows none of the classes; else rename the tag.",
+    )
+
+
+def _joined(classes: Sequence[str]) -> tuple[Finding, ...]:
+    """Classes that are made of others, or look like a list."""
+    found: dict[str, str] = {}
+    known = {name.casefold() for name in classes}
+    signs = dict.fromkeys(letter for name in classes for letter in name if not letter.isalnum())
+    for mark in (*_LISTS, *(each for each in signs if each not in _LISTS), ""):
+        parts = {name: _parts(name, mark) for name in classes if mark in name and name not in found}
+        parts = {name: each for name, each in parts.items() if len(each) > 1 or (each and mark in _LISTS)}
+        often = Counter(part for each in parts.values() for part in set(each))
+        orders = Counter(tuple(sorted(each)) for each in parts.values())
+        for name, each in parts.items():
+            elsewhere = all(part in known or (often[part] > 1 and mark == "/") for part in each)
+            if mark in _LISTS or elsewhere or orders[tuple(sorted(each))] > 1:
+                found[name] = mark
+    for name in classes:
+        if name not in found and _WRAPPED.fullmatch(name):
+            found[name] = ""
+    if not found:
+        return ()
+    marks = [mark for mark, _ in Counter(filter(None, found.values())).most_common()]
+    option = (
+        f"--tag-separator {_typed(marks[0])} where tags are cells of a table or text; else write" if marks else "Write"
+    )
+    return (
+        Finding(
+            severity="warning",
+            code="joined_classes",
+            message=f"{some(len(found), 'class')} named like several tags at once, or in brackets or quotes, each a "
+            "class of its own.",
+            cure=f"{option} each tag by itself. Keep the names if they are meant so.",
+            **named([name for name in classes if name in found]),
+        ),
+    )
+
+
+def _parts(name: str, mark: str) -> list[str]:
+    """The parts of a name between marks; "" stands for `_WORDS`."""
+    return [part.strip().casefold() for part in (name.split(mark) if mark else _WORDS.split(name)) if part.strip()]
+
+
+def _typed(mark: str) -> str:
+    """A separator as a shell takes it."""
+    return mark if mark == "," else f"'{mark}'"
+
+
+def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
+    names = [name for name in classes if _means_nothing(name)]
+    return about(
+        names,
+        severity="warning",
+        code="empty_classes",
+        message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
+        cure=(
+            "Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
+            "out whose tags are not known."
+        ),
+    )
+
+
+def _means_nothing(name: str) -> bool:
+    words = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    bare = words.strip("#?!.*()[]<>{} ")
+    return (
+        bool({words or name, bare} & _NOTHING)
+        or is_background(words.replace(" ", ""))
+        or bare.startswith("background ")
+        or bool(_EXCEL_ERROR.fullmatch(name))
+    )
+
+
+def _numbers(classes: Sequence[str]) -> tuple[Finding, ...]:
+    if not all(re.fullmatch(r"[+-]?\d+(?:\.\d+)?", name) for name in classes):
+        return ()
+    return (
+        Finding(
+            severity="note",
+            code="numbered_classes",
+            message=f"{are(len(classes), 'class')} called by a number and nothing else.",
+            cure="None needed, if each number is a class; where one means none of them, call it background.",
+            **named(classes),
+        ),
+    )
+
+
+def _spellings(classes: Sequence[str]) -> tuple[Finding, ...]:
+    same: defaultdict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        same[twin_key(name) or name].append(name)
+    names = [" / ".join(each) for each in same.values() if len(each) > 1]
+    return about(
+        names,
+        severity="warning",
+        code="spellings",
+        message=f"{are(len(names), 'class')} spelt in more than one way, each way a class of its own.",
+        cure="Write each class in one way everywhere.",
+    )

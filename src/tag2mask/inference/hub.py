@@ -1,0 +1,237 @@
+"""Models on the Hugging Face hub: the folder with its model card, download and upload.
+
+The folder is a run folder with less in it, so that whatever takes a run takes it too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tag2mask import __version__
+from tag2mask.base.files import check_new_folder, write_text
+from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
+from tag2mask.data.findings import Finding
+from tag2mask.models.base import SegmentationNetwork
+from tag2mask.runs.folder import save_model
+from tag2mask.scoring.report import protocol_line
+
+_ADDRESS = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_FILES = ("config.json", "model.safetensors")
+
+
+def save(
+    folder: Path,
+    network: SegmentationNetwork,
+    config: RunConfig,
+    *,
+    selection: str = "last step",
+    evaluation: Mapping[str, Any] | None = None,
+    findings: Sequence[Finding] = (),
+) -> Path:
+    """Write model.safetensors, config.json and README.md, the model card.
+
+    Paths of this machine are left out: of the data, the masks and the weights only the last part of the name stays.
+
+    Args:
+        folder: New or empty folder.
+        network: Trained network.
+        config: Its settings.
+        selection: Which weights these are.
+        evaluation: Scores for the card, as `Report.as_dict` and evaluation.json have them.
+        findings: What is to be said of the model wherever it is used.
+
+    Raises:
+        FileExistsError: the folder holds something.
+    """
+    check_new_folder(folder, "the folder")
+    config, selection = without_paths(config), named_selection(selection)
+    card = model_card(config, network.classes, stride=network.stride, selection=selection, evaluation=evaluation)
+    write_text(folder / "README.md", card)
+    write_text(folder / "config.json", config.to_json())
+    save_model(folder / "model.safetensors", network, config, selection=selection, findings=findings)
+    return folder
+
+
+def without_paths(config: RunConfig) -> RunConfig:
+    """The config with the names of folders and files instead of their paths, and without `out`."""
+    paths = {name: value for name in config.path_names() if (value := getattr(config, name))}
+    return config.replace(**{name: _name(value) for name, value in paths.items()} | {"out": None})
+
+
+def named_selection(selection: str) -> str:
+    """Which weights these are, where the split may be a file."""
+    return re.sub(r"(?<=best mIoU on ).+(?= at step \d+$)", lambda split: _name(split[0]), selection)
+
+
+def _name(path: str) -> str:
+    """The last part of a path of this system or another one."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or path
+
+
+def download(address: str) -> Path:
+    """The folder of "hf://owner/name" (or "hf://owner/name@revision"), fetched once and then taken from the cache.
+
+    Raises:
+        ValueError: no such address, no such model, no connection, or a model of something else.
+    """
+    if not address.startswith("hf://") or (found := _ADDRESS.fullmatch(address)) is None:
+        raise ValueError(
+            f'A model of the hub is named "hf://owner/name" or "hf://owner/name@revision", got {address!r}.'
+        )
+    hub = _huggingface_hub()
+    try:
+        folder = Path(hub.snapshot_download(found["name"], revision=found["revision"], allow_patterns=list(_FILES)))
+    except (OSError, ValueError) as error:  # the library's own errors are kinds of OSError
+        raise ValueError(
+            f"{address} could not be had from the hub: {_first_line(error)}. Check the name and the connection "
+            "(HF_HUB_OFFLINE must not be set), log in if it is private, or give a folder."
+        ) from error
+    if missing := [name for name in _FILES if not (folder / name).is_file()]:
+        raise ValueError(f"{address} is no model of tag2mask: it has no {' and no '.join(missing)}.")
+    return folder
+
+
+def push(repo_id: str, write: Callable[[Path], Path], *, private: bool | None = None) -> str:
+    """Upload the folder that `write` fills; see `Segmenter.push_to_hub`."""
+    found = _ADDRESS.fullmatch(repo_id)
+    if found is None or found["revision"]:
+        raise ValueError(f'A repository of the hub is named "owner/name", got {repo_id!r}.')
+    hub = _huggingface_hub()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write(Path(temporary) / "model")
+        try:
+            address = hub.create_repo(found["name"], private=private, exist_ok=True)
+            hub.upload_folder(repo_id=found["name"], folder_path=folder, commit_message=f"tag2mask {__version__}")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{repo_id} could not be uploaded to the hub: {_first_line(error)}. Check the name, the connection "
+                "(HF_HUB_OFFLINE must not be set) and that you are logged in with the right to write."
+            ) from error
+    return str(address)
+
+
+def _huggingface_hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError("Models of the hub need the package huggingface-hub: pip install huggingface-hub") from error
+    return huggingface_hub
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def model_card(
+    config: RunConfig,
+    classes: tuple[str, ...],
+    *,
+    stride: int,
+    selection: str = "last step",
+    evaluation: Mapping[str, Any] | None = None,
+) -> str:
+    """README.md of a model: what it finds, how it was trained, its scores with their protocol, how to use it."""
+    title = f"{config.preset_name}: {_list_of(classes)}"
+    parts = [
+        _front_matter(title, config, evaluation),
+        f"# {title}",
+        "Finds the objects of these classes in pictures and gives each pixel a label. Label 0 is the background.",
+        "\n".join(["| label | class |", "|---|---|", *(f"| {i} | {name} |" for i, name in enumerate(classes, 1))]),
+        _USE,
+        "## Training\n\n" + "\n".join(f"- {line}" for line in _training(config, stride, selection)),
+        "## Scores\n\n" + _scores(evaluation),
+        "## Limits\n\n"
+        "- It knows the classes above and no others; anything else is background or taken for one of them.\n"
+        "- Where two classes always stand together in the training pictures, tags cannot tell them apart.\n"
+        "- Scores hold for pictures like those it was trained and scored on; look at masks of your own before use.",
+        "## License\n\n"
+        "tag2mask is under Apache-2.0. That says nothing about these weights: what may be done with them depends "
+        "on the training pictures and on the first weights. State it here and as `license:` above.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_USE = """## Use
+
+```
+pip install tag2mask
+```
+
+```python
+import tag2mask
+
+segmenter = tag2mask.Segmenter.from_pretrained("hf://owner/name")  # or the folder
+out = segmenter.predict("picture.jpg")
+out.mask  # uint8 [H, W]; also out.probs, out.tag_scores
+out.overlay().save("overlay.png")
+```
+
+`tag2mask predict hf://owner/name pictures/ --out masks` does the same for many pictures."""
+
+
+def _list_of(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes) if len(classes) <= 6 else f"{', '.join(classes[:5])} and {len(classes) - 5} more"
+
+
+def _front_matter(title: str, config: RunConfig, evaluation: Mapping[str, Any] | None) -> str:
+    """The card's YAML; strings are written as JSON, which YAML reads too."""
+    lines = [
+        "---",
+        "library_name: tag2mask",
+        "pipeline_tag: image-segmentation",
+        "tags:",
+        "- semantic-segmentation",
+        "- weakly-supervised",
+    ]
+    if evaluation is not None and evaluation.get("miou") is not None:
+        data = _name(str(evaluation.get("protocol", {}).get("data", config.data)))
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(title, ensure_ascii=False)}",
+            "  results:",
+            "  - task:",
+            "      type: image-segmentation",
+            "    dataset:",
+            f"      name: {json.dumps(data, ensure_ascii=False)}",
+            f"      type: {json.dumps(data, ensure_ascii=False)}",
+            "    metrics:",
+            "    - type: mean_iou",
+            "      name: mIoU",
+            f"      value: {evaluation['miou']:.4f}",
+        ]
+    return "\n".join([*lines, "---"])
+
+
+def _training(config: RunConfig, stride: int, selection: str) -> list[str]:
+    if isinstance(config, RetrainConfig):
+        source = "the data's own masks" if config.own_masks else f"masks made from tags ({config.masks})"
+        kind = f"second step: {config.architecture} trained on {source}"
+    else:
+        kind = "from image-level tags alone, end to end"
+    profile = f", profile {config.profile}" if isinstance(config, TrainConfig) else ""
+    size = "their own size" if config.image_size is None else f"{config.image_size} pixels on the longer side"
+    return [
+        f"{kind} (preset {config.preset_name}{profile})",
+        f"data: {config.data or 'not stated'}",
+        f"backbone {config.backbone}, stride {stride}, first weights: {config.weights}",
+        f"pictures enter at {size}",
+        f"{config.steps} steps; weights kept: {selection}",
+        f"tag2mask {__version__}; config.json has every setting",
+    ]
+
+
+def _scores(evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation is None:
+        return "Not given. `tag2mask evaluate RUN --data PATH --out DIR` measures them."
+    protocol = dict(evaluation["protocol"])
+    protocol |= {key: _name(str(protocol[key])) for key in ("data", "split", "masks_from") if key in protocol}
+    if "model_selection" in protocol:
+        protocol["model_selection"] = named_selection(str(protocol["model_selection"]))
+    rows = [*evaluation["iou"].items(), ("**mIoU**", evaluation["miou"])]
+    table = [f"| {name} | {'-' if value is None else f'{value:.4f}'} |" for name, value in rows]
+    return "\n".join(["| label | IoU |", "|---|---|", *table]) + f"\n\n{protocol_line(protocol)}"

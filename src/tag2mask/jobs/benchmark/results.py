@@ -1,0 +1,99 @@
+"""What `bench` found, as it is printed and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tag2mask.jobs.benchmark.timing import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table; times are medians in milliseconds."""
+
+    name: str
+    """What --only calls it."""
+    work: str
+    """What tag2mask did."""
+    against: str
+    """What pydensecrf did."""
+    clock: Clock
+    """CPU time of the process, or wall time."""
+    threads: int
+    """Threads of tag2mask."""
+    rounds: int
+    """Counted rounds."""
+    own_ms: float
+    """Median of tag2mask."""
+    peer_ms: float | None
+    """Median of pydensecrf; None without it."""
+    own_all_ms: list[float]
+    """Every round of tag2mask."""
+    peer_all_ms: list[float]
+    """Every round of pydensecrf."""
+    measure: Literal["speedup", "share"]
+    """`speedup`: peer over own, at least the bar. `share`: own over peer, at most the bar."""
+    value: float | None
+    """The speedup or share of the medians."""
+    bar: float | None
+    """What the value is held against; None where nothing is asked."""
+    met: bool | None
+    """None where there is no value or no bar, or the run was quick: bars hold at full size only."""
+    max_difference: float | None = None
+    """Largest difference between the two results of the first picture, where both compute the same."""
+    crf_share: float | None = None
+    """Share of a training step that the CRF votes and the reliable labels take, 0-1."""
+    peer_crf_share: float | None = None
+    """The same with pydensecrf in the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One point of a curve: both CRF runs of a picture, one thread, CPU time."""
+
+    height: int
+    width: int
+    labels: int
+    rounds: int
+    own_ms: float
+    peer_ms: float | None
+    vertices_per_pixel: float
+    """Vertices of the bilateral lattice: how hard the picture is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport:
+    """What `bench` measured, and where."""
+
+    command: str
+    date: str
+    """UTC, YYYY-MM-DD."""
+    machine: dict[str, Any]
+    """Core in use, processor, versions, load average at the start."""
+    quick: bool
+    rows: list[Row]
+    pixels: list[Point]
+    """Cost against the number of pixels."""
+    growth: float | None
+    """Cost of a pixel of the largest picture of that curve, as a multiple of one at 512 x 512."""
+    labels: list[Point]
+    """Cost against the number of labels."""
+    skipped: dict[str, str]
+    """Measurements that were not made, with the reason."""
+    plots: list[str]
+    """Files that were drawn."""
+
+    @classmethod
+    def from_dict(cls, values: Any) -> BenchReport:
+        """The report that `--json` printed.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            rows = [Row(**row) for row in values["rows"]]
+            curves = {name: [Point(**point) for point in values[name]] for name in ("pixels", "labels")}
+            return cls(**values | {"rows": rows} | curves)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"this is no report of `tag2mask bench --json` of this version ({error})") from error

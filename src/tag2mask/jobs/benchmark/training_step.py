@@ -1,0 +1,106 @@
+"""The measurement of a training step."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from tag2mask import reliable
+from tag2mask.config import TrainConfig
+from tag2mask.data.builtin.shapes import write_builtin
+from tag2mask.jobs.benchmark.inputs import size_text
+from tag2mask.jobs.benchmark.measuring import make_row
+from tag2mask.jobs.benchmark.peer import peer_votes
+from tag2mask.jobs.benchmark.results import Row
+
+_STEP = ("images_per_second", "mining_share")
+
+
+def measure_training(
+    rounds: int, peer: ModuleType | None, *, quick: bool = False, config: TrainConfig | None = None
+) -> Row:
+    """Joint steps of a run of the preset `small` on built-in pictures, every second one with pydensecrf if it is there.
+
+    They are the steps of `tag2mask.train` as its metrics.csv tells them: loading, network, CRF, losses and update.
+
+    Args:
+        rounds: Counted steps of each contender; the first of each is not counted.
+        peer: pydensecrf or None.
+        quick: Smaller crops and batches.
+        config: Settings instead of those of `small`.
+    """
+    from tag2mask.training.first_step import train  # heavy, and no process of the peer needs it
+
+    config = config or TrainConfig.preset("small")
+    if quick:
+        config = config.replace(joint_batch_size=2, augment=replace(config.augment, crop_size=96))
+    contenders = ("own",) if peer is None else ("own", "peer")
+    steps = len(contenders) * (rounds + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_builtin(Path(folder) / "data", train=16, val=1, size=config.image_size or 320)
+        config = config.replace(
+            data=str(data),
+            val_split="none",  # nothing to validate
+            out=str(Path(folder) / "run"),
+            tag_steps=0,
+            joint_steps=steps,
+            log_every=1,
+            sample_every=0,
+            save_every=steps,
+        )
+        with crf_by_turns(peer, steps), contextlib.redirect_stderr(io.StringIO()):
+            run = train(config)
+        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            metrics = [{key: float(row[key]) for key in _STEP} for row in csv.DictReader(file)]
+    counted = {name: metrics[i :: len(contenders)][1:] for i, name in enumerate(contenders)}
+    shares = {name: median(row["mining_share"] for row in rows) for name, rows in counted.items()}
+    batch, crop = int(config.joint_batch_size), config.augment.crop_size
+    return make_row(
+        {name: [batch / row["images_per_second"] for row in rows] for name, rows in counted.items()},
+        name="training-step",
+        work=f"training step of `{config.preset_name}`, batch of {batch}, {size_text((crop, crop))}, all threads",
+        against="the same with pydensecrf for its CRF",
+        clock="wall",
+        threads=torch.get_num_threads(),
+        measure="speedup",
+        bar=None,
+        judged=False,
+        crf_share=shares["own"],
+        peer_crf_share=shares.get("peer"),
+    )
+
+
+@contextmanager
+def crf_by_turns(peer: ModuleType | None, steps: int) -> Iterator[None]:
+    """Let every second call of the CRF votes run on pydensecrf.
+
+    Raises:
+        RuntimeError: the steps did not call it once each, so their times cannot be told apart.
+    """
+    own, calls = vars(reliable)["dense_crf"], itertools.count()
+
+    def by_turns(rgb: Tensor, scores: Tensor, **options: Any) -> Tensor:
+        if next(calls) % 2 and peer is not None:
+            return peer_votes(peer, rgb, scores, options["params"], options["present"])
+        return cast(Tensor, own(rgb, scores, **options))
+
+    vars(reliable)["dense_crf"] = by_turns
+    try:
+        yield
+    finally:
+        vars(reliable)["dense_crf"] = own
+    if (called := next(calls)) != steps:
+        raise RuntimeError(f"{steps} training steps called the CRF {called} times; bench expects one call a step")

@@ -1,0 +1,190 @@
+"""`tag2mask.check`: is this data set fit to train on? Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tag2mask.config import AugmentConfig
+from tag2mask.config.formats import DataOptions
+from tag2mask.data.dataset import Picture, PictureSet
+from tag2mask.data.findings import SEVERITIES, Finding
+from tag2mask.data.masks.mask_labels import expected_mask
+from tag2mask.jobs.checking.class_findings import class_findings, held_out_findings
+from tag2mask.jobs.checking.copies import Indices, copy_findings
+from tag2mask.jobs.checking.looking import Look, Progress, look_at_pictures
+from tag2mask.jobs.checking.opening import UNLISTED, Opened, is_held_out, open_splits
+from tag2mask.jobs.checking.page import check_page_path, write_page
+from tag2mask.jobs.checking.picture_findings import mask_findings, picture_findings, side_histogram, size_summary
+from tag2mask.jobs.checking.results import CheckReport, SplitSummary, report_lines
+
+__all__ = ["CheckReport", "Finding", "SplitSummary", "check", "report_lines"]
+
+
+def check(
+    data: str | Path,
+    *,
+    train_split: str | Path | None = None,
+    min_images: int = 10,
+    crop_size: int = AugmentConfig().crop_size,
+    jobs: int = 0,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    data_options: DataOptions | None = None,
+    **fields: Any,
+) -> CheckReport:
+    """Open every split of a data set, read every picture and mask, and say what would hurt training.
+
+    Nothing of the data set is changed. Beside the lists of pictures about 300 bytes per picture are kept, and each
+    file is read once, whatever the number of splits it is in.
+
+    Args:
+        data: Folder of the data set.
+        train_split: Name of the split to train on, or a file with one picture per line; default the usual one.
+        min_images: A class on fewer pictures of the split to train on is rare.
+        crop_size: Height and width of a training crop in pixels, against which pictures count as tiny.
+        jobs: Threads that read pictures; 0 for one per processor, 8 at most.
+        out: File to write the report to as one self-contained HTML page; None writes nothing.
+        progress: Called with (pictures done, pictures in all, name of the last).
+        data_options: How the data set is read where looking is not enough.
+        fields: Fields of `data_options` by name, as `data_format`.
+
+    Returns:
+        Counts per split and findings; `fit` is False where training would be pointless, `reason` says why.
+
+    Raises:
+        DataError: (a ValueError) there is no such folder, or it holds no data set that is recognised. Whatever is wrong
+            inside of one is a finding.
+        ValueError: `min_images`, `crop_size` or `jobs` is out of range, or `out` is no name of a page.
+    """
+    for name, value, least in (("min_images", min_images, 1), ("crop_size", crop_size, 2), ("jobs", jobs, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if out is not None:
+        check_page_path(Path(out))
+    reading = DataOptions.merged(data_options, fields)
+    opened = open_splits(Path(data).expanduser(), train_split=train_split, options=reading)
+    pictures, members = _each_once(opened.splits)
+    looks = _looks(opened, pictures, jobs, progress)
+    findings = list(opened.findings)
+    findings += dict.fromkeys(each for split in opened.splits.values() for each in split.findings)
+    findings += _split_findings(opened, looks, members, min_images)
+    findings += picture_findings(pictures, looks, crop_size)
+    findings += _copies(opened, pictures, looks, members)
+    report = CheckReport(
+        data=str(data),
+        data_format=opened.data_format,
+        train_split=opened.train,
+        classes=opened.classes,
+        splits={
+            name: _summary(each, [looks[i] for i in members[name]], tagged=name in opened.tagged)
+            for name, each in opened.splits.items()
+        },
+        findings=tuple(sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))),
+        side_histogram=side_histogram(looks),
+    )
+    return report if out is None else replace(report, out=write_page(report, Path(out)))
+
+
+def _each_once(splits: dict[str, PictureSet]) -> tuple[list[Picture], dict[str, Indices]]:
+    """Every file of the splits once, and for each split the indices of its pictures."""
+    index: dict[Path, int] = {}
+    pictures: list[Picture] = []
+    members = {}
+    for name, each in splits.items():
+        for picture in each.pictures:
+            if index.setdefault(picture.path, len(pictures)) == len(pictures):
+                pictures.append(picture)
+        members[name] = np.array([index[picture.path] for picture in each.pictures], dtype=np.intp)
+    return pictures, members
+
+
+def _looks(opened: Opened, pictures: list[Picture], jobs: int, progress: Progress | None) -> list[Look]:
+    if not pictures:
+        return []
+    codes = next(iter(opened.splits.values())).mask_codes
+    return look_at_pictures(pictures, codes, jobs=jobs, progress=progress)
+
+
+def _split_findings(opened: Opened, looks: list[Look], members: dict[str, Indices], min_images: int) -> list[Finding]:
+    """What tags and masks say, for the split to train on and the held-out ones."""
+    findings = []
+    counts = {}
+    for name, pictures in opened.splits.items():
+        mine = [looks[i] for i in members[name]]
+        held_out = is_held_out(name) and name != opened.train
+        if name in opened.tagged:
+            tags = _tag_matrix(pictures, mine)
+            counts[name] = _class_counts(pictures, tags)
+            if name == opened.train:
+                findings += class_findings(tags, pictures.classes, name, min_images)
+            elif held_out and opened.train in counts:
+                findings += held_out_findings(counts[name], counts[opened.train], name)
+        if name == opened.train or held_out:
+            findings += mask_findings(pictures, mine)
+        if held_out and not pictures.has_masks:
+            findings.append(_no_masks(name, expected_mask(pictures)))
+    if not any(is_held_out(name) and name != opened.train for name in opened.splits):
+        findings.append(_nothing_held_out())
+    return findings
+
+
+def _tag_matrix(pictures: PictureSet, looks: list[Look]) -> NDArray[np.bool_]:
+    """Tags as bool [N, C], of the pictures that can be read."""
+    rows = [picture.tags for picture, look in zip(pictures.pictures, looks, strict=True) if look.error is None]
+    tags = np.zeros((len(rows), pictures.num_classes), dtype=bool)
+    for row, each in zip(tags, rows, strict=True):
+        row[list(each)] = True
+    return tags
+
+
+def _class_counts(pictures: PictureSet, tags: NDArray[np.bool_]) -> dict[str, int]:
+    return dict(zip(pictures.classes, map(int, tags.sum(axis=0)), strict=True))
+
+
+def _no_masks(split: str, expected: str) -> Finding:
+    return Finding(
+        severity="note",
+        code="no_masks",
+        message=f"The split {split!r} has no masks: `tag2mask evaluate` cannot give an mIoU on it.",
+        cure=" ".join(filter(None, ["Draw masks of a few of its pictures, 50 say; training needs none.", expected])),
+    )
+
+
+def _nothing_held_out() -> Finding:
+    return Finding(
+        severity="note",
+        code="nothing_held_out",
+        message="No split is held out (val, test), so nothing can be scored on pictures that training has not seen.",
+        cure="Make a split named val; see docs/data.md for the format's way.",
+    )
+
+
+def _copies(opened: Opened, pictures: list[Picture], looks: list[Look], members: dict[str, Indices]) -> list[Finding]:
+    none = np.empty(0, dtype=np.intp)
+    train = opened.train if opened.train in members else UNLISTED
+    held_out = {name: each for name, each in members.items() if is_held_out(name) and name != train}
+    tagged = np.unique(np.concatenate([none, *(members[name] for name in opened.splits if name in opened.tagged)]))
+    return copy_findings(pictures, looks, members.get(train, none), held_out, tagged)
+
+
+def _summary(pictures: PictureSet, looks: list[Look], *, tagged: bool) -> SplitSummary:
+    good = [look for look in looks if look.error is None]
+    counts = negatives = None
+    if tagged:
+        tags = _tag_matrix(pictures, looks)
+        counts = _class_counts(pictures, tags)
+        negatives = int((~tags.any(axis=1)).sum())
+    return SplitSummary(
+        num_images=len(looks),
+        num_broken=len(looks) - len(good),
+        num_negatives=negatives,
+        num_masks=sum(picture.mask is not None for picture in pictures.pictures),
+        class_counts=counts,
+        heights=size_summary([look.height for look in good]),
+        widths=size_summary([look.width for look in good]),
+    )

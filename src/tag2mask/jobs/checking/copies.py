@@ -1,0 +1,197 @@
+"""Pictures that are there more than once, and those that are both trained and scored on. Imports no torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tag2mask.data.dataset import Picture
+from tag2mask.data.findings import Finding, are, named, some
+from tag2mask.jobs.checking.fingerprint import NEAR, near_pairs
+from tag2mask.jobs.checking.looking import Look
+
+_SHOWN = 4
+"""So many names of one group are written out."""
+Indices = NDArray[np.intp]
+
+
+def copy_findings(
+    pictures: Sequence[Picture],
+    looks: Sequence[Look],
+    trained: Indices,
+    held_out: Mapping[str, Indices],
+    tagged: Indices,
+) -> list[Finding]:
+    """Leaks from training into held-out splits, equal files, equal files with unlike tags, near-duplicates.
+
+    Args:
+        pictures: The files of all splits, each once.
+        looks: A look at each.
+        trained: Indices of the pictures of the split to train on.
+        held_out: Indices of those of each held-out split, by its name.
+        tagged: Indices of pictures whose tags are known.
+    """
+    equal = equal_files(looks)
+    group, twin = similar_pictures(looks, trained)
+    findings = [_leak(pictures, looks, equal, twin, trained, split, held) for split, held in held_out.items()]
+    findings += [_contradictions(pictures, equal, tagged), _equal(pictures, equal), _similar(pictures, equal, group)]
+    return [finding for finding in findings if finding is not None]
+
+
+def equal_files(looks: Sequence[Look]) -> Indices:
+    """For each picture the index of the first whose file has the same bytes; its own where it is alone or broken."""
+    first: dict[bytes, int] = {}
+    return np.array(
+        [first.setdefault(look.digest, i) if look.error is None else i for i, look in enumerate(looks)], dtype=np.intp
+    )
+
+
+def similar_pictures(looks: Sequence[Look], trained: Indices) -> tuple[Indices, Indices]:
+    """(group, twin), int [N] each, by fingerprints at most `NEAR` bits apart; broken and flat pictures are alone.
+
+    group: index of the first picture of the group, where a group is all that is joined by a chain of near pairs.
+    twin: index of a picture of `trained` that is near the picture itself (for one of `trained` it may be itself); -1
+    where there is none.
+    """
+    n = len(looks)
+    good = np.array([i for i, look in enumerate(looks) if look.error is None and not look.flat], dtype=np.intp)
+    bits = np.array([looks[i].fingerprint for i in good], dtype=np.uint64)
+    distinct, code = np.unique(bits, return_inverse=True)
+    # n stands for "none": the smallest index wins, whatever the order of the pairs
+    of_training = np.full(len(distinct), n)
+    is_trained = np.zeros(n, dtype=bool)
+    is_trained[trained] = True
+    np.minimum.at(of_training, code[is_trained[good]], good[is_trained[good]])
+    nearest = of_training.copy()
+    label = np.arange(len(distinct))
+    for one, two in near_pairs(distinct):
+        np.minimum.at(nearest, one, of_training[two])
+        np.minimum.at(nearest, two, of_training[one])
+        label = _joined(label, one, two)
+    first = np.full(len(distinct), n)
+    np.minimum.at(first, label[code], good)
+    group, twin = np.arange(n), np.full(n, -1)
+    group[good] = first[label[code]]
+    twin[good] = np.where(nearest < n, nearest, -1)[code]
+    return group, twin
+
+
+def _joined(label: Indices, one: Indices, two: Indices) -> Indices:
+    """Labels after the groups of `one[i]` and `two[i]` have become one, for every i; a label is its own label."""
+    label = label.copy()
+    while True:
+        apart = label[one] != label[two]
+        if not apart.any():
+            return label
+        one, two = one[apart], two[apart]
+        a, b = label[one], label[two]
+        np.minimum.at(label, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(label, above := label[label]):
+            label = above
+
+
+def _groups(key: Indices, members: Iterable[int]) -> list[list[int]]:
+    """Members that share a key, for every key that several share."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for i in members:
+        found[int(key[i])].append(i)
+    return [each for each in found.values() if len(each) > 1]
+
+
+def _written(pictures: Sequence[Picture], groups: Sequence[Sequence[int]]) -> tuple[list[str], list[tuple[Path, ...]]]:
+    """Names of groups, and the files to show of each."""
+    names = []
+    for group in groups:
+        more = [f"{len(group) - _SHOWN} more"] if len(group) > _SHOWN else []
+        names.append(" = ".join([*(pictures[i].name for i in group[:_SHOWN]), *more]))
+    return names, [tuple(pictures[i].path for i in group[:_SHOWN]) for group in groups]
+
+
+def _leak(
+    pictures: Sequence[Picture],
+    looks: Sequence[Look],
+    equal: Indices,
+    twin: Indices,
+    trained: Indices,
+    split: str,
+    held: Indices,
+) -> Finding | None:
+    """Pictures of a held-out split that train as well, as the same file, as an equal one, or nearly."""
+    in_training = set(trained.tolist())
+    copy_in_training = {int(equal[i]): int(i) for i in reversed(trained) if looks[i].error is None}
+    same, copied, near = [], [], []
+    for i in map(int, held):
+        if i in in_training:
+            same.append((i,))
+        elif int(equal[i]) in copy_in_training:
+            copied.append((i, copy_in_training[int(equal[i])]))
+        elif twin[i] >= 0:
+            near.append((i, int(twin[i])))
+    leaks = [*same, *copied, *near]
+    if not leaks:
+        return None
+    kinds = ((same, "listed in both"), (copied, "copied"), (near, "nearly the same"))
+    how = ", ".join(f"{len(each)} {what}" for each, what in kinds if each)
+    names = [
+        f"{pictures[pair[0]].name}: {f'looks like {pictures[pair[1]].name}' if len(pair) > 1 else 'in both lists'}"
+        for pair in leaks
+    ]
+    return Finding(
+        severity="warning",
+        code="leak",
+        message=f"{len(leaks)} of {some(len(held), 'picture')} of the split {split!r} ({len(leaks) / len(held):.1%}) "
+        f"also train ({how}): scores on it are too good.",
+        cure="Take them out of one of the two. Pictures of one scene belong into one split.",
+        **named(names, [tuple(pictures[i].path for i in pair) for pair in leaks]),
+    )
+
+
+def _contradictions(pictures: Sequence[Picture], equal: Indices, tagged: Indices) -> Finding | None:
+    unlike = [
+        group for group in _groups(equal, tagged.tolist()) if len({frozenset(pictures[i].tags) for i in group}) > 1
+    ]
+    if not unlike:
+        return None
+    names, files = _written(pictures, unlike)
+    return Finding(
+        severity="warning",
+        code="contradictions",
+        message=f"{some(len(unlike), 'group')} of equal files whose tags differ: the network is told two things.",
+        cure="Keep one file of each group, with all tags that are true.",
+        **named(names, files),
+    )
+
+
+def _equal(pictures: Sequence[Picture], equal: Indices) -> Finding | None:
+    groups = _groups(equal, range(len(pictures)))
+    if not groups:
+        return None
+    names, files = _written(pictures, groups)
+    return Finding(
+        severity="warning",
+        code="duplicates",
+        message=f"{are(sum(map(len, groups)) - len(groups), 'file')} the same, byte for byte, as another one "
+        f"({some(len(groups), 'group')}).",
+        cure="Keep one of each group: copies weigh twice in training and in scores.",
+        **named(names, files),
+    )
+
+
+def _similar(pictures: Sequence[Picture], equal: Indices, group: Indices) -> Finding | None:
+    once = [i for i in range(len(pictures)) if equal[i] == i]
+    groups = _groups(group, once)
+    if not groups:
+        return None
+    names, files = _written(pictures, groups)
+    return Finding(
+        severity="warning",
+        code="near_duplicates",
+        message=f"{some(len(groups), 'group')} of pictures that look (almost) the same, {sum(map(len, groups))} in "
+        f"all: at most {NEAR} of 64 bits of their fingerprints differ.",
+        cure="Keep one of each group, or at least keep a group in one split.",
+        **named(names, files),
+    )

@@ -1,0 +1,191 @@
+"""Any data set as a plain folder. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tag2mask.base.files import make_folder_atomically, write_text
+from tag2mask.config.formats import DataOptions
+from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_split
+from tag2mask.data.findings import Finding
+from tag2mask.data.masks.mask_survey import MaskTally
+from tag2mask.data.storage.pictures import is_stored, read_ids
+from tag2mask.data.storage.result_names import result_names
+from tag2mask.data.storage.tables import class_indices, read_classes, read_tag_table
+from tag2mask.inference.tiles import label_counts
+from tag2mask.outputs.render import save_mask
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedData:
+    """What `convert` made of a data set."""
+
+    out: Path
+    data_format: str
+    """Format that was read."""
+    classes: tuple[str, ...]
+    num_images: int
+    num_masks: int
+    num_negatives: int
+    splits: dict[str, int]
+    """Pictures per split; empty where the data set has none (`train` and `val` are then by hash)."""
+    findings: tuple[Finding, ...] = ()
+    """What was left out, or may not be what it was taken for."""
+
+
+def write_plain_folder(
+    source: Path,
+    out: Path,
+    *,
+    options: DataOptions | None = None,
+    splits: Sequence[str] = (),
+    link: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> ConvertedData:
+    """Write a data set as a plain folder (docs/data.md), whole or not at all.
+
+    Pictures keep their bytes and their names, tags become tags.csv, classes keep their order (classes.txt), masks
+    become label PNG with ids outside the class list as 255, and splits become splits/NAME.txt. Without splits of its
+    own none are written, and as the names are the same, so are the halves by hash. Pictures of no split are left out.
+
+    Args:
+        source: Folder of the data set.
+        out: New folder.
+        options: How `source` is read where looking is not enough.
+        splits: Only these; default all.
+        link: Hard links to the pictures instead of copies, where the file system can do it.
+        progress: Called with (done, all) pictures.
+
+    Raises:
+        FileExistsError: there is something at `out`.
+        DataError: the data set cannot be read, or not be written so.
+    """
+    if out.exists():
+        raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
+    own = tuple(splits) or list_splits(source, options=options)
+    sets = _open(source, own, options)
+    first = next(iter(sets.values()))
+    pictures = {picture.name: picture for each in sets.values() for picture in each.pictures}
+    lists = {name: [picture.name for picture in sets[name].pictures] for name in own}
+    _check_names([*pictures, *first.classes, *own])
+
+    def fill(folder: Path) -> None:
+        write_text(folder / "tags.csv", _tag_table(list(pictures.values()), first.classes))
+        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in first.classes))
+        _check_tables(folder, pictures, first.classes)
+        for name, members in lists.items():
+            write_text(folder / "splits" / f"{name}.txt", "".join(f"{member}\n" for member in members))
+        _write_pictures(folder, pictures, first, tally, link=link, progress=progress)
+
+    tally = MaskTally(first)
+    make_folder_atomically(out, fill)
+    return ConvertedData(
+        out=out,
+        data_format=first.data_format,
+        classes=first.classes,
+        num_images=len(pictures),
+        num_masks=sum(picture.mask is not None for picture in pictures.values()),
+        num_negatives=sum(not picture.tags for picture in pictures.values()),
+        splits={name: len(members) for name, members in lists.items()},
+        findings=(*dict.fromkeys(each for part in sets.values() for each in part.findings), *tally.findings()),
+    )
+
+
+def _open(source: Path, own: Sequence[str], options: DataOptions | None) -> dict[str, PictureSet]:
+    """The splits of a data set, or its two halves by hash."""
+    if own:
+        return {name: read_split(source, split=name, options=options) for name in own}
+    sets = {"train": read_split(source, split="train", options=options)}
+    try:
+        sets["val"] = read_split(source, split="val", options=options)
+    except SplitError as error:  # a single picture
+        _log.info("%s", error)
+    return sets
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse names that the lines of a text file cannot hold."""
+    for name in names:
+        if name != name.strip() or len(name.splitlines()) != 1:
+            raise DataError(f"The name {name!r} begins or ends with a space, or has a line break. Rename it.")
+
+
+def _check_tables(folder: Path, pictures: Mapping[str, Picture], classes: tuple[str, ...]) -> None:
+    """Read what was written, so that no folder is left that cannot be opened, or says something else."""
+    try:
+        rows, names = read_tag_table(folder / "tags.csv").rows, read_classes(folder / "classes.txt")
+        same = names == classes and rows.keys() == pictures.keys()
+        same = same and all(
+            class_indices(row.tags, classes, "", "") == pictures[name].tags for name, row in rows.items()
+        )
+    except DataError as error:
+        raise DataError(
+            f"The names of classes or pictures cannot be written as tags.csv: {error} Rename them."
+        ) from error
+    if not same:
+        raise DataError(
+            "The names of classes or pictures cannot be written as tags.csv: they read differently. Rename classes "
+            f"that are called tags or file_name or like a list; the classes are {', '.join(classes)}."
+        )
+
+
+def _tag_table(pictures: Sequence[Picture], classes: tuple[str, ...]) -> str:
+    """tags.csv: `file_name,tags`, or a 0/1 column per class where a name holds the `;` that stands between tags."""
+    rows: list[list[str]]
+    if any(";" in name for name in classes):
+        rows = [["file_name", *classes]]
+        rows += [[each.name, *(str(int(i in each.tags)) for i in range(len(classes)))] for each in pictures]
+    else:
+        rows = [["file_name", "tags"]]
+        rows += [[each.name, ";".join(classes[i] for i in each.tags)] for each in pictures]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _write_pictures(
+    folder: Path,
+    pictures: Mapping[str, Picture],
+    pictures_of: PictureSet,
+    tally: MaskTally,
+    *,
+    link: bool,
+    progress: Callable[[int, int], object] | None,
+) -> None:
+    names = result_names(list(pictures), numbered=False)
+    for done, ((name, picture), result) in enumerate(zip(pictures.items(), names, strict=True), start=1):
+        _place(picture.path, folder / "images" / name, link=link)
+        if picture.mask is not None:
+            ids = read_ids(picture.mask, colors=pictures_of.mask_codes.colors)
+            tally.add(picture, label_counts(ids))
+            save_mask(folder / "masks" / f"{result}.png", pictures_of.mask_codes.table[ids])
+        if progress is not None:
+            progress(done, len(pictures))
+
+
+def _place(path: Path, place: Path, *, link: bool) -> None:
+    """A copy of a picture's bytes, or a second name for its file.
+
+    Raises:
+        DataError: the file system takes its name for that of another.
+    """
+    if place.exists():
+        raise DataError(f"{place} is there already: two pictures differ in letter case or accents only. Rename one.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if link and not is_stored(path):
+        try:
+            os.link(path.resolve(), place)  # resolved: a link to a link would break with it
+            return
+        except OSError as error:
+            _log.debug("%s is copied: %s", path, error)
+    with open_picture(path) as file, place.open("wb") as copy:
+        shutil.copyfileobj(file, copy)

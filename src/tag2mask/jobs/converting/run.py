@@ -1,0 +1,84 @@
+"""`convert`: data sets, published weights and masks in other formats. Imports no torch before it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tag2mask.base.files import check_folder
+from tag2mask.config.formats import MASK_FORMATS, DataOptions
+
+if TYPE_CHECKING:
+    from tag2mask.jobs.converting.folders import ConvertedData
+    from tag2mask.jobs.converting.masks import ConvertedMasks
+    from tag2mask.jobs.converting.weights import ConvertedWeights
+    from tag2mask.outputs.objects import OutputOptions
+
+FORMATS = ("safetensors", "folder", *MASK_FORMATS)
+
+
+def convert(
+    source: str | Path,
+    *,
+    to: str,
+    out: str | Path,
+    splits: Sequence[str] = (),
+    link: bool = False,
+    classes: str | Path | None = None,
+    images: str | Path | None = None,
+    options: OutputOptions | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    data_options: DataOptions | None = None,
+    **fields: Any,
+) -> ConvertedWeights | ConvertedData | ConvertedMasks:
+    """Write `source` in another format.
+
+    Args:
+        source: For `folder` the folder of a data set (docs/data.md); for `safetensors` a published file of weights
+            (docs/weights.md); for the other formats a folder of masks (docs/formats.md).
+        to: `folder`, the plain folder; `safetensors`, the weights of this package; `coco`, `yolo`, `label-studio`,
+            `cvat`, `geojson` or `voc`, masks for annotation tools.
+        out: New folder or file, as the format wants it: `NAME.safetensors`, `NAME.json`, `NAME.zip`.
+        splits: Splits of a data set to write; default all.
+        link: Hard links to the pictures instead of copies, where the file system can do it.
+        classes: For masks: text file with a class per line in the order of the labels (see `convert_masks`).
+        images: For masks: folder of their pictures, for names and sizes.
+        options: For masks: how objects are written.
+        progress: Called with (done, all) pictures.
+        data_options: How a data set is read where looking is not enough.
+        fields: Fields of `data_options` by name, as `data_format`.
+
+    Raises:
+        FileExistsError: there is something at `out`.
+        ValueError: another format, a data set that cannot be used, or no published weights; names the cure.
+    """
+    source, out = Path(source).expanduser(), Path(out).expanduser()
+    if to not in FORMATS:
+        raise ValueError(f"--to {to} is no format that can be written; formats: {', '.join(FORMATS)}")
+    if out.exists() or out.is_symlink():
+        raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
+    check_folder(out.absolute().parent)
+    if to in MASK_FORMATS:
+        from tag2mask.jobs.converting.masks import convert_masks
+
+        return convert_masks(
+            source,
+            to=to,
+            out=out,
+            classes=classes,
+            images=images,
+            options=options,
+            mask_ids=DataOptions.merged(data_options, fields).mask_ids,
+            progress=progress,
+        )
+    if classes is not None or images is not None:
+        raise ValueError(f"--classes and --images are for masks (--to {', '.join(MASK_FORMATS)}), not for --to {to}.")
+    if to == "folder":
+        from tag2mask.jobs.converting.folders import write_plain_folder
+
+        reading = DataOptions.merged(data_options, fields)
+        return write_plain_folder(source, out, options=reading, splits=splits, link=link, progress=progress)
+    from tag2mask.jobs.converting.weights import convert_weights
+
+    return convert_weights(source, out)

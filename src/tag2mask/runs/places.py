@@ -1,0 +1,148 @@
+"""Where a run's files lie: paths spelled out, and the list by which data that has moved is known again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tag2mask.config import NO_SPLIT, RetrainConfig, RunConfig, TrainConfig, load_config
+from tag2mask.data import Picture, PictureSet, split_list
+from tag2mask.base.files import write_text
+from tag2mask.config.formats import DataOptions
+
+_Config = TypeVar("_Config", bound=RunConfig)
+
+RECORD = "pictures.json"
+"""File of a run folder: the pictures that it learns from and validates on."""
+OLDER = f"as many as before, where that is known; this run is of an older version and has no {RECORD} to compare more"
+_MOVABLE = ("data", "train_split", "val_split", "masks", "masks_for_some")
+_WORDS = {"weights": ("default", "none"), "val_split": (NO_SPLIT,)}
+_SHOWN = 3
+
+
+def located(config: _Config) -> _Config:
+    """The config with its folders and files spelled out, so that it means the same from any folder.
+
+    `out` is left to whoever makes the folder. A split's name stays one, even where a file happens to bear that name.
+    """
+    changes = {}
+    for name in config.path_names():
+        value = getattr(config, name)
+        if not value or name == "out" or value in _WORDS.get(name, ()):
+            continue
+        if name in ("train_split", "val_split"):
+            path = split_list(config.data, value, options=DataOptions.of(config))
+        else:
+            path = Path(value).expanduser()
+            path = path if name == "data" or path.exists() else None  # data may be a pattern
+        if path is not None:
+            changes[name] = str(path.resolve())
+    return config.replace(**changes)
+
+
+def moved(saved: RunConfig, asked: RunConfig) -> dict[str, tuple[str, str]]:
+    """Fields in which `asked` may differ from the config of a run that goes on: where the same files lie now.
+
+    A split is one only where it was, or is, a list file; masks only where there were some.
+    """
+    found = {}
+    for name in _MOVABLE:
+        old, new = getattr(saved, name, None), getattr(asked, name, None)
+        if old == new or not old or not new:
+            continue
+        if "split" not in name or Path(old).is_absolute() or Path(new).is_file():
+            found[name] = (old, new)
+    return found
+
+
+def going_on(run: Path, asked: RunConfig) -> RunConfig:
+    """The config that a run goes on with: its own, with the places that `asked` names where files have moved.
+
+    Raises:
+        ValueError: `asked` differs in something else.
+    """
+    saved = load_config(run)
+    changed = {name: new for name, (_, new) in moved(saved, asked).items()}
+    if saved.replace(**changed) != asked:
+        raise ValueError(f"{run} was trained with other settings; going on takes everything from its config.json")
+    return saved.replace(**{name: getattr(located(asked), name) for name in changed})
+
+
+def write_record(run: Path, config: RunConfig, pictures: PictureSet, held_out: PictureSet | None) -> None:
+    """Write the pictures of a run by name, size in bytes and tags, and the masks that teach by size in bytes."""
+    write_text(run / RECORD, json.dumps(_record(config, pictures, held_out), separators=(",", ":")) + "\n")
+
+
+def check_record(run: Path, config: RunConfig, pictures: PictureSet, held_out: PictureSet | None) -> list[str]:
+    """What differs between the pictures of a run and those that it would go on with; empty where they are the same.
+
+    Of a run of an older version, which has no such list, the numbers of pictures are compared.
+
+    Raises:
+        ValueError: the list of the run cannot be read.
+    """
+    path = run / RECORD
+    if not path.is_file():
+        return _older_differences(run, [each for each in (pictures, held_out) if each is not None])
+    try:
+        old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        new = json.loads(json.dumps(_record(config, pictures, held_out)))
+        before, now = old["classes"], new["classes"]
+        told = [] if before == now else [f"the classes were {_some(before)} and are {_some(now)}"]
+        for part in ("train", "val"):
+            told += _differences(part, old[part], new[part])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}). Remove it to compare numbers of pictures alone") from error
+    return told
+
+
+def _record(config: RunConfig, pictures: PictureSet, held_out: PictureSet | None) -> dict[str, Any]:
+    masks = isinstance(config, RetrainConfig) or (isinstance(config, TrainConfig) and bool(config.masks_for_some))
+    return {
+        "classes": list(pictures.classes),
+        "columns": ["bytes", "tags", "bytes of the mask that teaches"],
+        "train": {each.name: [_bytes(each.path), list(each.tags), _mask(each, masks)] for each in pictures.pictures},
+        "val": {each.name: [_bytes(each.path), [], None] for each in (held_out.pictures if held_out else ())},
+    }
+
+
+def _mask(picture: Picture, teaches: bool) -> int | None:
+    return _bytes(picture.mask) if teaches and picture.mask is not None else None
+
+
+def _bytes(path: Path) -> int | None:
+    """Size of a file; None for what lies inside of another one, as in a tar file."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _differences(part: str, old: dict[str, list[Any]], new: dict[str, list[Any]]) -> list[str]:
+    told = []
+    if gone := [name for name in old if name not in new]:
+        told.append(f"{len(gone)} pictures of {part} are missing ({_some(gone)})")
+    if more := [name for name in new if name not in old]:
+        told.append(f"{len(more)} pictures of {part} are new ({_some(more)})")
+    for column, what in enumerate(("sizes", "tags", "training masks")):
+        if changed := [name for name in old if name in new and old[name][column] != new[name][column]]:
+            told.append(f"{len(changed)} {what} of {part} differ ({_some(changed)})")
+    if not told and list(old) != list(new):
+        told.append(f"the pictures of {part} are in another order")
+    return told
+
+
+def _older_differences(run: Path, sets: Sequence[PictureSet]) -> list[str]:
+    try:
+        known = json.loads((run / "environment.json").read_text(encoding="utf-8"))["data"]
+        before = [split["num_images"] for split in known.values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    now = [len(each.pictures) for each in sets]
+    return [] if before == now else [f"the numbers of pictures were {before} and are {now}"]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")

@@ -1,0 +1,135 @@
+"""A run in words, and in the trackers of other projects: TensorBoard, W&B, trackio."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tag2mask.config import RunConfig
+from tag2mask.runs.folder import MetricsFile
+from tag2mask.training.watching import FOLDER as VALIDATION
+
+log = logging.getLogger("tag2mask")
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """One line of a row of metrics."""
+    parts = [f"{row['phase']}", f"loss {row['total_loss']:.3f}"]
+    losses = {"tag_loss": "tag", "segmentation_loss": "seg", "energy_loss": "energy", "class_distance_loss": "distance"}
+    parts += [f"{name} {row[key]:.3f}" for key, name in losses.items() if key in row]
+    if "reliable_share" in row:
+        parts += [f"reliable {row['reliable_share']:.0%}"]
+    parts += [f"{row['images_per_second']:.1f} images/s"]
+    parts += [f"{name} {row[key]:.3f}" for key, name in (("miou", "mIoU"), ("tag_map", "tag mAP")) if key in row]
+    return "  ".join(parts)
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Refuse trackers whose package is not installed; TensorBoard, the default, is left out silently then.
+
+    Raises:
+        ValueError: with the command that installs it.
+    """
+    for name in config.trackers:
+        if name != "tensorboard" and importlib.util.find_spec(name) is None:
+            raise ValueError(f"--trackers {name} needs the package {name}: pip install {name}")
+
+
+class Trackers:
+    """Numbers and pictures of a run, to each tracker of `config.trackers` that is installed.
+
+    TensorBoard writes to RUN/tensorboard. W&B and trackio are asked through accelerate and know the run by the name of
+    its folder, in a project called tag2mask; where they send it is their own setting (WANDB_MODE=offline).
+    """
+
+    def __init__(self, config: RunConfig, run: Path, step: int = 0) -> None:
+        """Open them; `step` is that of a run that goes on."""
+        self.board: Any = None
+        self.others: list[Any] = []
+        if "tensorboard" in config.trackers and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        if "wandb" in config.trackers:
+            from accelerate.tracking import WandBTracker
+
+            self.others.append(WandBTracker("tag2mask", name=run.name, dir=str(run)))
+        if "trackio" in config.trackers:
+            from accelerate.tracking import TrackioTracker
+
+            self.others.append(TrackioTracker("tag2mask", name=run.name))
+        for other in self.others:
+            other.start()
+            other.store_init_configuration(json.loads(config.to_json()))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write the numbers of one row of metrics."""
+        step = row["step"]
+        values = {key: value for key, value in row.items() if key != "step" and isinstance(value, (int, float))}
+        if self.board is not None:
+            for key, value in values.items():
+                self.board.add_scalar(key, value, step)
+            self.board.flush()
+        for other in self.others:
+            other.log(values, step=step)
+
+    def write_picture(self, name: str, path: Path, step: int) -> None:
+        """Write a picture file under a name."""
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+        if self.board is not None:
+            self.board.add_image(name, np.asarray(picture), step, dataformats="HWC")
+            self.board.flush()
+        for other in self.others:
+            if other.name == "wandb":
+                other.log_images({name: [picture]}, step=step)
+            else:
+                from trackio import Image as TrackioImage
+
+                other.log({name: TrackioImage(picture)}, step=step)
+
+    def close(self) -> None:
+        """Finish what was opened."""
+        if self.board is not None:
+            self.board.close()
+        for other in self.others:
+            other.finish()
+
+
+class Records:
+    """What a run writes down while it trains: metrics.csv, log.txt and the trackers; nothing where `writes` is False.
+
+    Of several processes that train together only one writes.
+    """
+
+    def __init__(self, config: RunConfig, run: Path, step: int, *, writes: bool) -> None:
+        """Open them; `step` is that of a run that goes on."""
+        self.run, self.steps, self.writes = run, config.steps, writes
+        if writes:
+            self.metrics, self.trackers = MetricsFile(run, step), Trackers(config, run, step)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write one row of metrics."""
+        if self.writes:
+            self.metrics.write(row)
+            self.trackers.write(row)
+            log.debug("step %d/%d  %s", row["step"], self.steps, describe(row))
+
+    def write_picture(self, name: str, path: Path, step: int) -> None:
+        """Show a picture file to the trackers."""
+        if self.writes:
+            self.trackers.write_picture(name, path, step)
+
+    def close(self, step: int) -> None:
+        """Show the pictures of the last validation, and finish."""
+        if self.writes:
+            for path in sorted((self.run / VALIDATION).glob("*.jpg")):
+                self.trackers.write_picture(path.stem, path, step)
+            self.trackers.close()

@@ -1,0 +1,197 @@
+"""What a run looks at while it trains: scores on the validation split, and sample sheets of a batch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tag2mask.base.files import write_text
+from tag2mask.base.team import ALONE, Team
+from tag2mask.batch import IGNORE, Batch
+from tag2mask.config import RunConfig, TrainConfig
+from tag2mask.config.formats import DataOptions
+from tag2mask.data import PictureSet, SplitError, open_data, read_mask, read_picture
+from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.method import taught
+from tag2mask.models.base import SegmentationNetwork
+from tag2mask.models.network import Network
+from tag2mask.outputs.render import SampleRow, sample_sheet, save_picture
+from tag2mask.scoring.evaluation import score_pictures, score_tags
+from tag2mask.scoring.report import Progress, Report, model_codes
+from tag2mask.training.objective import Moment
+
+log = logging.getLogger("tag2mask")
+
+
+FOLDER = "validation"
+"""Folder in a run for what the last validation found: scores.json, best.jpg and worst.jpg."""
+_SHOWN = 4
+
+
+def validate(
+    config: RunConfig,
+    network: SegmentationNetwork,
+    pictures: PictureSet | None,
+    *,
+    masks: bool,
+    details: Path | None = None,
+    team: Team = ALONE,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Scores on the validation split: `miou` where it has masks and `masks` asks for it, else `tag_map`.
+
+    Empty without such a split. `config.validate_pictures` limits the work; pictures that cannot be read are named and
+    left out. With `details`, a run folder, its `validation/` gets scores.json (the report, and each picture's mIoU) and
+    the best and worst pictures as best.jpg and worst.jpg. The processes of `team` share the pictures and get the same.
+    `progress` is called with (done, all).
+    """
+    if pictures is None:
+        return {}
+    segmenter, limit = Segmenter(network, config), config.validate_pictures
+    broken: dict[str, str] = {}
+    if pictures.has_masks and masks:
+        each: dict[str, float] = {}
+        report = score_pictures(
+            segmenter,
+            pictures,
+            limit=limit,
+            broken=broken,
+            each=lambda p, own: each.update({p.name: _miou(own)}),
+            progress=progress,
+            team=team,
+        )
+        name, score = "miou", report.miou
+        if details is not None:
+            every = {name: value for part in team.gather(each) for name, value in part.items()}
+            if team.is_main:
+                _write_details(details / FOLDER, segmenter, pictures, report, every)
+    else:
+        scored = score_tags(segmenter, pictures, limit=limit, broken=broken, progress=progress, team=team)
+        name, score = "tag_map", scored.map
+    for message in broken.values():
+        log.warning("left out of the validation: %s", message)
+    return {} if math.isnan(score) else {name: score}
+
+
+def _miou(confusion: NDArray[np.int64]) -> float:
+    """Mean IoU of the labels that one picture's truth or mask shows; NaN where nothing is scored."""
+    hits = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    return float(np.mean(hits[union > 0] / union[union > 0])) if union.any() else math.nan
+
+
+def _write_details(
+    folder: Path, segmenter: Segmenter, pictures: PictureSet, report: Report, each: dict[str, float]
+) -> None:
+    scored = {name: value for name, value in each.items() if not math.isnan(value)}
+    order = sorted(scored, key=lambda name: (scored[name], name))
+    write_text(folder / "scores.json", json.dumps(report.as_dict() | {"pictures": scored}, indent=2) + "\n")
+    shown = min(_SHOWN, len(order) // 2)
+    for file, names in (("worst.jpg", order[:shown]), ("best.jpg", order[::-1][:shown])):
+        if names:
+            save_picture(folder / file, _scored_sheet(segmenter, pictures, {name: scored[name] for name in names}))
+
+
+def _scored_sheet(segmenter: Segmenter, pictures: PictureSet, scores: dict[str, float]) -> Image.Image:
+    found, rows = {picture.name: picture for picture in pictures.pictures}, []
+    codes = model_codes(segmenter.classes, pictures)
+    for name, score in scores.items():
+        rgb = read_picture(found[name].path)
+        mask = found[name].mask
+        truth = None if mask is None else read_mask(mask, codes, (rgb.shape[0], rgb.shape[1]))
+        prediction = segmenter.predict(rgb).mask
+        shown = set() if truth is None else set(np.unique(truth).tolist())
+        tags = tuple(c for label, c in enumerate(segmenter.classes, start=1) if label in shown)
+        rows.append(SampleRow(name=f"{name}: {score:.2f}", rgb=rgb, tags=tags, prediction=prediction, truth=truth))
+    return sample_sheet(rows, segmenter.classes)
+
+
+def run_pictures(config: RunConfig, split: str | None, *, need_tags: bool = True) -> PictureSet:
+    """A split of a run's data, opened as its config says; see `open_data`."""
+    return open_data(config.data, split=split, options=DataOptions.of(config), need_tags=need_tags)
+
+
+def validation_pictures(config: RunConfig, *, goes_on: bool = False) -> tuple[PictureSet | None, str]:
+    """The validation split of a run; or None, and why nothing is validated.
+
+    Only the default may be absent, and what a run that `goes_on` may have begun without.
+
+    Raises:
+        SplitError: a split that was asked for does not exist or is empty.
+        DataError: anything else that is wrong with it.
+    """
+    if config.held_out is None:
+        return None, "--val-split none"
+    try:
+        return run_pictures(config, config.held_out, need_tags=False), ""
+    except SplitError as error:
+        if config.held_out != type(config).val_split and not goes_on:
+            raise SplitError(f"--val-split: {error} --val-split none validates nothing.") from error
+        return None, str(error)
+
+
+@torch.no_grad()
+def write_sample_sheet(run: Path, config: TrainConfig, at: Moment, batch: Batch, step: int, *, rows: int = 4) -> Path:
+    """Write `samples/step-N.jpg`: a training batch with what it was taught at that moment, step by step.
+
+    Picture, CAM, the teacher's map once it comes in, the two CRF votes, the labels, prediction. Of a step of the tag
+    phase they are the labels that the joint phase would begin with. The random state is left as it was, so that
+    looking at a run does not change it.
+    """
+    batch, joint = batch.first(rows), at.phase == "joint"
+    network, average = cast(Network, at.network), cast(Network | None, at.average)
+    with torch.random.fork_rng():
+        lesson = taught(
+            network,
+            network.normalize(batch.rgb, batch.valid),
+            batch,
+            config.method,
+            average=average,
+            progress=at.progress if joint else 0.0,
+            with_masks=bool(config.masks_for_some),
+        )
+    predictions = predicted_labels(at.keeper, batch) if joint else None
+    sheet = []
+    for i, name in enumerate(batch.names):
+        low, high = (None, None) if (votes := lesson.votes_of(i)) is None else (v.cpu().numpy() for v in votes)
+        sheet.append(
+            SampleRow(
+                name=name,
+                rgb=batch.rgb[i].permute(1, 2, 0).cpu().numpy(),
+                tags=tuple(c for c, present in zip(network.classes, batch.tags[i].tolist(), strict=True) if present),
+                cams=lesson.cams[i].cpu().numpy(),
+                teacher=None if lesson.teacher is None else lesson.teacher[i].cpu().numpy(),
+                foreground_vote=low,
+                background_vote=high,
+                reliable=lesson.labels[i].cpu().numpy(),
+                prediction=None if predictions is None else predictions[i],
+                truth=batch.mask[i].cpu().numpy() if bool((batch.mask[i] != IGNORE).any()) else None,
+            )
+        )
+    return write_sample_rows(run, sheet, network.classes, step, config.steps)
+
+
+@torch.no_grad()
+def predicted_labels(network: SegmentationNetwork, batch: Batch) -> NDArray[np.int64]:
+    """Labels int64 [B, H, W] of a batch in evaluation mode, IGNORE on padding; random state and mode stay."""
+    was_training = network.training
+    network.eval()
+    outputs = network(network.normalize(batch.rgb, batch.valid))
+    network.train(was_training)
+    logits = torch.nn.functional.interpolate(outputs.seg_logits.float(), batch.rgb.shape[-2:], mode="bilinear")
+    return np.asarray(logits.argmax(1).masked_fill(~batch.valid, IGNORE).cpu().numpy(), dtype=np.int64)
+
+
+def write_sample_rows(run: Path, rows: Sequence[SampleRow], classes: Sequence[str], step: int, steps: int) -> Path:
+    """Write `samples/step-N.jpg`."""
+    sheet = sample_sheet(rows, classes, title=f"step {step} of {steps}")
+    return save_picture(run / "samples" / f"step-{step:06d}.jpg", sheet)
