@@ -12,7 +12,7 @@ from PIL import Image
 
 from tag2mask.data import VOC_CLASSES, DataError, MissingDataError, SplitError, open_data, read_mask
 from tag2mask.data.dataset import MaskCodes
-from tag2mask.data.masks.mask_labels import codes_by_name
+from tag2mask.data.masks.labels import codes_by_name
 from tag2mask.data.readers.voc import mask_classes
 
 IDS = ("2007_000001", "2007_000002", "2007_000003")

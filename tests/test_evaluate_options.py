@@ -15,24 +15,22 @@ from tag2mask.batch import Outputs
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.data import Picture, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.dataset import label_codes
+from tag2mask.inference.first_step import picture_cams, predicted_tags, tag_vector
 from tag2mask.inference.torch_backend import Segmenter
-from tag2mask.method import teacher_rule
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.folder import save_model
+from tag2mask.runs.protocol import crf_words, protocol_line
 from tag2mask.scoring import evaluation as ev
 from tag2mask.scoring.label_quality import (
     THRESHOLDS,
     CamSweep,
     LabelCounter,
     cam_curves,
-    picture_cams,
-    predicted_tags,
     score_cams,
     score_reliable_labels,
-    tag_vector,
 )
-from tag2mask.scoring.report import crf_words, protocol_line
+from tag2mask.teacher import teacher_rule
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 
@@ -167,7 +165,7 @@ def test_cam_curves_equal_thresholding_one_by_one(segmenter, data):
 
 def test_without_predicted_tags_all_is_background(segmenter, data, monkeypatch):
     pictures = open_data(data, split="val")
-    monkeypatch.setattr("tag2mask.scoring.label_quality.TAG_SCORE", 1.0)
+    monkeypatch.setattr("tag2mask.inference.first_step.TAG_SCORE", 1.0)
     assert not predicted_tags(segmenter, read_picture(pictures.pictures[0].path)).any()
     curve = cam_curves(segmenter, pictures, tags=["predicted"], thresholds=[0.0, 0.5])[0]
     assert curve.best.confusion[:, 1:].sum() == 0

@@ -20,8 +20,9 @@ from tag2mask.config.formats import DataOptions
 from tag2mask.data import open_data
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.jobs.pseudo_labels import pseudo_label
+from tag2mask.runs.learned import Learned, nothing_learned
 from tag2mask.training.first_step import train
-from tag2mask.training.learned import Learned, look_at, nothing_learned, tag_auc
+from tag2mask.training.learned import look_at, tag_auc
 from tag2mask.training.page import write_report
 from tag2mask.training.second_step import retrain
 
@@ -129,7 +130,7 @@ def test_what_is_said_goes_with_the_model_file(dead_run, builtin, tmp_path, caps
 def test_maps_that_are_no_numbers_are_empty(segmenter, builtin, monkeypatch):
     pictures = open_data(builtin)
     nan = torch.full((1, len(segmenter.classes), 2, 2), float("nan"))
-    monkeypatch.setattr("tag2mask.scoring.label_quality.picture_cams", lambda *_: (nan, None))
+    monkeypatch.setattr("tag2mask.inference.first_step.picture_cams", lambda *_: (nan, None))
     assert look_at(segmenter, pictures, masks=False).empty_cams == 1.0
 
 

@@ -17,10 +17,10 @@ import tag2mask
 from tag2mask import cli
 from tag2mask.config import RetrainConfig, load_config
 from tag2mask.data import DataError, PictureError, open_data, read_mask
-from tag2mask.data.masks.labelmap import read_labelmap
-from tag2mask.data.masks.mask_labels import MaskFiles, given_codes, mask_list, parsed_mask_ids
-from tag2mask.data.masks.mask_survey import survey, with_measuring_masks
+from tag2mask.data.masks.labels import MaskFiles, given_codes, mask_list, parsed_mask_ids
+from tag2mask.data.masks.survey import survey, with_measuring_masks
 from tag2mask.data.readers.voc import VOC_CLASSES
+from tag2mask.data.storage.labelmap import read_labelmap
 from tag2mask.data.storage.pictures import shown_size
 from tag2mask.jobs.converting.run import convert
 from tag2mask.jobs.predicting.run import predict

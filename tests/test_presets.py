@@ -12,8 +12,8 @@ from PIL import Image
 from test_training import padded_batch
 
 from tag2mask.cam import multi_scale_cam
-from tag2mask.config import AugmentConfig, MethodConfig, TrainConfig
-from tag2mask.config.presets import PRESETS, names_of
+from tag2mask.config import AugmentConfig, MethodConfig, RetrainConfig, TrainConfig
+from tag2mask.config.presets import PRESETS
 from tag2mask.method import class_activation_maps
 from tag2mask.models.network import Network
 from tag2mask.models.wide_resnet38 import WideResNet38
@@ -95,11 +95,9 @@ def test_another_profile_keeps_the_class_distance_of_the_attention():
     assert config.method.class_distance == 1.0 and config.method.reliable == MethodConfig().reliable
 
 
-def test_names_are_unique_and_each_is_its_config():
-    names = [make().preset_name for make in PRESETS]
-    kinds = [(type(make()), make().preset_name) for make in PRESETS]
-    assert len(set(kinds)) == len(names)
-    assert set(PUBLISHED) < set(names_of(TrainConfig))
+@pytest.mark.parametrize("kind", [TrainConfig, RetrainConfig])
+def test_every_preset_is_made_and_bears_its_name(kind):
+    assert [kind.preset(name).preset_name for name in kind.presets()] == list(PRESETS[kind.kind])
 
 
 def voc(root: Path, split: str = "train_aug") -> Path:

@@ -14,11 +14,13 @@ import tag2mask.method
 import tag2mask.training.watching
 from tag2mask.batch import IGNORE
 from tag2mask.data import open_data, read_picture
+from tag2mask.inference.first_step import picture_taught, tag_vector
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.jobs.explanation import explain
-from tag2mask.method import taught, teacher_rule
+from tag2mask.method import taught
 from tag2mask.models import build_network
-from tag2mask.scoring.label_quality import picture_taught, score_reliable_labels, tag_vector
+from tag2mask.scoring.label_quality import score_reliable_labels
+from tag2mask.teacher import teacher_rule
 from tag2mask.training.first_step import train
 from tag2mask.web.actions import look
 

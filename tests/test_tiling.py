@@ -16,11 +16,12 @@ from PIL import Image
 
 import tag2mask
 from tag2mask import cli
+from tag2mask.base.arrays import stored
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.data import PictureError, read_picture
 from tag2mask.data.storage.pictures import PictureTooLarge, opened
 from tag2mask.inference import tiles as tiling
-from tag2mask.inference.tiles import Grid, blended_map, resized, stored, tile_side, whole
+from tag2mask.inference.tiles import Grid, blended_map, resized, tile_side, whole
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.models import build_network

@@ -16,17 +16,11 @@ import tag2mask
 from tag2mask import cli
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
-from tag2mask.method import (
-    class_activation_maps,
-    taught,
-    teacher_maps,
-    teacher_ramp,
-    teacher_rule,
-    training_losses,
-)
+from tag2mask.method import class_activation_maps, taught, training_losses
 from tag2mask.models import build_network
 from tag2mask.reliable import reliable_labels
 from tag2mask.runs.folder import load_model, load_state
+from tag2mask.teacher import teacher_maps, teacher_ramp, teacher_rule
 from tag2mask.training import first_step as training
 from tag2mask.training import loop
 from tag2mask.training.first_step import TrainingStopped, train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -15,12 +14,10 @@ from tag2mask.base.team import ALONE, Team
 from tag2mask.batch import IGNORE, Batch, Losses, Outputs
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import MethodConfig, ReliableConfig
-from tag2mask.inference.score_maps import label_probs
 from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
 from tag2mask.models.network import Network
 from tag2mask.reliable import Votes, crf_votes, labels_from_votes
-
-_LITTLE = 1e-6
+from tag2mask.teacher import teacher_maps, teacher_ramp, teacher_rule
 
 
 def training_losses(
@@ -215,53 +212,6 @@ def _mined(rgb: Tensor, maps: Tensor, tags: Tensor, rule: ReliableConfig, valid:
     """Reliable labels int64 [B, H, W] and their votes."""
     votes = crf_votes(rgb, maps, tags, rule, valid)
     return labels_from_votes(maps, votes, tags, rule, valid), votes
-
-
-def teacher_ramp(method: MethodConfig, progress: float) -> float:
-    """How far the teacher is in: 0 in the first quarter of the joint phase, 1 in its second half, 0 without teacher."""
-    return min(1.0, max(0.0, 4 * progress - 1)) if method.teacher > 0 else 0.0
-
-
-def teacher_rule(method: MethodConfig, ramp: float) -> ReliableConfig:
-    """The rule of the reliable labels while the teacher comes in: at `ramp` 1 every pixel keeps its CRF label.
-
-    Not in the paper, which trusts 40 % of a class's pixels to the end; that is right for the CAM, which covers parts of
-    objects, but the network that has learned from it knows more.
-    """
-    if ramp == 0:
-        return method.reliable
-    rule, rest = method.reliable, 1 - ramp
-    power = ramp * method.teacher_power
-    return dataclasses.replace(
-        rule,
-        keep=rule.keep * rest + ramp,
-        min_cam=rule.min_cam * rest,
-        min_background=max(rule.min_background * rest, _LITTLE),  # 0 would mean a share of the background instead
-        min_crf=rule.min_crf * rest,
-        foreground_power=rule.foreground_power * rest + power,
-        background_power=rule.background_power * rest + power,
-        cam_power=rule.cam_power * rest + power,
-        agreement="union",
-    )
-
-
-@torch.no_grad()
-def teacher_maps(logits: Tensor, batch: Batch) -> Tensor:
-    """Object probabilities of the running average, which are mixed into the CAMs.
-
-    Not in the paper. The average's segmentation is a finer map than the CAM, and it knows the tags: what it takes for
-    an object is one of those that are there (`label_probs`).
-
-    Args:
-        logits: float [B, C + 1, h, w], the running average's segmentation.
-        batch: Tags and valid area.
-
-    Returns:
-        float [B, C, H, W] in [0, 1]: 0 for absent tags and where not valid.
-    """
-    logits = F.interpolate(logits.float(), batch.rgb.shape[-2:], mode="bilinear", align_corners=False)
-    allowed = torch.cat([batch.tags.new_ones(len(batch.tags), 1), batch.tags], dim=1)
-    return label_probs(logits, allowed)[:, 1:] * batch.valid[:, None]
 
 
 def _cam_precision(method: MethodConfig, device: torch.device) -> AbstractContextManager[Any]:

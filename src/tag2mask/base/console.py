@@ -8,14 +8,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from tag2mask.scoring.evaluation import Report
 
 log = logging.getLogger("tag2mask")
 
@@ -93,22 +92,6 @@ def _left(seconds: float | None) -> str:
         return ""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d} left"
-
-
-def score_lines(scores: Mapping[str, Report]) -> list[str]:
-    """A table of IoU per label, one column per report, with the mean below."""
-    labels = list(dict.fromkeys(name for report in scores.values() for name in report.iou))
-    width = max(map(len, [*labels, "mIoU"]))
-    rows = [(label, [report.iou.get(label) for report in scores.values()]) for label in labels]
-    rows.append(("mIoU", [report.miou for report in scores.values()]))
-    lines = ["  ".join([" " * width, *(name.rjust(max(8, len(name))) for name in scores)])]
-    for label, values in rows:
-        cells = (
-            ("-" if value is None else f"{value:.4f}").rjust(max(8, len(name)))
-            for name, value in zip(scores, values, strict=True)
-        )
-        lines.append("  ".join([label.ljust(width), *cells]))
-    return lines
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def folder_of_pictures(pictures: PictureSet | None) -> Path | None:
 
 def unless_dead(run: str | Path, line: str) -> str:
     """`line`; of a run that has learned nothing another try, as nothing is built on such a model (the log says why)."""
-    from tag2mask.training.learned import nothing_learned
+    from tag2mask.runs.learned import nothing_learned
 
     return _another_try(Path(run)) if nothing_learned(run) else line
 
@@ -158,7 +158,7 @@ def after_scoring_masks(masks: Path, data: Path, reading: DataOptions, split: st
 
 def _teach(masks: Path, pictures: PictureSet) -> bool:
     """Whether a folder has a mask of every picture, in classes that can teach."""
-    from tag2mask.data.masks.mask_labels import MaskFiles, given_codes
+    from tag2mask.data.masks.labels import MaskFiles, given_codes
 
     files = MaskFiles(masks)
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tag2mask.base.console import score_lines
 from tag2mask.cli.advice import beside, next_command, pictures_of
 from tag2mask.cli.common import Misuse, Result, Run, jsonable
+from tag2mask.scoring.report import score_lines
 
 
 def demo_command(out: str | None = None, json: bool = False) -> Result:

@@ -126,7 +126,7 @@ def _command(
     folder = run(config, None if resume is None else Path(resume))
     if Share.of_environment().index > 0:
         return {}, [], 0  # of the processes that torchrun starts one speaks for all
-    from tag2mask.training.learned import nothing_learned
+    from tag2mask.runs.learned import nothing_learned
 
     about = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     findings = [each.as_dict() for each in nothing_learned(folder)]

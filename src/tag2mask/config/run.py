@@ -23,6 +23,7 @@ from tag2mask.config.method import (
     require,
     require_finite,
 )
+from tag2mask.config.presets import PRESETS
 
 MAX_BATCH = 65_536
 """Most pictures of a step."""
@@ -250,9 +251,7 @@ class RunConfig(DataOptions):
     @classmethod
     def presets(cls) -> tuple[str, ...]:
         """Names of the presets."""
-        from tag2mask.config.presets import names_of
-
-        return names_of(cls)
+        return tuple(PRESETS[cls.kind])
 
     @classmethod
     def preset(cls, name: str, *, profile: Profile | None = None, **changes: Any) -> Self:
@@ -261,9 +260,13 @@ class RunConfig(DataOptions):
         Raises:
             ValueError: unknown preset or field, with the ones there are.
         """
-        from tag2mask.config.presets import preset_of
-
-        config = preset_of(cls, name)
+        if name not in PRESETS[cls.kind]:
+            raise ValueError(f"There is no preset {name!r}; presets: {', '.join(cls.presets())}")
+        values = dict(PRESETS[cls.kind][name])
+        if "profile" in values:
+            method = dataclasses.asdict(MethodConfig.of(values["profile"]))
+            values["method"] = method | values.get("method", {})
+        config = from_dict(cls, {"preset_name": name} | values, f"preset {name}")
         if profile is not None:
             changes = {"profile": profile} | changes
         return config.replace(**changes)
@@ -450,3 +453,22 @@ def require_finished(source: Path) -> None:
             f"{source} has no model.safetensors yet: the run has not ended. "
             f"Go on with `tag2mask {load_config(source).kind} --resume {shlex.quote(str(source))}`."
         )
+
+
+def check_weights(config: TrainConfig) -> None:
+    """WideResNet-38 comes with no weights, so a run on it names a file, or random weights, itself.
+
+    Raises:
+        ValueError: it does not; says which file, where it comes from, and the command.
+    """
+    if config.backbone != "wide_resnet38" or config.weights != "default":
+        return
+    file, source = "res38_cls.pth", "the VOC classifier that the project psa (AffinityNet, Ahn and Kwak) publishes"
+    if config.tag_steps:
+        file = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
+        source = "the ImageNet weights that the project ademxapp (Wu, Shen and van den Hengel) publishes"
+    raise ValueError(
+        f"{config.preset_name} starts from {file}, {source}; it comes with no package and is not downloaded "
+        "(docs/weights.md). Get it, then: "
+        f"tag2mask train {config.preset_name} --data {shlex.quote(config.data or 'PATH')} --weights {file}"
+    )

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.findings import Finding
-
-if TYPE_CHECKING:
-    from tag2mask.data.masks.labelmap import LabelMap
 
 
 class DataError(ValueError):
@@ -41,6 +38,39 @@ class Picture:
     """Indices into the class list, ascending; empty for a negative picture (or for one whose tags are not known)."""
     mask: Path | None
     """Its mask, where there is one."""
+
+
+UNNAMED = 254
+"""Id of a color that the file does not name."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Names and colors of labels; the id of name `i` is `i + 1`."""
+
+    path: Path
+    names: tuple[str, ...]
+    """Without background and what is ignored."""
+    colors: NDArray[np.uint32]
+    """Ascending, red in the third byte, blue in the first."""
+    ids: NDArray[np.uint8]
+    """Id of each color."""
+
+    def ids_of(self, colors: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """The id of each color; `UNNAMED` where the file has none."""
+        place = np.minimum(np.searchsorted(self.colors, colors), len(self.colors) - 1)
+        return np.where(self.colors[place] == colors, self.ids[place], UNNAMED).astype(np.uint8)
+
+    def of_palette(self, used: NDArray[np.bool_], palette: NDArray[np.uint32]) -> NDArray[np.uint8] | None:
+        """uint8 [256]: ids of the entries of a palette; None where the colors that are used are others.
+
+        Args:
+            used: bool [256], entries that occur.
+            palette: uint32 [256], their colors.
+        """
+        ids = self.ids_of(palette)
+        here = ids[used]
+        return ids if (here != UNNAMED).all() or (~np.isin(here, (BACKGROUND, IGNORE, UNNAMED))).any() else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.base.arrays import Size, is_large, row_strips
 from tag2mask.base.memory import ran_out
 from tag2mask.base.processes import usual_threads
 from tag2mask.base.spelling import stored_classes
@@ -21,18 +22,7 @@ from tag2mask.config import CRFParams
 from tag2mask.config.codes import MAX_SIDE
 from tag2mask.data.storage.tables import is_class_name
 from tag2mask.inference.segmenter import BROKEN_SCORES, Prediction, Segmenter
-from tag2mask.inference.tiles import (
-    Grid,
-    Part,
-    Size,
-    blended_map,
-    crf_parts,
-    is_large,
-    labels_of,
-    row_strips,
-    tile_side,
-    whole,
-)
+from tag2mask.inference.tiles import Grid, Part, blended_map, crf_parts, labels_of, tile_side, whole
 
 _STRIP = 1 << 18
 """Pixels whose probabilities are computed at a time, so that a huge picture needs little memory."""

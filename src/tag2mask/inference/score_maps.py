@@ -11,35 +11,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tag2mask.base.arrays import Size, is_large, row_strips
 from tag2mask.config import CRFParams
 from tag2mask.crf import dense_crf
-from tag2mask.inference.tiles import Part, Size, crf_parts, is_large, row_strips
+from tag2mask.inference.tiles import Part, crf_parts
+from tag2mask.teacher import label_probs
 
 _STRIP = 1 << 18
 """Pixels whose probabilities are computed at a time, so that a huge picture needs little memory."""
-
-
-def label_probs(logits: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """Probabilities of the labels of each pixel, where only some of the labels may occur.
-
-    The background keeps the probability that it has among all labels, and the allowed objects share the rest in their
-    own proportions: a pixel that looks like a sheep where the tags say cow is part of the cow. A softmax over the
-    allowed labels alone would hand the sheep's part to the background too, and objects would shrink.
-
-    Args:
-        logits: float [..., K, H, W], background first.
-        allowed: bool [..., K], or None for all; the background always may occur.
-
-    Returns:
-        As `logits`; sums to 1 over K and is 0 where a label may not occur. Without any allowed object, all background.
-    """
-    probs = logits.softmax(-3)
-    if allowed is None:
-        return probs
-    background, objects = probs[..., :1, :, :], allowed[..., 1:, None, None]
-    inside = logits[..., 1:, :, :].masked_fill(~objects, -torch.inf).softmax(-3)
-    inside = torch.where(objects, inside * (1 - background), 0)  # not a number where no object is allowed
-    return torch.cat([torch.where(objects.any(-3, keepdim=True), background, 1), inside], dim=-3)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,21 +10,19 @@ from __future__ import annotations
 import logging
 import math
 import mmap
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tag2mask.base.arrays import Size, is_large, stored
 from tag2mask.config import CRFParams
 
 log = logging.getLogger("tag2mask")
 
-LARGE = 1 << 22
-"""Pixels above which a picture is handled in parts: tiles where it enters the network at its own size, and the CRF."""
 TILE = 1024
 """Side in pixels of the tiles of a large picture that enters the network at its own size."""
 MIN_TILE = 64
@@ -38,13 +36,7 @@ CRF_REACH = 3.0
 
 A wider one changes nothing: what is left comes from the cells of the lattice, which lie elsewhere in each square.
 """
-_STRIP = 1 << 20
-"""Pixels that are counted at a time."""
-_IN_MEMORY = 1 << 29
-"""Bytes above which an array lives in a temporary file."""
 
-_Number = TypeVar("_Number", bound=np.generic)
-Size: TypeAlias = tuple[int, int]
 Part: TypeAlias = tuple[slice, slice, NDArray[np.float32]]
 """(rows, columns, probabilities float32 [K, rows, columns])."""
 Network: TypeAlias = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -57,11 +49,6 @@ def check_limits(tile: int | None, max_pixels: int) -> None:
         raise ValueError(f"--tile must be at least {MIN_TILE} pixels, got {tile}; leave it out to use no tiles.")
     if max_pixels < 1:
         raise ValueError(f"--max-pixels must be at least 1, got {max_pixels}.")
-
-
-def is_large(size: Size) -> bool:
-    """Whether a picture of `size` is handled in parts."""
-    return size[0] * size[1] > LARGE
 
 
 def tile_side(size: Size, tile: int | None, image_size: int | None) -> int | None:
@@ -181,14 +168,6 @@ def _weights(starts: Sequence[int], tile: int, overlap: int, size: int, cell: in
     return {s: (ramp / total[s // cell : s // cell + len(ramp)]).astype(np.float32) for s in starts}
 
 
-def stored(shape: tuple[int, ...], dtype: type[_Number]) -> NDArray[_Number]:
-    """Zeros in memory, or in a temporary file, which the system may write to the disk, where they are many."""
-    if np.dtype(dtype).itemsize * math.prod(shape) <= _IN_MEMORY:
-        return np.zeros(shape, dtype=dtype)
-    with tempfile.TemporaryFile(prefix="tag2mask-") as file:  # the map keeps it open
-        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
-
-
 def _write_back(values: NDArray[Any] | None) -> None:
     """Let the pages of a temporary file go, so that they do not stay in memory; their content stays in the file."""
     if isinstance(values, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -222,21 +201,6 @@ def resized(rgb: NDArray[np.uint8], size: Size, corner: Size, part: Size) -> NDA
     crop = Image.fromarray(np.ascontiguousarray(rgb[cuts[0], cuts[1]]))
     box = (starts[1], starts[0], stops[1], stops[0])
     return np.asarray(crop.resize((part[1], part[0]), Image.Resampling.BILINEAR, box=box))
-
-
-def row_strips(size: Size, pixels: int) -> Iterator[slice]:
-    """The rows of a picture in strips of about so many pixels."""
-    step = max(1, pixels // size[1])
-    for top in range(0, size[0], step):
-        yield slice(top, min(top + step, size[0]))
-
-
-def label_counts(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Pixels of each label, int64 [256]; numpy's own count makes eight bytes of each pixel first."""
-    counts = np.zeros(256, dtype=np.int64)
-    for rows in row_strips((labels.shape[0], labels.shape[1]), _STRIP):
-        counts += np.bincount(labels[rows].ravel(), minlength=256)
-    return counts
 
 
 def labels_of(parts: Iterator[Part], size: Size) -> NDArray[np.uint8]:

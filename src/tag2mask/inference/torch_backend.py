@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from tag2mask.base.arrays import is_large
 from tag2mask.base.spelling import class_name
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
 from tag2mask.data.findings import Finding, log_findings
@@ -23,11 +24,11 @@ from tag2mask.inference import hub
 from tag2mask.inference import segmenter as prediction
 from tag2mask.inference.score_maps import ScoreMaps, probability_parts, refine
 from tag2mask.inference.segmenter import BROKEN_SCORES, CRFChoice, Prediction, check_scales, check_tags, resolve_crf
-from tag2mask.inference.tiles import Grid, blended_map, is_large, labels_of, tile_side, whole
+from tag2mask.inference.tiles import Grid, blended_map, labels_of, tile_side, whole
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.runs.folder import load_model
-from tag2mask.training.learned import kept_findings
+from tag2mask.runs.learned import kept_findings
 
 __all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf", "resolve_device"]
 
@@ -154,7 +155,7 @@ class Segmenter(prediction.Segmenter):
         enters_whole = tile_side((rgb.shape[0], rgb.shape[1]), None, self.config.image_size) is None
         if not isinstance(self.model, Network) or not enters_whole:
             return None
-        from tag2mask.scoring.label_quality import picture_cams, tag_vector
+        from tag2mask.inference.first_step import picture_cams, tag_vector
 
         cams = picture_cams(self, rgb, tag_vector(self, names))[0][0]
         return np.asarray(cams[[self.classes.index(name) for name in names]].cpu().numpy(), dtype=np.float32)

@@ -15,10 +15,10 @@ from torch import Tensor
 from tag2mask.base.files import check_folder, write_text
 from tag2mask.base.spelling import class_name
 from tag2mask.config import IGNORE, CRFParams
+from tag2mask.inference.first_step import picture_taught, tag_vector
 from tag2mask.inference.sources import Source, as_rgb
 from tag2mask.inference.torch_backend import CRFChoice, Segmenter, need_network, resolve_crf
 from tag2mask.outputs import render
-from tag2mask.scoring.label_quality import picture_taught, tag_vector
 
 
 @dataclass(frozen=True, kw_only=True)

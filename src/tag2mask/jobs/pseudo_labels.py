@@ -17,13 +17,13 @@ from tag2mask.config import IGNORE
 from tag2mask.config.formats import DataOptions
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.data.findings import Finding, log_findings, named, some
-from tag2mask.data.masks.mask_labels import PSEUDO_LABELS
+from tag2mask.data.masks.labels import PSEUDO_LABELS
 from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.inference.score_maps import probability_parts
 from tag2mask.inference.torch_backend import CRFChoice, Segmenter, need_network, resolve_crf
 from tag2mask.outputs import render
+from tag2mask.runs.learned import NEARLY_ALL
 from tag2mask.scoring.evaluation import Progress, tracked
-from tag2mask.training.learned import NEARLY_ALL
 
 log = logging.getLogger("tag2mask")
 _EMPTY = "masks_without_objects"

@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.base.arrays import label_counts
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.storage.result_names import name_key
 from tag2mask.data.storage.tables import MAX_CLASSES
-from tag2mask.inference.tiles import label_counts
 from tag2mask.outputs.outlines import Region, trace
 
 Shapes: TypeAlias = Literal["rle", "polygons"]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from tag2mask.base.arrays import label_counts, row_strips
 from tag2mask.base.files import write_atomically
 from tag2mask.config import IGNORE
 from tag2mask.data.dataset import voc_palette
-from tag2mask.inference.tiles import label_counts, row_strips
 
 Rgb = NDArray[np.uint8]
 Labels = NDArray[Any]

@@ -23,7 +23,7 @@ from tag2mask.data.findings import Finding
 from tag2mask.base.spelling import stored_classes
 from tag2mask.data.storage.tables import MAX_CLASSES, is_class_name
 from tag2mask.base.files import check_new_folder, model_file, whole_file, write_atomically
-from tag2mask.training.learned import FINDINGS
+from tag2mask.runs.learned import FINDINGS
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
+from tag2mask.base.arrays import LARGE
 from tag2mask.base.charts import Series, save_plot
 from tag2mask.base.files import check_folder, write_text
 from tag2mask.base.team import ALONE, Team
@@ -24,7 +25,7 @@ from tag2mask.config.formats import DataOptions
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.dataset import MaskCodes, label_codes
 from tag2mask.data.findings import Finding, about, log_findings, some
-from tag2mask.data.masks.mask_labels import (
+from tag2mask.data.masks.labels import (
     MaskFiles,
     class_label,
     codes_by_name,
@@ -32,16 +33,17 @@ from tag2mask.data.masks.mask_labels import (
     mask_name,
     refuse_foreign_list,
 )
-from tag2mask.data.masks.mask_survey import survey, with_measuring_masks
+from tag2mask.data.masks.survey import survey, with_measuring_masks
 from tag2mask.data.storage.pictures import file_size
 from tag2mask.inference.score_maps import probability_parts
-from tag2mask.inference.tiles import LARGE, TILE, labels_of
+from tag2mask.inference.tiles import TILE, labels_of
 from tag2mask.inference.torch_backend import CRFChoice, Segmenter, need_network, resolve_crf
 from tag2mask.scoring.boundary import BoundaryCounter
-from tag2mask.scoring.label_quality import THRESHOLDS, TagSource, cam_curves, score_reliable_labels
+from tag2mask.scoring.label_quality import THRESHOLDS, cam_curves, score_reliable_labels
 from tag2mask.scoring.report import (
     Progress,
     Report,
+    TagSource,
     confusion_matrix,
     data_protocol,
     model_codes,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,17 +12,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tag2mask.base.values import Value
-from tag2mask.batch import Batch
-from tag2mask.cam import multi_scale_cam
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureSet
 from tag2mask.data.storage.pictures import read_mask, read_picture
+from tag2mask.inference.first_step import TAG_SCORE, picture_cams, picture_taught, predicted_tags, tag_vector
 from tag2mask.inference.torch_backend import Segmenter
-from tag2mask.method import Taught, taught
 from tag2mask.scoring.report import (
+    CamCurve,
+    LabelQuality,
     Progress,
     Report,
+    TagSource,
     confusion_matrix,
     data_protocol,
     model_codes,
@@ -34,9 +33,6 @@ from tag2mask.scoring.report import (
 
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 41))
 """Background thresholds of the sweep, 0.02 to 0.8."""
-TagSource: TypeAlias = Literal["true", "predicted"]
-"""Where the classes of a CAM come from: the tags of the data, or those that the network gives more than `TAG_SCORE`."""
-TAG_SCORE = 0.5
 
 
 class CamSweep:
@@ -86,59 +82,6 @@ class CamSweep:
         return max(self.reports(classes, num_images, protocol), key=lambda report: report.miou)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CamCurve(Value):
-    """The mIoU of a CAM against its background threshold."""
-
-    scales: tuple[float, ...]
-    tags: TagSource
-    thresholds: tuple[float, ...]
-    """Ascending."""
-    miou: tuple[float, ...]
-    """mIoU at each threshold in 0..1, NaN if nothing could be scored."""
-    best: Report
-    """The whole report at the threshold with the highest mIoU, which `best.protocol` names."""
-
-    @property
-    def name(self) -> str:
-        """Scales and tags in a few characters, for tables and legends."""
-        return f"CAM {'+'.join(f'{scale:g}' for scale in self.scales)}, {self.tags} tags"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        return {
-            "name": self.name,
-            "scales": list(self.scales),
-            "tags": self.tags,
-            "thresholds": list(self.thresholds),
-            "miou": [None if np.isnan(value) else value for value in self.miou],
-            "best": self.best.as_dict(),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelQuality:
-    """How many pixels have a label, and how many of those labels are right."""
-
-    coverage: float
-    """Share of the pixels with a true label that got one, in 0..1."""
-    precision: float | None
-    """Share of the labeled pixels whose label is right; None without any."""
-    precision_per_label: dict[str, float | None]
-    """The same for each label, background first; None for labels never given."""
-    recall_per_label: dict[str, float | None]
-    """Share of each label's true pixels that got this label; None for labels that never occur."""
-    coverage_per_label: dict[str, float | None]
-    """Share of each label's true pixels that got any label; None for labels that never occur."""
-    recall: float | None
-    """Share of the pixels with a true label that got this label; None without any."""
-    object_recall: float | None
-    """The same over the pixels of all objects (every label but background); None without any."""
-    num_images: int
-    protocol: dict[str, Any] = field(default_factory=dict)
-    """Everything needed to repeat or to compare the numbers."""
-
-
 class LabelCounter:
     """Collects the quality of partial labels picture by picture."""
 
@@ -177,59 +120,6 @@ class LabelCounter:
 
 def _share(part: Any, whole: Any) -> float | None:
     return float(part / whole) if whole > 0 else None
-
-
-def picture_cams(
-    segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Tensor, scales: Sequence[float] | None = None
-) -> tuple[Tensor, Tensor]:
-    """CAMs float [1, C, h, w] of one picture and that picture uint8 [1, 3, h, w], both at the network's size.
-
-    `tags` is bool [C]; `scales` defaults to those of the run's training. On the network's device.
-    """
-    small = segmenter.resized(rgb)[None]
-    network, method = segmenter.first_step()
-    with segmenter.inference():
-        images = network.normalize(small)
-        cams = multi_scale_cam(
-            network, images, tags[None].to(small.device), scales or method.cam_scales, flip=method.cam_flip
-        )
-    return cams, small
-
-
-def picture_taught(segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Tensor) -> Taught:
-    """What the end of the training teaches of one picture at the network's size, tags bool [C] given; see `taught`.
-
-    The network that was kept is the running average, where the run has one, so it is the teacher. CAMs are drawn
-    without dropout. A run without joint phase has taught nothing: these are the labels that one would begin with.
-
-    Raises:
-        ValueError: a network of the second step.
-    """
-    network, method = segmenter.first_step()
-    config = segmenter.config
-    small = segmenter.resized(rgb)[None]
-    valid = torch.ones_like(small[:, 0], dtype=torch.bool)
-    mask = torch.full_like(small[:, 0], IGNORE, dtype=torch.int64)
-    batch = Batch(small, valid, tags[None].to(small.device), mask, ("",))
-    with segmenter.inference():
-        return taught(
-            network,
-            network.normalize(small),
-            batch,
-            dataclasses.replace(method, cam_mode="eval"),
-            average=network if config.average_decay > 0 else None,
-            progress=float(config.phases[-1].name == "joint"),
-        )
-
-
-def tag_vector(segmenter: Segmenter, names: Sequence[str]) -> Tensor:
-    """The tags, bool [C], of the named classes; names that the network does not know are left out."""
-    return torch.tensor([name in names for name in segmenter.classes])
-
-
-def predicted_tags(segmenter: Segmenter, rgb: NDArray[np.uint8]) -> Tensor:
-    """The tags, bool [C], that the network itself gives more than `TAG_SCORE`; none if there are none."""
-    return segmenter.score_maps([rgb])[0][1] > TAG_SCORE
 
 
 def cam_curves(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,12 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from tag2mask.base.values import Value
-from tag2mask.config import IGNORE, CRFParams
+from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureSet
 from tag2mask.data.dataset import MaskCodes
-from tag2mask.data.masks.mask_labels import class_label, expected_mask
+from tag2mask.data.masks.labels import class_label, expected_mask
+from tag2mask.runs.protocol import protocol_line
 from tag2mask.scoring.boundary import BoundaryScore
-
-if TYPE_CHECKING:
-    from tag2mask.scoring.label_quality import CamCurve, LabelQuality
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
@@ -68,6 +66,63 @@ class Report(Value):
         if self.reliable is not None:
             values["reliable"] = dataclasses.asdict(self.reliable)
         return values
+
+
+TagSource: TypeAlias = Literal["true", "predicted"]
+"""Where the classes of a CAM come from: the tags of the data, or those that the network gives more than `TAG_SCORE`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CamCurve(Value):
+    """The mIoU of a CAM against its background threshold."""
+
+    scales: tuple[float, ...]
+    tags: TagSource
+    thresholds: tuple[float, ...]
+    """Ascending."""
+    miou: tuple[float, ...]
+    """mIoU at each threshold in 0..1, NaN if nothing could be scored."""
+    best: Report
+    """The whole report at the threshold with the highest mIoU, which `best.protocol` names."""
+
+    @property
+    def name(self) -> str:
+        """Scales and tags in a few characters, for tables and legends."""
+        return f"CAM {'+'.join(f'{scale:g}' for scale in self.scales)}, {self.tags} tags"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {
+            "name": self.name,
+            "scales": list(self.scales),
+            "tags": self.tags,
+            "thresholds": list(self.thresholds),
+            "miou": [None if np.isnan(value) else value for value in self.miou],
+            "best": self.best.as_dict(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelQuality:
+    """How many pixels have a label, and how many of those labels are right."""
+
+    coverage: float
+    """Share of the pixels with a true label that got one, in 0..1."""
+    precision: float | None
+    """Share of the labeled pixels whose label is right; None without any."""
+    precision_per_label: dict[str, float | None]
+    """The same for each label, background first; None for labels never given."""
+    recall_per_label: dict[str, float | None]
+    """Share of each label's true pixels that got this label; None for labels that never occur."""
+    coverage_per_label: dict[str, float | None]
+    """Share of each label's true pixels that got any label; None for labels that never occur."""
+    recall: float | None
+    """Share of the pixels with a true label that got this label; None without any."""
+    object_recall: float | None
+    """The same over the pixels of all objects (every label but background); None without any."""
+    num_images: int
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """Everything needed to repeat or to compare the numbers."""
 
 
 def report_from_confusion(
@@ -121,67 +176,6 @@ def data_protocol(pictures: PictureSet, count: int, unknown: Sequence[str], clas
         "classes_counted_as_255": list(unknown),
         "findings": [each.as_dict() for each in pictures.findings],
     }
-
-
-def protocol_line(protocol: Mapping[str, Any]) -> str:
-    """One line that says how a number came about; what the protocol does not hold is left out."""
-    parts = [f"data {protocol['data']}" if "data" in protocol else "", _split(protocol), _source(protocol)]
-    if "size" in protocol:
-        parts.append(f"scored at {str(protocol['size']).split(':')[0]} size")
-    if "image_size" in protocol:
-        size = protocol["image_size"]
-        parts.append("network input at the picture's size" if size is None else f"network input {size} px")
-    if "scales" in protocol:
-        scales = ", ".join(f"{scale:g}" for scale in protocol["scales"])
-        parts.append(f"{'scale' if len(protocol['scales']) == 1 else 'scales'} {scales}")
-    if "flip" in protocol:
-        parts.append("with flip" if protocol["flip"] else "no flip")
-    if "crf" in protocol:
-        parts.append(crf_words(protocol["crf"]))
-    if "label_prior" in protocol:
-        parts.append(f"label prior: {protocol['label_prior']}")
-    if "model_selection" in protocol:
-        parts.append(f"weights: {protocol['model_selection']}")
-    parts.append(_ignored(protocol))
-    if protocol.get("labels_not_scored"):
-        parts.append(f"not in the mean: {', '.join(protocol['labels_not_scored'])}")
-    return "; ".join(filter(None, parts))
-
-
-def _split(protocol: Mapping[str, Any]) -> str:
-    if "split" not in protocol:
-        return ""
-    return f"split {protocol['split']}, {protocol.get('num_images', '?')} pictures"
-
-
-def _source(protocol: Mapping[str, Any]) -> str:
-    source = protocol.get("masks_from", "network")
-    if source == "CAM":
-        threshold = protocol.get("background_threshold")
-        return "CAM" if threshold is None else f"CAM at background threshold {threshold:g}, the best of those tried"
-    if source in ("network", "reliable labels"):
-        return "" if source == "network" else source
-    return f"masks of {source}, {100 * protocol.get('unlabeled_share', 0):.1f} % of the pixels unlabeled"
-
-
-def _ignored(protocol: Mapping[str, Any]) -> str:
-    if "ignored_ids" not in protocol:
-        return ""
-    foreign = protocol.get("classes_counted_as_255")
-    return f"ignored: {protocol['ignored_ids']}" + (f", and the classes {', '.join(foreign)}" if foreign else "")
-
-
-def crf_words(crf: Mapping[str, Any] | None) -> str:
-    """The CRF of a protocol by name and numbers: widths/compatibility of its kernels and its steps."""
-    if crf is None:
-        return "no CRF"
-    presets = {"inference": CRFParams.inference(), "aaai_inference": CRFParams.aaai_inference()}
-    name = next((n for n, params in presets.items() if dataclasses.asdict(params) == dict(crf)), "custom")
-    return (
-        f"CRF {name} (Gaussian {crf['gaussian_sxy']:g}/{crf['gaussian_compat']:g}, bilateral "
-        f"{crf['bilateral_sxy']:g}/{crf['bilateral_srgb']:g}/{crf['bilateral_compat']:g}, "
-        f"{crf['iterations']} iterations)"
-    )
 
 
 def model_codes(classes: Sequence[str], pictures: PictureSet) -> MaskCodes:
@@ -268,3 +262,19 @@ def report_lines(report: Report) -> list[str]:
 
 def _finite(value: float) -> float | None:
     return None if np.isnan(value) else value
+
+
+def score_lines(scores: Mapping[str, Report]) -> list[str]:
+    """A table of IoU per label, one column per report, with the mean below."""
+    labels = list(dict.fromkeys(name for report in scores.values() for name in report.iou))
+    width = max(map(len, [*labels, "mIoU"]))
+    rows = [(label, [report.iou.get(label) for report in scores.values()]) for label in labels]
+    rows.append(("mIoU", [report.miou for report in scores.values()]))
+    lines = ["  ".join([" " * width, *(name.rjust(max(8, len(name))) for name in scores)])]
+    for label, values in rows:
+        cells = (
+            ("-" if value is None else f"{value:.4f}").rjust(max(8, len(name)))
+            for name, value in zip(scores, values, strict=True)
+        )
+        lines.append("  ".join([label.ljust(width), *cells]))
+    return lines

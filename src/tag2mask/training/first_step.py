@@ -11,10 +11,10 @@ from typing import cast
 from tag2mask.base.processes import check_start
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import MethodConfig, TrainConfig, load_config
-from tag2mask.config.presets import check_weights
+from tag2mask.config.run import check_weights
 from tag2mask.data import PictureSet
-from tag2mask.data.masks.mask_labels import MaskFiles, given_codes, mask_name
-from tag2mask.data.masks.mask_survey import with_teaching_masks
+from tag2mask.data.masks.labels import MaskFiles, given_codes, mask_name
+from tag2mask.data.masks.survey import with_teaching_masks
 from tag2mask.method import training_losses
 from tag2mask.models.network import Network
 from tag2mask.runs.places import located

@@ -30,7 +30,7 @@ from tag2mask.batch import Batch, Losses
 from tag2mask.config import RunConfig, load_config
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
-from tag2mask.data.masks.mask_survey import with_measuring_masks
+from tag2mask.data.masks.survey import with_measuring_masks
 from tag2mask.data.training.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.models import build_network
@@ -46,9 +46,10 @@ from tag2mask.runs.folder import (
     save_model,
     save_state,
 )
+from tag2mask.runs.learned import SUMMARY, nothing_learned
 from tag2mask.runs.places import OLDER, RECORD, check_record, going_on, located, moved, write_record
 from tag2mask.training.batch_fitting import with_fitting_batches
-from tag2mask.training.learned import SUMMARY, look_at, nothing_learned
+from tag2mask.training.learned import look_at
 from tag2mask.training.objective import Moment, Objective
 from tag2mask.training.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.training.page import write_report

@@ -15,8 +15,8 @@ from tag2mask.base.charts import Series, line_chart
 from tag2mask.base.files import write_text
 from tag2mask.base.html import escaped, html_page, html_table, html_tiles, image_tag
 from tag2mask.config import load_config
+from tag2mask.runs.learned import nothing_learned
 from tag2mask.scoring.evaluation import Report
-from tag2mask.training.learned import nothing_learned
 
 _SHOWN_NAMES = 5
 

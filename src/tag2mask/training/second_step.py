@@ -12,8 +12,8 @@ from tag2mask.base.processes import check_start
 from tag2mask.batch import IGNORE, Batch, Losses
 from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureSet
-from tag2mask.data.masks.mask_labels import MaskFiles, expected_mask, given_codes, mask_name
-from tag2mask.data.masks.mask_survey import with_teaching_masks
+from tag2mask.data.masks.labels import MaskFiles, expected_mask, given_codes, mask_name
+from tag2mask.data.masks.survey import with_teaching_masks
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
 from tag2mask.outputs.render import SampleRow
 from tag2mask.training.loop import check_out, run_training

@@ -77,8 +77,8 @@ def look(segmenter: Segmenter, picture: str | Path, *, crf: bool = False, tags: 
 def _steps(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> list[tuple[Image.Image, str]]:
     if segmenter.class_activation_maps(rgb, names) is None:
         return []
+    from tag2mask.inference.first_step import picture_taught, tag_vector
     from tag2mask.inference.torch_backend import Segmenter as TorchSegmenter
-    from tag2mask.scoring.label_quality import picture_taught, tag_vector  # needs torch, as the maps do
 
     assert isinstance(segmenter, TorchSegmenter)
     lesson = picture_taught(segmenter, rgb, tag_vector(segmenter, names))

@@ -11,8 +11,8 @@ from tag2mask.base.spelling import existing, nfc
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError
 from tag2mask.data.findings import Finding, about, listed, named, some, warned
-from tag2mask.data.masks.mask_labels import MaskFiles, own_codes
-from tag2mask.data.masks.mask_survey import tags_of_masks
+from tag2mask.data.masks.labels import MaskFiles, own_codes
+from tag2mask.data.masks.survey import tags_of_masks
 from tag2mask.data.readers.class_names import background_finding, name_findings
 from tag2mask.data.readers.companions import masks_among
 from tag2mask.data.readers.left_out import other_columns

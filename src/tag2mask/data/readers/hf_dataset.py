@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +10,7 @@ from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.readers.left_out import Unlabeled, is_skipped
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.readers.metadata import as_tags
+from tag2mask.data.storage.hf_rows import datasets_library, open_rows
 from tag2mask.data.storage.naming import NO_SPLIT, known_split
 from tag2mask.data.storage.tables import read_json, safe_name
 
@@ -36,7 +35,7 @@ def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
     classes: dict[str, None] = {}
     splits: dict[str, list[Entry]] = {}
     for split, folder in folders.items():
-        data = _open(folder)
+        data = open_rows(folder)
         image, column = _columns(data, folder)
         names = _class_names(data.features[column])
         classes.update(dict.fromkeys(names or ()))
@@ -66,23 +65,6 @@ def is_hf_dataset(root: Path) -> bool:
     )
 
 
-def stored_bytes(path: Path) -> bytes:
-    """The encoded picture at FOLDER/state.json/COLUMN/ROW/NAME, a path that `list_hf_dataset` made."""
-    folder, column, row = path.parents[3], path.parts[-3], int(path.parts[-2])
-    data = _encoded(folder, column, _stamp(folder))
-    return bytes(data[row][column]["bytes"])
-
-
-def _library() -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise DataError(
-            "Hugging Face data sets on disk are read with the package datasets, which is not installed: "
-            'pip install "tag2mask[hf]"'
-        ) from error
-
-
 def _split_folders(root: Path) -> dict[str, Path]:
     if (root / "dataset_dict.json").is_file():
         data = read_json(root / "dataset_dict.json")
@@ -98,41 +80,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return {NO_SPLIT: root}
 
 
-def _open(folder: Path) -> Any:
-    return _loaded(folder, _stamp(folder))
-
-
-def _stamp(folder: Path) -> int:
-    """Changes when the data set is saved again."""
-    try:
-        return (folder / "state.json").stat().st_mtime_ns
-    except FileNotFoundError as error:
-        raise MissingDataError(f"There is no {folder / 'state.json'}. Save the data set again.") from error
-
-
-@lru_cache(maxsize=8)
-def _loaded(folder: Path, stamp: int) -> Any:
-    library = _library()
-    state = read_json(folder / "state.json")
-    files = state.get("_data_files") if isinstance(state, dict) else None
-    for each in files if isinstance(files, list) else ():
-        if isinstance(each, dict):
-            safe_name(each.get("filename"), str(folder / "state.json"))
-    try:
-        return library.load_from_disk(str(folder))
-    except Exception as error:  # the library raises nearly anything on damaged files
-        raise DataError(f"{folder} cannot be read as a Hugging Face data set: {error}. Save it again.") from error
-
-
-@lru_cache(maxsize=8)
-def _encoded(folder: Path, column: str, stamp: int) -> Any:
-    library = _library()
-    return _loaded(folder, stamp).select_columns([column]).cast_column(column, library.Image(decode=False))
-
-
 def _columns(data: Any, folder: Path) -> tuple[str, str]:
     """Names of the columns of pictures and of tags."""
-    library = _library()
+    library = datasets_library()
     images = [name for name, feature in data.features.items() if isinstance(feature, library.Image)]
     tags = [name for name in _TAG_COLUMNS if name in data.features]
     if not images or not tags:

@@ -12,8 +12,8 @@ from tag2mask.base.spelling import class_name, class_names, is_background, nfc
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, Picture, PictureSet, SplitError
 from tag2mask.data.findings import Finding, warned
-from tag2mask.data.masks.mask_labels import MaskFiles, own_codes
-from tag2mask.data.masks.mask_survey import tags_of_masks
+from tag2mask.data.masks.labels import MaskFiles, own_codes
+from tag2mask.data.masks.survey import tags_of_masks
 from tag2mask.data.readers.class_names import background_finding, name_findings
 from tag2mask.data.readers.companions import masks_among
 from tag2mask.data.readers.folder import mask_files, split_files, split_names

@@ -11,9 +11,9 @@ from tag2mask.base.spelling import class_name, existing, is_background, nfc
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError
 from tag2mask.data.findings import Finding, about, some
-from tag2mask.data.masks.mask_labels import VOC_CLASSES as VOC_CLASSES
-from tag2mask.data.masks.mask_labels import VOC_FOLDERS, MaskFiles, own_codes
-from tag2mask.data.masks.mask_survey import tags_of_masks
+from tag2mask.data.masks.labels import VOC_CLASSES as VOC_CLASSES
+from tag2mask.data.masks.labels import VOC_FOLDERS, MaskFiles, own_codes
+from tag2mask.data.masks.survey import tags_of_masks
 from tag2mask.data.readers.class_names import background_finding, name_findings
 from tag2mask.data.readers.companions import masks_among
 from tag2mask.data.readers.folder import FolderFiles, folder_files, mask_files

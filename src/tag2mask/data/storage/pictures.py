@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from tag2mask.config import MAX_PIXELS
-from tag2mask.data.dataset import MaskCodes
-from tag2mask.data.masks.labelmap import FILE as LABELMAP
-from tag2mask.data.masks.labelmap import LabelMap, packed
+from tag2mask.data.dataset import LabelMap, MaskCodes
+from tag2mask.data.storage.labelmap import FILE as LABELMAP
+from tag2mask.data.storage.labelmap import packed
 from tag2mask.data.storage.shards import is_in_shard, shard_bytes
 from tag2mask.data.storage.suffixes import FORMATS, missing_reader
 
@@ -98,7 +98,7 @@ def open_picture(path: str | Path) -> BinaryIO:
     if is_in_shard(path):
         return io.BytesIO(shard_bytes(path))
     if is_stored(path):
-        from tag2mask.data.readers.hf_dataset import stored_bytes
+        from tag2mask.data.storage.hf_rows import stored_bytes
 
         return io.BytesIO(stored_bytes(path))
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end

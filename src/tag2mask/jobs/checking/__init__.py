@@ -13,7 +13,7 @@ from tag2mask.config import AugmentConfig
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import Picture, PictureSet
 from tag2mask.data.findings import SEVERITIES, Finding
-from tag2mask.data.masks.mask_labels import expected_mask
+from tag2mask.data.masks.labels import expected_mask
 from tag2mask.jobs.checking.class_findings import class_findings, held_out_findings
 from tag2mask.jobs.checking.copies import Indices, copy_findings
 from tag2mask.jobs.checking.looking import Look, Progress, look_at_pictures

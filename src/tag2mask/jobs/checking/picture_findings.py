@@ -8,7 +8,7 @@ import numpy as np
 
 from tag2mask.data.dataset import Picture, PictureSet
 from tag2mask.data.findings import Finding, are, named, some
-from tag2mask.data.masks.mask_survey import MaskTally
+from tag2mask.data.masks.survey import MaskTally
 from tag2mask.jobs.checking.looking import ALPHA, ANIMATED, CMYK, DEEP, GREY, Look
 
 ELONGATED = 4.0

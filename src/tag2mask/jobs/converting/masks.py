@@ -14,7 +14,7 @@ from tag2mask.base.spelling import nfc
 from tag2mask.config import IGNORE, MAX_PIXELS
 from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError
 from tag2mask.data.findings import Finding, about, some
-from tag2mask.data.masks.mask_labels import MaskList, codes_by_name, mask_list, parsed_mask_ids
+from tag2mask.data.masks.labels import MaskList, codes_by_name, mask_list, parsed_mask_ids
 from tag2mask.data.storage.pictures import PictureError, opened, read_mask, upright_size
 from tag2mask.data.storage.suffixes import PICTURE_SUFFIXES, is_picture, without_suffix
 from tag2mask.data.storage.tables import read_classes

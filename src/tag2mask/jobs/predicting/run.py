@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask import __version__, outputs
+from tag2mask.base.arrays import stored
 from tag2mask.base.files import check_folder, model_file, whole_file, write_atomically, write_text
 from tag2mask.base.memory import ran_out
 from tag2mask.base.share import Share
@@ -28,7 +29,7 @@ from tag2mask.data.storage.searching import is_predicted
 from tag2mask.data.storage.tables import TagRow, class_indices, read_tag_table
 from tag2mask.inference.segmenter import CRFChoice, Prediction, Segmenter, check_scales, resolve_crf
 from tag2mask.inference.sources import NamedPicture, called, only_listed, search
-from tag2mask.inference.tiles import check_limits, stored
+from tag2mask.inference.tiles import check_limits
 from tag2mask.jobs.predicting import ranking
 from tag2mask.jobs.predicting.manifest import Gathered, Manifest, file_digest, fingerprint
 from tag2mask.jobs.predicting.ranking import review

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from tag2mask.base.spelling import class_name, nfc
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.config.formats import DataOptions
-from tag2mask.data.dataset import DataError, MaskCodes, Picture, PictureSet, label_codes
+from tag2mask.data.dataset import DataError, LabelMap, MaskCodes, Picture, PictureSet, label_codes
 from tag2mask.data.findings import Finding, named, some
-from tag2mask.data.masks.labelmap import FILE as LABELMAP
-from tag2mask.data.masks.labelmap import LabelMap, mask_word, read_labelmap
+from tag2mask.data.storage.labelmap import FILE as LABELMAP
+from tag2mask.data.storage.labelmap import mask_word, read_labelmap
 from tag2mask.data.storage.tables import read_classes, read_json
 
 VOC_CLASSES = (

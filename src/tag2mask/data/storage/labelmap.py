@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,45 +10,14 @@ from numpy.typing import NDArray
 
 from tag2mask.base.spelling import class_name, is_background
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.data.dataset import DataError
+from tag2mask.data.dataset import UNNAMED, DataError, LabelMap
 from tag2mask.data.storage.tables import checked_classes, numbered_lines
 
 FILE = "labelmap.txt"
-UNNAMED = 254
-"""Id of a color that the file does not name."""
 _LINE = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(?::.*)?")
 _BLACK, _BORDER = 0, 0xE0E0C0
 """Background and VOC's line around objects, where the file says nothing else of these colors."""
 _IGNORED = ("ignore", "ignored")
-
-
-@dataclass(frozen=True, eq=False)
-class LabelMap:
-    """Names and colors of labels; the id of name `i` is `i + 1`."""
-
-    path: Path
-    names: tuple[str, ...]
-    """Without background and what is ignored."""
-    colors: NDArray[np.uint32]
-    """Ascending, red in the third byte, blue in the first."""
-    ids: NDArray[np.uint8]
-    """Id of each color."""
-
-    def ids_of(self, colors: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        """The id of each color; `UNNAMED` where the file has none."""
-        place = np.minimum(np.searchsorted(self.colors, colors), len(self.colors) - 1)
-        return np.where(self.colors[place] == colors, self.ids[place], UNNAMED).astype(np.uint8)
-
-    def of_palette(self, used: NDArray[np.bool_], palette: NDArray[np.uint32]) -> NDArray[np.uint8] | None:
-        """uint8 [256]: ids of the entries of a palette; None where the colors that are used are others.
-
-        Args:
-            used: bool [256], entries that occur.
-            palette: uint32 [256], their colors.
-        """
-        ids = self.ids_of(palette)
-        here = ids[used]
-        return ids if (here != UNNAMED).all() or (~np.isin(here, (BACKGROUND, IGNORE, UNNAMED))).any() else None
 
 
 def read_labelmap(path: Path) -> LabelMap:

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.base.arrays import label_counts
 from tag2mask.base.processes import in_threads
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.data.dataset import DataError, MaskCodes, Picture, PictureSet
+from tag2mask.data.dataset import UNNAMED, DataError, MaskCodes, Picture, PictureSet
 from tag2mask.data.findings import MOST_NAMES, Finding, are, listed, named, some
-from tag2mask.data.masks.labelmap import FILE as LABELMAP
-from tag2mask.data.masks.labelmap import UNNAMED, packed
-from tag2mask.data.masks.mask_labels import MaskList, mask_list, meaning
+from tag2mask.data.masks.labels import MaskList, mask_list, meaning
+from tag2mask.data.storage.labelmap import FILE as LABELMAP
+from tag2mask.data.storage.labelmap import packed
 from tag2mask.data.storage.pictures import PictureError, open_picture, opened, read_ids, shown_size
-from tag2mask.inference.tiles import label_counts
 
 Size = tuple[int, int]
 SizeOf = Callable[[Picture], Size | None]
