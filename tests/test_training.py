@@ -16,10 +16,10 @@ import tag2mask
 from tag2mask import cli
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
-from tag2mask.method import class_activation_maps, taught, training_losses
+from tag2mask.method import Moment, class_activation_maps, taught, training_losses
 from tag2mask.models import build_network
 from tag2mask.reliable import reliable_labels
-from tag2mask.runs.folder import load_model, load_state
+from tag2mask.runs.checkpoints import load_model, load_state
 from tag2mask.teacher import teacher_maps, teacher_ramp, teacher_rule
 from tag2mask.training import first_step as training
 from tag2mask.training import loop
@@ -394,7 +394,7 @@ def test_nothing_is_learned_from_padding(tiny_config, monkeypatch):
 
     monkeypatch.setattr("tag2mask.method.dense_energy_loss", energy)
     for profile in ("official", "paper", "clean"):
-        training_losses(network, network, batch, MethodConfig.of(profile), joint=True)
+        training_losses(Moment(model=network, network=network), batch, MethodConfig.of(profile))
         assert (seen["labels"][~batch.valid] == IGNORE).all()
         padding = ~batch.valid[:, None]
         assert seen["gradient"].shape[-2:] == padding.shape[-2:]
@@ -408,7 +408,8 @@ def test_batch_without_reliable_foreground_or_background_is_finite(tiny_config):
     batch = padded_batch(2)
     negatives = Batch(batch.rgb, batch.valid, torch.zeros_like(batch.tags), batch.mask, batch.names)
     for each in (negatives, batch):
-        losses = training_losses(network, network, each, MethodConfig(energy=EnergyConfig(weight=0.0)), joint=True)
+        method = MethodConfig(energy=EnergyConfig(weight=0.0))
+        losses = training_losses(Moment(model=network, network=network), each, method)
         assert torch.isfinite(losses.total)
         losses.total.backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)

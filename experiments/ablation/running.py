@@ -22,7 +22,7 @@ from experiments.ablation.rows import (
     tag_phase_config,
 )
 from tag2mask.base.files import write_text
-from tag2mask.config import RunConfig, load_config
+from tag2mask.config import RunConfig
 from tag2mask.data import open_data
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.jobs.pseudo_labels import pseudo_label
@@ -194,7 +194,7 @@ def _trained(config: _Config, folder: Path, run: Callable[..., Path]) -> None:
     if (folder / "model.safetensors").is_file():
         return
     if (folder / "last").is_dir():
-        run(load_config(folder), resume=folder)
+        run(resume=folder)
         return
     if (folder / "config.json").is_file():
         shutil.rmtree(folder)  # ended before its first save

@@ -101,7 +101,8 @@ class Losses:
     """The losses of one step; `total` is their plain sum, as published."""
 
     parts: dict[str, Tensor]
-    """Float scalars by name: tag, segmentation, energy, class_distance; a part that does not apply is not there."""
+    """Float scalars by name: tag, segmentation, energy, class_distance, ...; a part that does not apply is not there.
+    A name is enough for its column in metrics.csv and its line in the chart of the report."""
     reliable_share: float | None = None
     """Share of the valid pixels that carry a reliable label, 0-1; None where none were made."""
     mining_seconds: float = 0.0

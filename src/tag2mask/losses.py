@@ -79,7 +79,9 @@ def _pixel_losses(seg_logits: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(
             f"labels must lie in 0..{classes - 1} or be {IGNORE}, got {int(labels.min())}..{int(labels.max())}"
         )
-    logits = F.interpolate(_at_least_float32(seg_logits), labels.shape[1:], mode="bilinear", align_corners=False)
+    logits = _at_least_float32(seg_logits)
+    if logits.shape[2:] != labels.shape[1:]:
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
     return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
 
 

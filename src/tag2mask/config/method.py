@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from tag2mask.config.fields import setting, unread_by_tags
 
 Profile = Literal["official", "paper", "clean"]
 
@@ -152,30 +154,31 @@ class EnergyConfig:
 class MethodConfig:
     """The rules of one training step."""
 
-    cam_scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    REMOVED: ClassVar[dict[str, Any]] = {"cam_flip": False}
+    """Keys of older versions, and the value that still means the same."""
+
+    cam_scales: tuple[float, ...] = unread_by_tags((1.0, 0.5, 1.5, 2.0))
     """Scales of the class activation maps; 1.0 comes first and alone carries gradient (to the tag loss) [P, C]."""
-    cam_mode: Literal["train", "eval"] = "eval"
+    cam_mode: Literal["train", "eval"] = unread_by_tags("eval")
     """Dropout in the CAM passes: `train` leaves it on as published, `eval` switches it off."""
-    cam_flip: bool = False
-    """Average each CAM with that of the mirrored picture (not in the published code)."""
-    cam_precision: Literal["auto", "same"] = "auto"
+    cam_precision: Literal["auto", "same"] = unread_by_tags("auto")
     """`auto` draws CAMs in bf16 on CPUs with such instructions; `same` as --precision says."""
     ema: float = 0.99
     """Decay of a running average of the weights that draws the CAMs and becomes the model; 0 switches it off [C]."""
-    teacher: float = 0.8
+    teacher: float = setting(0.8, tag_phase=0.0)
     """Share of the running average's own segmentation, given the tags, in the maps that become labels; it rises
     from 0 to this between a quarter and half of the joint phase, and with it the share of pixels that are labeled rises
     to all (not in the paper). Needs --method.ema; 0 switches it off. With it a joint phase far longer than the 300
     steps of `small` gains nothing [M]."""
-    teacher_power: float = 1.5
-    """Exponent of the background score when the teacher is there in full: its maps need no sharpening."""
+    teacher_power: float = unread_by_tags(1.5)
+    """Exponent of the background score once the teacher has its whole share: its maps need no sharpening."""
     pool_valid: bool = True
     """Average-pool the features over real pixels only; the published code pools the padding too."""
-    reliable: ReliableConfig = field(default_factory=ReliableConfig.clean)
+    reliable: ReliableConfig = unread_by_tags(factory=ReliableConfig.clean)
     """Which pixels may teach the segmentation."""
-    energy: EnergyConfig = field(default_factory=EnergyConfig)
+    energy: EnergyConfig = unread_by_tags(factory=EnergyConfig)
     """Dense energy loss."""
-    class_distance: float = 0.0
+    class_distance: float = unread_by_tags(0.0)
     """Weight of the batch-based class distance of the 2022 extension (1 there); 0 switches it off [C]."""
 
     def __post_init__(self) -> None:

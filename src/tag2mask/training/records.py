@@ -1,4 +1,4 @@
-"""A run in words, and in the trackers of other projects: TensorBoard, W&B, trackio."""
+"""What a run writes down while it trains: metrics.csv, log lines, and TensorBoard, W&B or trackio."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.config import RunConfig
-from tag2mask.runs.folder import MetricsFile
+from tag2mask.runs.metrics import MetricsFile, loss_columns
 from tag2mask.training.watching import FOLDER as VALIDATION
 
 log = logging.getLogger("tag2mask")
 
 
+_SHORT = {"segmentation": "seg", "class_distance": "distance"}
+
+
 def describe(row: Mapping[str, Any]) -> str:
     """One line of a row of metrics."""
-    parts = [f"{row['phase']}", f"loss {row['total_loss']:.3f}"]
-    losses = {"tag_loss": "tag", "segmentation_loss": "seg", "energy_loss": "energy", "class_distance_loss": "distance"}
-    parts += [f"{name} {row[key]:.3f}" for key, name in losses.items() if key in row]
+    total, *losses = loss_columns(row)
+    names = {key: key.removesuffix("_loss") for key in losses}
+    parts = [f"{row['phase']}", f"loss {row[total]:.3f}"]
+    parts += [f"{_SHORT.get(name, name)} {row[key]:.3f}" for key, name in names.items()]
     if "reliable_share" in row:
         parts += [f"reliable {row['reliable_share']:.0%}"]
     parts += [f"{row['images_per_second']:.1f} images/s"]
