@@ -134,7 +134,7 @@ def _command(
 
 
 def _offered(options: type[Any], start: Any) -> type[Any]:
-    """`options`, a dataclass, with the values of the config `start` as defaults, and fields that are no option hidden and fixed."""
+    """The dataclass `options` with the values of `start` as defaults; fields that are no option are hidden and fixed."""
     kinds, fields = get_type_hints(options), []
     for each in dataclasses.fields(start):
         kind, value = kinds[each.name], getattr(start, each.name)
