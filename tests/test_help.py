@@ -80,12 +80,12 @@ def test_examples_are_right(line, nothing_runs, tmp_path, monkeypatch):
 
 
 def options_of(config, prefix="--"):
-    """The names of all fields as options, `no-` in front of switches that are on."""
+    """The names of the fields that are options, `no-` in front of switches that are on."""
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             yield from options_of(value, f"{prefix}{name}.")
-        elif field.name != "preset_name":
+        elif field.metadata.get("option", True):
             yield f"{prefix}no-{name}" if value is True else f"{prefix}{name}"
 
 

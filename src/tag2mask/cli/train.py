@@ -134,7 +134,7 @@ def _command(
 
 
 def _offered(options: type[Any], start: Any) -> type[Any]:
-    """The dataclass `options` with the values of `start` as defaults; fields that are no option are hidden and fixed."""
+    """The dataclass `options` with the values of `start` as defaults; what is no option is hidden and fixed."""
     kinds, fields = get_type_hints(options), []
     for each in dataclasses.fields(start):
         kind, value = kinds[each.name], getattr(start, each.name)

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from tag2mask.config.augment import AugmentConfig
 from tag2mask.config.codes import MAX_BATCH, MAX_SIDE
-from tag2mask.config.fields import from_dict, path_field, setting, unread_by_tags
+from tag2mask.config.fields import Settings, from_dict, path_field, require, setting, unread_by_tags
 from tag2mask.config.formats import DataOptions
-from tag2mask.config.method import MethodConfig, Profile, require, require_finite
+from tag2mask.config.method import MethodConfig, Profile
 from tag2mask.config.optim import OptimConfig
 from tag2mask.config.presets import PRESETS
 
@@ -45,7 +45,7 @@ class Phase(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(DataOptions):
+class RunConfig(DataOptions, Settings):
     """What every training run has, whatever it learns from."""
 
     kind: ClassVar[str]
@@ -69,9 +69,9 @@ class RunConfig(DataOptions):
     """Stride of the feature map, 8, 16 or 32; a plain ViT keeps its patch size."""
     dilate: bool = False
     """Dilate the convolutions behind a dropped stride. Dilated depthwise convolutions are slow on CPU."""
-    freeze_stride: int = 0
+    freeze_stride: int = setting(0, within="[0, inf)")
     """Pretrained layers up to this stride do not train, which makes a step cheaper; 0 trains all, as published."""
-    image_size: int | None = 320
+    image_size: int | None = setting(320, within=f"[1, {MAX_SIDE}]")
     """Longer side to which pictures are resized before anything else, in training and prediction; None keeps them."""
 
     batch_size: int | Literal["auto"] = 16
@@ -85,19 +85,19 @@ class RunConfig(DataOptions):
     """auto, cpu, cuda or mps."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the network; fp16 needs a GPU."""
-    workers: int = unread_by_tags(2)
+    workers: int = unread_by_tags(2, within=f"[0, {MAX_WORKERS}]")
     """Processes that load pictures, for each process that trains; 0 loads in that process."""
-    seed: int = 0
+    seed: int = setting(0, within="[0, inf)")
     """Two CPU runs with one seed are equal bit by bit."""
-    log_every: int = unread_by_tags(20)
+    log_every: int = unread_by_tags(20, within="[1, inf)")
     """Steps between log lines."""
-    sample_every: int = unread_by_tags(100)
+    sample_every: int = unread_by_tags(100, within="[0, inf)")
     """Steps between sample sheets; 0 for none."""
-    validate_every: int = unread_by_tags(0)
+    validate_every: int = unread_by_tags(0, within="[0, inf)")
     """Steps between validations; 0 validates once, at the end."""
-    validate_pictures: int = unread_by_tags(0)
+    validate_pictures: int = unread_by_tags(0, within="[0, inf)")
     """Validate on at most so many pictures; 0 for all."""
-    save_every: int = unread_by_tags(100)
+    save_every: int = unread_by_tags(100, within="[1, inf)")
     """Steps between saves of the resumable state."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = unread_by_tags(("tensorboard",))
     """Where else curves and pictures go; metrics.csv and report.html are always written."""
@@ -108,20 +108,9 @@ class RunConfig(DataOptions):
         for name in self.path_names():
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
-        require_finite(self)
-        require(
-            self.image_size is None or 1 <= self.image_size <= MAX_SIDE,
-            f"--image-size must be 1 to {MAX_SIDE}, got {self.image_size}",
-        )
-        require(0 <= self.workers <= MAX_WORKERS, f"--workers must be 0 to {MAX_WORKERS}, got {self.workers}")
-        for name in ("seed", "freeze_stride", "sample_every", "validate_every", "validate_pictures"):
-            value = getattr(self, name)
-            require(value >= 0, f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+        super().__post_init__()
         _check_batch("--batch-size", self.batch_size)
         require(self.output_stride in (8, 16, 32), f"--output-stride must be 8, 16 or 32, got {self.output_stride}")
-        for name in ("log_every", "save_every"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
         require(
             not (self.select == "miou" and self.validate_every == 0),
             "--select miou compares validations during training, so it needs --validate-every N",
@@ -223,17 +212,17 @@ class TrainConfig(RunConfig):
 
     profile: Profile = unread_by_tags("clean")
     """Rules of the method: official, paper or clean. Fields under --method override it one by one."""
-    dropout: float = 0.5
+    dropout: float = setting(0.5, within="[0, 1)")
     """Dropout before the tag classifier [C]."""
-    segment_dilation: int | None = unread_by_tags(None)
+    segment_dilation: int | None = unread_by_tags(None, within="[1, inf)")
     """Dilation of the segmentation branch in cells; None is 96 pixels wide at every stride, as published [C]."""
     attention: bool = False
     """A global attention head beside the segmentation branch (2022 extension); the scores are the mean of both [C]."""
     joint_batch_size: int | Literal["auto"] = unread_by_tags(8)
     """Pictures per step in the joint phase, of all processes together; `auto` as for --batch-size."""
-    tag_steps: int = 600
+    tag_steps: int = setting(600, within=f"[0, {MAX_STEPS}]")
     """Steps that train on tags only."""
-    joint_steps: int = setting(450, tag_phase=0)
+    joint_steps: int = setting(450, within=f"[0, {MAX_STEPS}]", tag_phase=0)
     """Steps with all losses, after the tag phase."""
     tag_phase: str | None = path_field(None, tag_phase=None)
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
@@ -244,21 +233,8 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.segment_dilation is None or self.segment_dilation >= 1,
-            f"--segment-dilation must be at least 1, got {self.segment_dilation}",
-        )
         _check_batch("--joint-batch-size", self.joint_batch_size)
-        require(0 <= self.dropout < 1, f"--dropout must lie in [0, 1), got {self.dropout}")
-        require(
-            max(self.tag_steps, self.joint_steps) <= MAX_STEPS,
-            f"--tag-steps and --joint-steps must be at most {MAX_STEPS}, got {self.tag_steps} and {self.joint_steps}",
-        )
-        require(
-            self.tag_steps >= 0 and self.joint_steps >= 0 and self.tag_steps + self.joint_steps > 0,
-            "--tag-steps and --joint-steps must be 0 or more and not both 0, "
-            f"got {self.tag_steps} and {self.joint_steps}",
-        )
+        require(self.tag_steps + self.joint_steps > 0, "--tag-steps and --joint-steps must be not both 0, got 0 and 0")
         require(self.tag_phase is None or self.tag_steps > 0, "--tag-phase needs --tag-steps as that run had them")
         require(
             self.attention or self.method.class_distance == 0,
@@ -303,20 +279,12 @@ class RetrainConfig(RunConfig):
     """Train on the data set's own masks instead: what full supervision reaches."""
     architecture: str = "deeplab-v2"
     """deeplab-v2 (any timm --backbone), largefov-vgg16, or smp:NAME of segmentation-models-pytorch."""
-    supervised_steps: int = 800
+    supervised_steps: int = setting(800, within=f"[1, {MAX_STEPS}]")
     """Training steps."""
     loss: Literal["plain", "balanced"] = "plain"
     """Cross entropy: `plain`, the mean over all pixels, or `balanced`, that of background plus that of objects."""
-    ema: float = 0.0
+    ema: float = setting(0.0, within="[0, 1)")
     """Decay of a running average of the weights that becomes the model; 0 switches it off."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            1 <= self.supervised_steps <= MAX_STEPS,
-            f"--supervised-steps must be 1 to {MAX_STEPS}, got {self.supervised_steps}",
-        )
-        require(0 <= self.ema < 1, f"--ema must lie in [0, 1), got {self.ema}")
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from tag2mask.base.processes import check_start
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import TrainConfig, load_config, tag_phase_settings
+from tag2mask.crf import dense_crf
 from tag2mask.data import PictureSet
 from tag2mask.data.masks.labels import MaskFiles, given_codes, mask_name
 from tag2mask.data.masks.survey import with_teaching_masks
 from tag2mask.method import Moment, training_losses
+from tag2mask.reliable import DenseCRF
 from tag2mask.runs.places import located
 from tag2mask.training.loop import TrainingStopped
 from tag2mask.training.starting import check_out, given_config, run_training
@@ -87,9 +89,11 @@ class TagObjective:
     """Tags, and in the joint phase reliable labels and dense energy."""
 
     config: TrainConfig
+    crf: DenseCRF = dense_crf
 
     def losses(self, at: Moment, batch: Batch) -> Losses:
-        return training_losses(at, batch, self.config.method, with_masks=bool(self.config.masks_for_some))
+        with_masks = bool(self.config.masks_for_some)
+        return training_losses(at, batch, self.config.method, with_masks=with_masks, crf=self.crf)
 
     def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
         return write_sample_sheet(run, self.config, at, batch, step)
