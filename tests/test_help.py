@@ -107,6 +107,12 @@ def test_help_all_lists_every_option_and_help_the_main_ones(config, capsys, monk
     assert f"tag2mask {verb} PRESET --help-all" in help_of(capsys, monkeypatch, verb, "--help")
 
 
+@pytest.mark.parametrize("option", ["--optim.new-parts", "--optim.joint-multipliers", "--preset-name"])
+def test_values_of_presets_are_no_options(option, capsys):
+    assert cli.main(["train", "small", "--data", "x", option, "heads"]) == 2
+    assert option in capsys.readouterr().err
+
+
 def test_help_all_is_help_elsewhere(capsys, monkeypatch):
     assert help_of(capsys, monkeypatch, "explain", "--help-all") == help_of(capsys, monkeypatch, "explain", "--help")
 

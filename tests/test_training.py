@@ -20,6 +20,7 @@ from tag2mask.method import Moment, class_activation_maps, taught, training_loss
 from tag2mask.models import build_network
 from tag2mask.reliable import reliable_labels
 from tag2mask.runs.checkpoints import load_model, load_state
+from tag2mask.runs.metrics import COLUMNS, MetricsFile
 from tag2mask.teacher import teacher_maps, teacher_ramp, teacher_rule
 from tag2mask.training import first_step as training
 from tag2mask.training import loop
@@ -485,3 +486,41 @@ def test_a_run_with_a_teacher_differs_from_one_without(tiny_config, tmp_path):
         joint_steps=6, method=MethodConfig(ema=0.5, teacher=0.5), out=str(tmp_path / "teacher")
     )
     assert not same_weights(plain, train(config))
+
+
+def test_a_new_loss_is_a_name_in_its_parts(tiny_config, monkeypatch):
+    """Its column, its word in the log and its line in the chart follow; the columns of today stay."""
+    losses = training.training_losses
+
+    def with_another(at, *args, **kwargs):
+        result = losses(at, *args, **kwargs)
+        return Losses(result.parts | {"toy": result.total * 0 + 0.5}) if at.phase == "joint" else result
+
+    monkeypatch.setattr(training, "training_losses", with_another)
+    run = train(tiny_config.replace(tag_steps=1, joint_steps=1))
+    first, last = rows(run)
+    assert (first["toy_loss"], last["toy_loss"]) == ("", "0.5")
+    assert [name for name in first if name != "toy_loss"] == [name for name in COLUMNS if name in first]
+    assert "toy 0.500" in (run / "log.txt").read_text(encoding="utf-8")
+    assert "toy loss" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_metrics_of_an_older_version_go_on(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,phase,old_loss,total_loss\n1,tags,0.5,0.7\n2,tags,0.4,0.6\n", encoding="utf-8")
+    MetricsFile(tmp_path, resume_step=1).write({"step": 2, "phase": "tags", "new_loss": 0.25, "total_loss": 1.0})
+    with path.open(newline="", encoding="utf-8") as file:
+        told = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    assert told == [
+        {"step": "1", "phase": "tags", "old_loss": "0.5", "total_loss": "0.7"},
+        {"step": "2", "phase": "tags", "new_loss": "0.25", "total_loss": "1"},
+    ]
+
+
+def test_a_run_goes_on_without_its_config(tiny_config):
+    run = train(tiny_config.replace(joint_steps=0, tag_steps=1))
+    assert train(resume=str(run)) == run
+    with pytest.raises(ValueError, match=r"tag2mask\.train needs a config, or resume=RUN"):
+        train()
+    with pytest.raises(ValueError, match=r"is a run of tag2mask\.train, not of tag2mask\.retrain"):
+        tag2mask.retrain(resume=run)
