@@ -129,8 +129,10 @@ def test_no_validation_after_an_interrupt_until_the_run_goes_on(tiny_config, tmp
 
     monkeypatch.setattr(loop, "_step", interrupted)
     monkeypatch.setattr(loop, "validate", noted)
+    handler = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt, match=rf"step {at} of 4.*train --resume"):
         train(config)
+    assert signal.getsignal(number) is handler
     assert len(validations) == at // 2 - 1 + during
     monkeypatch.setattr(loop, "_step", step)
     run = train(config, resume=config.out)
@@ -168,25 +170,6 @@ def test_an_error_of_a_run_is_printed_once(tiny_config, monkeypatch, capsys):
     assert cli.main(["train", "small", "--data", tiny_config.data, "--out", tiny_config.out, *words]) == 1
     assert capsys.readouterr().err.count("no such luck") == 1
     assert "no such luck" in (Path(tiny_config.out) / "log.txt").read_text(encoding="utf-8")
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny_config, monkeypatch):
-    step = loop._step
-
-    def interrupted(*args, **kwargs):
-        result = step(*args, **kwargs)
-        if result[0]["step"] == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return result
-
-    monkeypatch.setattr(loop, "_step", interrupted)
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"step 3 of 6.*train --resume"):
-        train(tiny_config)
-    assert signal.getsignal(signal.SIGINT) is handler
-    monkeypatch.setattr(loop, "_step", step)
-    run = train(tiny_config, resume=tiny_config.out)
-    assert rows(run)[-1]["step"] == "6"
 
 
 def test_no_sample_sheets_on_request(tiny_config):

@@ -35,7 +35,7 @@ log = logging.getLogger("tag2mask")
 _Config = TypeVar("_Config", bound=RunConfig)
 
 Busy = Timeout
-"""Another process that shares the folder is at it."""
+"""It is locked by another process that shares the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Ablation:
         """The folder of the row's tag phase, trained if it is not there.
 
         Raises:
-            Busy: another process is at it.
+            Busy: another process has locked it.
         """
         config = tag_phase_config(one_step_config(row, self.plan, data=self.data, seed=seed))
         name = "official" if row.profile in ("official", "paper") else "clean"
@@ -106,7 +106,7 @@ class Ablation:
         """The result of a row, from its folder or by running it.
 
         Raises:
-            Busy: another process is at it, or at something that it needs.
+            Busy: another process has locked it, or something that it needs.
         """
         folder = self._folder(row.name, seed)
         with _own(folder):

@@ -6,6 +6,7 @@ Axes: `B` batch, `C` classes without background, `K = C + 1` with background fir
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -62,24 +63,15 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """The first `count` samples."""
-        return replace(
-            self,
-            rgb=self.rgb[:count],
-            valid=self.valid[:count],
-            tags=self.tags[:count],
-            mask=self.mask[:count],
-            names=self.names[:count],
-        )
+        return replace(self._changed(lambda tensor: tensor[:count]), names=self.names[:count])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        return replace(
-            self,
-            rgb=self.rgb.to(device, non_blocking=True),
-            valid=self.valid.to(device, non_blocking=True),
-            tags=self.tags.to(device, non_blocking=True),
-            mask=self.mask.to(device, non_blocking=True),
-        )
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: change(getattr(self, name)) for name in ("rgb", "valid", "tags", "mask")}
+        return replace(self, **tensors)
 
 
 class Outputs(NamedTuple):

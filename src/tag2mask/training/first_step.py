@@ -19,7 +19,7 @@ from tag2mask.method import Moment, training_losses
 from tag2mask.reliable import DenseCRF
 from tag2mask.runs.places import located
 from tag2mask.training.loop import TrainingStopped
-from tag2mask.training.starting import check_out, given_config, run_training
+from tag2mask.training.starting import check_out, given_run, run_training
 from tag2mask.training.watching import run_pictures, write_sample_sheet
 
 __all__ = ["TrainingStopped", "train"]
@@ -45,7 +45,7 @@ def train(config: TrainConfig | None = None, *, resume: str | Path | None = None
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
-    config = given_config(TrainConfig, config, resume)
+    config, folder = given_run(TrainConfig, config, resume)
     check_start(config.workers)
     start = None
     if resume is None:
@@ -57,7 +57,7 @@ def train(config: TrainConfig | None = None, *, resume: str | Path | None = None
     pictures = run_pictures(config, config.train_split)
     if config.masks_for_some:
         pictures = with_some_masks(pictures, Path(config.masks_for_some).expanduser())
-    return run_training(config, pictures, TagObjective(config), resume=resume, start=start)
+    return run_training(config, pictures, TagObjective(config), resume=folder, start=start)
 
 
 def with_some_masks(pictures: PictureSet, folder: Path) -> PictureSet:

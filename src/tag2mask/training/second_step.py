@@ -17,7 +17,7 @@ from tag2mask.data.masks.survey import with_teaching_masks
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
 from tag2mask.method import Moment
 from tag2mask.outputs.render import SampleRow
-from tag2mask.training.starting import check_out, given_config, run_training
+from tag2mask.training.starting import check_out, given_run, run_training
 from tag2mask.training.watching import predicted_labels, run_pictures, write_sample_rows
 
 
@@ -37,12 +37,12 @@ def retrain(config: RetrainConfig | None = None, *, resume: str | Path | None = 
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
-    config = given_config(RetrainConfig, config, resume)
+    config, folder = given_run(RetrainConfig, config, resume)
     check_start(config.workers)
     if resume is None:
         check_out(config)
     pictures = with_training_masks(run_pictures(config, config.train_split), config)
-    return run_training(config, checked_masks(pictures, config), _MaskObjective(config), resume=resume)
+    return run_training(config, checked_masks(pictures, config), _MaskObjective(config), resume=folder)
 
 
 def with_training_masks(pictures: PictureSet, config: RetrainConfig) -> PictureSet:

@@ -16,7 +16,6 @@ from tag2mask.base.team import Team, leave, timeout, together
 from tag2mask.config import RunConfig, load_config
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
-from tag2mask.data.masks.survey import with_measuring_masks
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.checkpoints import load_state
@@ -34,12 +33,13 @@ log = logging.getLogger("tag2mask")
 _Config = TypeVar("_Config", bound=RunConfig)
 
 
+@together()
 def run_training(
     config: RunConfig,
     pictures: PictureSet,
     objective: Objective,
     *,
-    resume: str | Path | None = None,
+    resume: Path | None = None,
     start: Path | None = None,
 ) -> Path:
     """Train a network and write its run folder.
@@ -62,13 +62,6 @@ def run_training(
         ProcessLost: another process that shares the batches ended or does not answer.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
-    with together():
-        return _run(config, pictures, objective, None if resume is None else Path(resume), start)
-
-
-def _run(
-    config: RunConfig, pictures: PictureSet, objective: Objective, resume: Path | None, start: Path | None
-) -> Path:
     relocated: dict[str, tuple[str, str]] = {}
     if resume is not None:
         saved, config = load_config(resume), going_on(resume, config)
@@ -77,7 +70,7 @@ def _run(
     accelerator = _accelerator(config)
     team = Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
     _check_share(config, team)
-    held_out, why_none = _held_out(config, goes_on=resume is not None)
+    held_out, why_none = validation_pictures(config, goes_on=resume is not None)
     differing = [] if resume is None else _differing(resume, config, pictures, held_out, relocated)
     state = None if start is None else _saved_state(start, pictures)
     set_seed(config.seed)
@@ -107,32 +100,21 @@ def _run(
     return run
 
 
-def given_config(kind: type[_Config], config: _Config | None, resume: str | Path | None) -> _Config:
-    """`config`, or where a run goes on without one, that of its folder.
+def given_run(kind: type[_Config], config: _Config | None, resume: str | Path | None) -> tuple[_Config, Path | None]:
+    """The config, or where a run goes on without one that of its folder; and that folder.
 
     Raises:
         ValueError: neither is given, or the folder is a run of another kind.
     """
+    folder = None if resume is None else Path(resume)
     if config is not None:
-        return config
-    if resume is None:
+        return config, folder
+    if folder is None:
         raise ValueError(f"tag2mask.{kind.kind} needs a config, or resume=RUN, a run folder to go on with")
-    saved = load_config(resume)
+    saved = load_config(folder)
     if not isinstance(saved, kind):
-        raise ValueError(f"{resume} is a run of tag2mask.{saved.kind}, not of tag2mask.{kind.kind}")
-    return saved
-
-
-def _held_out(config: RunConfig, *, goes_on: bool) -> tuple[PictureSet | None, str]:
-    """The pictures of the validation, their masks looked at; or None, and why."""
-    pictures, why_none = validation_pictures(config, goes_on=goes_on)
-    if pictures is not None:
-        pictures = with_measuring_masks(pictures, config.validate_pictures, strict=config.select == "miou")
-    if config.select == "miou" and (pictures is None or not pictures.has_masks):
-        raise ValueError(
-            f"--select miou needs masks of split {config.val_split!r} of {config.data}; add masks or use --select last"
-        )
-    return pictures, why_none
+        raise ValueError(f"{folder} is a run of tag2mask.{saved.kind}, not of tag2mask.{kind.kind}")
+    return saved, folder
 
 
 def _differing(
@@ -171,15 +153,15 @@ def _new_run(config: RunConfig, team: Team, pictures: PictureSet, held_out: Pict
     """Make the run folder with what is known before training."""
     run = new_run_folder(config.out, config.preset_name)
     write_text(run / "config.json", located(config).replace(out=str(run)).to_json())
-    data = {each.split: _data_summary(each) for each in (pictures, held_out) if each is not None}
+    data = {
+        each.split: {"num_images": len(each.pictures), "findings": [finding.as_dict() for finding in each.findings]}
+        for each in (pictures, held_out)
+        if each is not None
+    }
     write_record(run, config, pictures, held_out)
     about = environment() | {"processes": team.count, "data": data}
     write_text(run / "environment.json", json.dumps(about, indent=2) + "\n")
     return run
-
-
-def _data_summary(pictures: PictureSet) -> dict[str, Any]:
-    return {"num_images": len(pictures.pictures), "findings": [each.as_dict() for each in pictures.findings]}
 
 
 def _check_share(config: RunConfig, team: Team) -> None:
