@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class Batch:
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = {name: change(getattr(self, name)) for name in ("rgb", "valid", "tags", "mask")}
+        tensors: dict[str, Any] = {name: change(getattr(self, name)) for name in ("rgb", "valid", "tags", "mask")}
         return replace(self, **tensors)
 
 

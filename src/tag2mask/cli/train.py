@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -142,7 +142,7 @@ def _offered(options: type[Any], start: Any) -> type[Any]:
             kind = _offered(type(value), value)
             value = kind()
         if not each.metadata.get("option", True):
-            kind = tyro.conf.Suppress[tyro.conf.Fixed[kind]]
+            kind = Annotated[kind, tyro.conf.Fixed, tyro.conf.Suppress]
         fields.append((each.name, kind, dataclasses.field(default=value)))
     return dataclasses.make_dataclass(options.__name__, fields, bases=(options,), frozen=True, kw_only=True)
 
