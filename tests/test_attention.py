@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from tag2mask.config import MethodConfig, OptimConfig, TrainConfig
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.losses import class_distance_loss
-from tag2mask.method import training_losses
+from tag2mask.method import Moment, training_losses
 from tag2mask.models import build_network
 from tag2mask.models.attention import AttentionHead, attend
 from tag2mask.models.network import Network
 from tag2mask.models.wide_resnet38 import WideResNet38
-from tag2mask.runs.folder import load_model, save_model
+from tag2mask.runs.checkpoints import load_model, save_model
 from tag2mask.training.optim import parameter_groups
 
 
@@ -122,14 +122,15 @@ def test_class_distance_is_a_weighted_part_of_the_joint_loss_alone(tiny):
         lambda module, args, outputs: seen.update(outputs=outputs) if outputs[2] is not None else None
     )
     method = dataclasses.replace(tiny.method, class_distance=0.25)
-    parts = training_losses(network, network, batch, method, joint=True).parts
+    at = Moment(model=network, network=network)
+    parts = training_losses(at, batch, method).parts
     want = class_distance_loss(seen["outputs"].seg_logits, seen["outputs"].distance_features)
     assert want > 0 and torch.equal(parts["class_distance"], 0.25 * want)
     parts["class_distance"].backward()
     assert network.attention.query.weight.grad.abs().max() > 0
     assert network.attention.fuse.weight.grad is None  # behind the features: labels carry no gradient
-    assert "class_distance" not in training_losses(network, network, batch, method, joint=False).parts
-    assert "class_distance" not in training_losses(network, network, batch, MethodConfig(), joint=True).parts
+    assert "class_distance" not in training_losses(dataclasses.replace(at, phase="tags"), batch, method).parts
+    assert "class_distance" not in training_losses(at, batch, MethodConfig()).parts
     with pytest.raises(ValueError, match=r"--method\.class-distance .*--attention"):
         tiny.replace(attention=False)
     with pytest.raises(ValueError, match=r"--method\.class-distance must be 0 or more"):
@@ -153,7 +154,7 @@ def test_new_parts_needs_a_classifier():
         def parameter_groups(self):
             return {"old_weights": [], "old_biases": [], "new_weights": [], "new_biases": []}
 
-    with pytest.raises(ValueError, match=r"--optim\.new-parts classifier .* got Headless"):
+    with pytest.raises(ValueError, match=r"optim\.new_parts 'classifier' .* got Headless"):
         parameter_groups(Headless(), OptimConfig(new_parts="classifier"))
 
 

@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 
 from tag2mask import cli
 from tag2mask.config import TrainConfig
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 SECONDS = 60
 """Longest that a row may take, in the time of a loaded machine."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask import bench, cli, reliable
+from tag2mask import bench, cli
 from tag2mask.cli.common import jsonable
 from tag2mask.config import CRFParams
 from tag2mask.filtering import Lattice
@@ -21,9 +21,12 @@ from tag2mask.jobs import benchmark
 from tag2mask.jobs.benchmark import inputs, measuring, timing, training_step
 from tag2mask.jobs.benchmark.cases import CASES, NAMES, Case
 from tag2mask.jobs.benchmark.measuring import make_row
-from tag2mask.jobs.benchmark.page import BEGIN, END, main, markdown, table_lines
+from tag2mask.jobs.benchmark.page import table_lines
 from tag2mask.jobs.benchmark.peer import load_peer, peer_votes
 from tag2mask.jobs.benchmark.results import BenchReport, Point
+from tools.performance_page import BEGIN, END, main, markdown, report_of
+
+TOOL = Path(__file__).parents[1] / "tools" / "performance_page.py"
 
 ASKED = {  # the table of the issue: work, what it is held against
     "pair-l3": ((448, 448), 3, 10),
@@ -259,11 +262,10 @@ def test_sizes_have_pixels_in_fours(factor):
 
 
 def test_every_second_training_step_runs_on_the_peer(tiny_config, monkeypatch):
-    peer, own = FakePeer(), reliable.dense_crf
+    peer = FakePeer()
     infer = FakeCRF.inference
     monkeypatch.setattr(FakeCRF, "inference", lambda crf, steps: time.sleep(0.2) or infer(crf, steps))
     seen = training_step.measure_training(2, peer, config=tiny_config)
-    assert reliable.dense_crf is own
     assert len(peer.made) == 3 * tiny_config.joint_batch_size * 2  # of six steps three, two runs for each picture
     assert {crf.calls["steps"] for crf in peer.made} == {10}
     assert (seen.rounds, len(seen.peer_all_ms)) == (2, 2)
@@ -279,16 +281,6 @@ def test_the_training_step_without_a_peer(tiny_config):
     seen = training_step.measure_training(1, None, config=tiny_config)
     assert (seen.peer_ms, seen.value, seen.peer_crf_share) == (None, None, None)
     assert seen.own_ms > 0
-
-
-def test_steps_that_do_not_call_the_crf_once_are_refused():
-    own = reliable.dense_crf
-    with (
-        pytest.raises(RuntimeError, match="3 training steps called the CRF 0 times"),
-        training_step.crf_by_turns(None, 3),
-    ):
-        pass
-    assert reliable.dense_crf is own
 
 
 def test_votes_of_the_peer_leave_absent_labels_out():
@@ -374,7 +366,7 @@ def test_quick_run_as_a_command(tmp_path):
             assert each["value"] == pytest.approx(over)
     assert "bench 1/2  energy-160" in done.stderr
     (tmp_path / "bench.json").write_text(done.stdout)
-    page = python("-m", "tag2mask.jobs.benchmark", tmp_path / "bench.json")
+    page = python(TOOL, tmp_path / "bench.json")
     assert (page.returncode, page.stderr) == (0, "")
     assert "| both CRF runs of a picture (R = 2), 112×112, L = 3, one thread | " in page.stdout
 
@@ -479,7 +471,7 @@ def test_markdown(report, tmp_path):
 
 
 def test_the_json_gives_the_same_report_back(report):
-    assert BenchReport.from_dict(json.loads(json.dumps(jsonable(report)))) == report
+    assert report_of(json.loads(json.dumps(jsonable(report)))) == report
 
 
 def test_a_page_is_filled_between_its_marks_again_and_again(report, tmp_path, capsys):
@@ -530,4 +522,4 @@ def test_a_file_that_is_no_report_is_refused_in_one_line(content, code, tmp_path
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "b", "c"]])
 def test_usage_of_the_page_writer(arguments, capsys):
     assert main(arguments) == 2
-    assert "usage: python -m tag2mask.jobs.benchmark" in capsys.readouterr().err
+    assert "usage: python tools/performance_page.py" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from PIL import Image
 from tag2mask import __version__, cli
 from tag2mask.config import TrainConfig
 from tag2mask.models import build_network
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 

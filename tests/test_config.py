@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tag2mask.config import CRFParams, MethodConfig, OptimConfig, ReliableConfig, TrainConfig
+from tag2mask.config import CRFParams, MethodConfig, OptimConfig, ReliableConfig, TrainConfig, tag_phase_settings
 
 
 @pytest.mark.parametrize("name", TrainConfig.presets())
@@ -29,6 +29,42 @@ def test_unknown_and_ill_typed_keys_are_refused_by_name():
         TrainConfig.from_json('{"precision": "fp8"}')
     with pytest.raises(ValueError, match="not JSON"):
         TrainConfig.from_json("{")
+
+
+def test_a_key_of_an_older_version_may_have_the_value_that_still_means_the_same():
+    values = json.loads(TrainConfig().to_json())
+    values["method"]["cam_flip"] = False
+    assert TrainConfig.from_json(json.dumps(values)) == TrainConfig()
+    values["method"]["cam_flip"] = True
+    with pytest.raises(
+        ValueError, match=r"config\.method\.cam_flip is no setting any more; only False is read, not True"
+    ):
+        TrainConfig.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OptimConfig(accumulate=0), r"--optim\.accumulate must be 1 to 65536, got 0"),
+        (lambda: OptimConfig(momentum=1.0), r"--optim\.momentum must lie in \[0, 1\), got 1\.0"),
+        (lambda: ReliableConfig(keep=0.0), r"--method\.reliable\.keep must lie in \(0, 1\], got 0\.0"),
+        (lambda: OptimConfig(lr=0.0), r"--optim\.lr must be greater than 0, got 0\.0"),
+        (lambda: TrainConfig(seed=-1), r"--seed must be 0 or more, got -1"),
+        (lambda: CRFParams(iterations=-1), r"CRFParams\.iterations must be 0 or more, got -1"),
+    ],
+)
+def test_numbers_lie_within_what_their_field_says(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_what_the_tag_phase_does_not_read_is_left_out_of_its_settings():
+    config = TrainConfig.preset("voc-rrm-init", data="photos")
+    alike = config.replace(joint_steps=3, workers=9, masks_for_some="m", profile="paper", out="elsewhere")
+    assert tag_phase_settings(alike) == tag_phase_settings(config)
+    assert tag_phase_settings(config).joint_steps == 0
+    for other in (config.replace(seed=1), config.replace(optim=dataclasses.replace(config.optim, lr=1.0))):
+        assert tag_phase_settings(other) != tag_phase_settings(config)
 
 
 def test_unknown_preset_field_and_profile():

@@ -174,8 +174,8 @@ def _jobs(data: Path, out: Path) -> None:
     train(_train_config(data, out / "whole", **dropping))
     broken, save = _train_config(data, out / "broken", **dropping), loop._save
 
-    def save_then_die(run, team, state):
-        save(run, team, state)
+    def save_then_die(job, state):
+        save(job, state)
         raise InterruptedError("power cut")
 
     loop._save = save_then_die
@@ -266,7 +266,7 @@ def test_resume_is_exact_and_each_process_drops_other_channels(both):
     import torch
     from safetensors.torch import load_file
 
-    from tag2mask.runs.folder import load_state
+    from tag2mask.runs.checkpoints import load_state
 
     whole, broken = both[1] / "whole", both[1] / "broken"
     a, b = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
@@ -279,7 +279,7 @@ def test_resume_is_exact_and_each_process_drops_other_channels(both):
 
 def test_a_batch_that_is_too_small_is_refused(builtin, tmp_path):
     from tag2mask.base.team import Team
-    from tag2mask.training.loop import _check_share
+    from tag2mask.training.starting import _check_share
 
     config = _train_config(builtin, tmp_path / "run", batch_size=4, joint_batch_size=2)
     _check_share(config, Team(0, 2))
@@ -459,7 +459,7 @@ def test_torchrun_ends_the_job_when_a_process_is_killed_and_it_goes_on(builtin, 
 
 def test_torchrun_passes_a_stop_on_and_all_is_saved(builtin, tmp_path):
     """torchrun signals the whole process group, the loader processes with it; they must outlive the step."""
-    from tag2mask.runs.folder import load_state
+    from tag2mask.runs.checkpoints import load_state
 
     run = tmp_path / "run"
     job = _torchrun(_words(builtin, run, **{"workers": 1, "save-every": 100_000}))

@@ -45,7 +45,7 @@ OTHER_PROGRAMS = {
     "apt-get": "changes the machine",
     "xcode-select": "changes the machine",
     "auditwheel": "needs a wheel; pytest -m packaging builds one",
-    "python": "modules of the package with a parser of their own: tests/test_benchmark.py, tests/test_ablation.py",
+    "python": "tools and experiments with a parser of their own: tests/test_benchmark.py, tests/test_ablation.py",
     "torchrun": "starts several processes: tests/test_distributed.py; what it starts is parsed",
     "accelerate": "starts several processes: tests/test_distributed.py; what it starts is parsed",
     "mkdocs": "test_the_site_loads_nothing_from_elsewhere runs it",

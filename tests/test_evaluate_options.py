@@ -19,7 +19,7 @@ from tag2mask.inference.first_step import picture_cams, predicted_tags, tag_vect
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 from tag2mask.runs.protocol import crf_words, protocol_line
 from tag2mask.scoring import evaluation as ev
 from tag2mask.scoring.label_quality import (

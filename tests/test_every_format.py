@@ -30,7 +30,7 @@ from tag2mask.data import list_splits, open_data, read_picture, voc_palette
 from tag2mask.data.builtin.shapes import write_builtin
 from tag2mask.data.readers.voc import VOC_CLASSES
 from tag2mask.inference.torch_backend import Segmenter
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 NAMES = {"ball": "cat", "crate": "cow", "donut": "dog", "leaf": "horse", "starfish": "sheep"}
 """The classes of the built-in set under names of VOC, which --format comp6 needs."""

@@ -34,7 +34,7 @@ from tag2mask.jobs.exporting.parity import compare
 from tag2mask.jobs.exporting.run import export, export_program, same_padding
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from tag2mask.base.files import whole_file, write_text
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs permissions")
 

@@ -80,12 +80,12 @@ def test_examples_are_right(line, nothing_runs, tmp_path, monkeypatch):
 
 
 def options_of(config, prefix="--"):
-    """The names of all fields as options, `no-` in front of switches that are on."""
+    """The names of the fields that are options, `no-` in front of switches that are on."""
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             yield from options_of(value, f"{prefix}{name}.")
-        elif field.name != "preset_name":
+        elif field.metadata.get("option", True):
             yield f"{prefix}no-{name}" if value is True else f"{prefix}{name}"
 
 
@@ -105,6 +105,12 @@ def test_help_all_lists_every_option_and_help_the_main_ones(config, capsys, monk
     assert found[0] < every
     assert {"--data", "--out", "--backbone", "--batch-size", "--seed", "--resume", "--json"} <= found[0]
     assert f"tag2mask {verb} PRESET --help-all" in help_of(capsys, monkeypatch, verb, "--help")
+
+
+@pytest.mark.parametrize("option", ["--optim.new-parts", "--optim.joint-multipliers", "--preset-name"])
+def test_values_of_presets_are_no_options(option, capsys):
+    assert cli.main(["train", "small", "--data", "x", option, "heads"]) == 2
+    assert option in capsys.readouterr().err
 
 
 def test_help_all_is_help_elsewhere(capsys, monkeypatch):

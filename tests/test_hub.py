@@ -24,7 +24,7 @@ from tag2mask.inference import hub
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.jobs.exporting.run import export
 from tag2mask.models import build_network
-from tag2mask.runs.folder import load_model, save_model
+from tag2mask.runs.checkpoints import load_model, save_model
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tag2mask import cli
 from tag2mask.jobs.predicting.manifest import Manifest, Share, fingerprint
 from tag2mask.jobs.predicting.run import predict
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tag2mask.jobs.converting.run import convert
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.jobs.pseudo_labels import pseudo_label
 from tag2mask.outputs.render import save_mask
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 from tag2mask.scoring.evaluation import evaluate
 from tag2mask.training.first_step import train, with_some_masks
 from tag2mask.training.second_step import retrain

@@ -16,7 +16,7 @@ from tag2mask.data import open_data
 from tag2mask.method import training_labels
 from tag2mask.outputs.render import save_mask
 from tag2mask.reliable import reliable_labels
-from tag2mask.runs.folder import load_model
+from tag2mask.runs.checkpoints import load_model
 from tag2mask.training.first_step import train, with_some_masks
 
 

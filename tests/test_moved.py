@@ -12,7 +12,7 @@ from tag2mask import cli
 from tag2mask.cli.advice import after_training
 from tag2mask.config import RetrainConfig, TrainConfig, load_config
 from tag2mask.data import SplitError, open_data
-from tag2mask.runs.folder import load_model
+from tag2mask.runs.checkpoints import load_model
 from tag2mask.runs.places import RECORD, located
 from tag2mask.training.first_step import train
 from tag2mask.training.second_step import retrain

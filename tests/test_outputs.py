@@ -451,7 +451,7 @@ def test_predict_writes_every_format(tmp_path, capsys):
 
     from tag2mask import TrainConfig
     from tag2mask.models import build_network
-    from tag2mask.runs.folder import save_model
+    from tag2mask.runs.checkpoints import save_model
 
     torch.manual_seed(0)
     config = TrainConfig.preset("small", backbone="test_resnet", weights="none", image_size=64)

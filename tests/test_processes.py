@@ -26,7 +26,8 @@ from tag2mask.data.dataset import DataError
 from tag2mask.data.training.loading import named_deaths
 from tag2mask.filtering import Lattice, clear_cache, load_core
 from tag2mask.inference.segmenter import Segmenter
-from tag2mask.runs.folder import log_to, new_run_folder, save_model
+from tag2mask.runs.checkpoints import save_model
+from tag2mask.runs.folder import log_to, new_run_folder
 from tag2mask.training.first_step import train
 from tag2mask.training.second_step import retrain
 

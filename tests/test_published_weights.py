@@ -32,7 +32,7 @@ from tag2mask.models.published import (
     published_shapes,
 )
 from tag2mask.models.wide_resnet38 import Block, WideResNet38
-from tag2mask.runs.folder import load_model, save_model
+from tag2mask.runs.checkpoints import load_model, save_model
 
 GOLDEN = Path(__file__).parent / "golden"
 NORM = ("weight", "bias", "running_mean", "running_var")

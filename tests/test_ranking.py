@@ -12,7 +12,7 @@ from tag2mask.cli import main
 from tag2mask.inference.segmenter import Prediction
 from tag2mask.jobs.predicting.ranking import COLUMNS, Ranked, Review, ranked, review
 from tag2mask.jobs.predicting.run import predict
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 
 def prediction(mask, sure=1.0, scores=(0.9, 0.1)):

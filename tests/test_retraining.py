@@ -17,9 +17,9 @@ from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig
 from tag2mask.data import open_data
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
+from tag2mask.method import Moment
 from tag2mask.models import build_network
 from tag2mask.training import loop
-from tag2mask.training.objective import Moment
 from tag2mask.training.second_step import _MaskObjective, with_training_masks
 
 

@@ -16,7 +16,7 @@ from tag2mask.inference.tiles import labels_of
 from tag2mask.inference.torch_backend import Segmenter, resolve_crf, resolve_device
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.models import build_network
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 CLASSES = ("cat", "dog", "cow")
 

@@ -393,7 +393,7 @@ def test_what_predict_did_not_write_is_never_replaced(segmenter, tmp_path):
 
 
 def test_other_sources_are_not_taken_for_what_was_done(segmenter, tmp_path):
-    from tag2mask.runs.folder import save_model
+    from tag2mask.runs.checkpoints import save_model
 
     save_model(tmp_path / "m.safetensors", segmenter.model, segmenter.config)
     pictures(tmp_path, "x/1.png", "x/2.png", "y/1.png", "y/2.png")

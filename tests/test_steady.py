@@ -19,7 +19,7 @@ from PIL import Image
 from tag2mask.config import AugmentConfig, OptimConfig
 from tag2mask.data import DataError
 from tag2mask.jobs.predicting.run import predict
-from tag2mask.runs.folder import MetricsFile
+from tag2mask.runs.metrics import MetricsFile
 from tag2mask.training import loop
 from tag2mask.training.first_step import train
 

@@ -16,7 +16,7 @@ from tag2mask.models.deeplab import ASPP, DeepLabV2
 from tag2mask.models.largefov import VGG16, LargeFOV, load_vgg16
 from tag2mask.models.supervised import build_supervised
 from tag2mask.models.weights import packaged_lite0_state
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 from tag2mask.training.second_step import retrain
 
 CLASSES = ("bird", "cat", "dog")

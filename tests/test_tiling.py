@@ -26,7 +26,7 @@ from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.models import build_network
 from tag2mask.outputs import render
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 CLASSES = ("cat", "dog", "cow")
 

@@ -16,10 +16,11 @@ import tag2mask
 from tag2mask import cli
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import IGNORE, EnergyConfig, MethodConfig, OptimConfig, TrainConfig
-from tag2mask.method import class_activation_maps, taught, training_losses
+from tag2mask.method import Moment, class_activation_maps, taught, training_losses
 from tag2mask.models import build_network
 from tag2mask.reliable import reliable_labels
-from tag2mask.runs.folder import load_model, load_state
+from tag2mask.runs.checkpoints import load_model, load_state
+from tag2mask.runs.metrics import COLUMNS, MetricsFile
 from tag2mask.teacher import teacher_maps, teacher_ramp, teacher_rule
 from tag2mask.training import first_step as training
 from tag2mask.training import loop
@@ -128,8 +129,10 @@ def test_no_validation_after_an_interrupt_until_the_run_goes_on(tiny_config, tmp
 
     monkeypatch.setattr(loop, "_step", interrupted)
     monkeypatch.setattr(loop, "validate", noted)
+    handler = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt, match=rf"step {at} of 4.*train --resume"):
         train(config)
+    assert signal.getsignal(number) is handler
     assert len(validations) == at // 2 - 1 + during
     monkeypatch.setattr(loop, "_step", step)
     run = train(config, resume=config.out)
@@ -167,25 +170,6 @@ def test_an_error_of_a_run_is_printed_once(tiny_config, monkeypatch, capsys):
     assert cli.main(["train", "small", "--data", tiny_config.data, "--out", tiny_config.out, *words]) == 1
     assert capsys.readouterr().err.count("no such luck") == 1
     assert "no such luck" in (Path(tiny_config.out) / "log.txt").read_text(encoding="utf-8")
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny_config, monkeypatch):
-    step = loop._step
-
-    def interrupted(*args, **kwargs):
-        result = step(*args, **kwargs)
-        if result[0]["step"] == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return result
-
-    monkeypatch.setattr(loop, "_step", interrupted)
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"step 3 of 6.*train --resume"):
-        train(tiny_config)
-    assert signal.getsignal(signal.SIGINT) is handler
-    monkeypatch.setattr(loop, "_step", step)
-    run = train(tiny_config, resume=tiny_config.out)
-    assert rows(run)[-1]["step"] == "6"
 
 
 def test_no_sample_sheets_on_request(tiny_config):
@@ -394,7 +378,7 @@ def test_nothing_is_learned_from_padding(tiny_config, monkeypatch):
 
     monkeypatch.setattr("tag2mask.method.dense_energy_loss", energy)
     for profile in ("official", "paper", "clean"):
-        training_losses(network, network, batch, MethodConfig.of(profile), joint=True)
+        training_losses(Moment(model=network, network=network), batch, MethodConfig.of(profile))
         assert (seen["labels"][~batch.valid] == IGNORE).all()
         padding = ~batch.valid[:, None]
         assert seen["gradient"].shape[-2:] == padding.shape[-2:]
@@ -408,7 +392,8 @@ def test_batch_without_reliable_foreground_or_background_is_finite(tiny_config):
     batch = padded_batch(2)
     negatives = Batch(batch.rgb, batch.valid, torch.zeros_like(batch.tags), batch.mask, batch.names)
     for each in (negatives, batch):
-        losses = training_losses(network, network, each, MethodConfig(energy=EnergyConfig(weight=0.0)), joint=True)
+        method = MethodConfig(energy=EnergyConfig(weight=0.0))
+        losses = training_losses(Moment(model=network, network=network), each, method)
         assert torch.isfinite(losses.total)
         losses.total.backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
@@ -484,3 +469,41 @@ def test_a_run_with_a_teacher_differs_from_one_without(tiny_config, tmp_path):
         joint_steps=6, method=MethodConfig(ema=0.5, teacher=0.5), out=str(tmp_path / "teacher")
     )
     assert not same_weights(plain, train(config))
+
+
+def test_a_new_loss_is_a_name_in_its_parts(tiny_config, monkeypatch):
+    """Its column, its word in the log and its line in the chart follow; the columns of today stay."""
+    losses = training.training_losses
+
+    def with_another(at, *args, **kwargs):
+        result = losses(at, *args, **kwargs)
+        return Losses(result.parts | {"toy": result.total * 0 + 0.5}) if at.phase == "joint" else result
+
+    monkeypatch.setattr(training, "training_losses", with_another)
+    run = train(tiny_config.replace(tag_steps=1, joint_steps=1))
+    first, last = rows(run)
+    assert (first["toy_loss"], last["toy_loss"]) == ("", "0.5")
+    assert [name for name in first if name != "toy_loss"] == [name for name in COLUMNS if name in first]
+    assert "toy 0.500" in (run / "log.txt").read_text(encoding="utf-8")
+    assert "toy loss" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_metrics_of_an_older_version_go_on(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,phase,old_loss,total_loss\n1,tags,0.5,0.7\n2,tags,0.4,0.6\n", encoding="utf-8")
+    MetricsFile(tmp_path, resume_step=1).write({"step": 2, "phase": "tags", "new_loss": 0.25, "total_loss": 1.0})
+    with path.open(newline="", encoding="utf-8") as file:
+        told = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    assert told == [
+        {"step": "1", "phase": "tags", "old_loss": "0.5", "total_loss": "0.7"},
+        {"step": "2", "phase": "tags", "new_loss": "0.25", "total_loss": "1"},
+    ]
+
+
+def test_a_run_goes_on_without_its_config(tiny_config):
+    run = train(tiny_config.replace(joint_steps=0, tag_steps=1))
+    assert train(resume=str(run)) == run
+    with pytest.raises(ValueError, match=r"tag2mask\.train needs a config, or resume=RUN"):
+        train()
+    with pytest.raises(ValueError, match=r"is a run of tag2mask\.train, not of tag2mask\.retrain"):
+        tag2mask.retrain(resume=run)

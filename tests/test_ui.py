@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tag2mask.cli import main
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 from tag2mask.web import server
 from tag2mask.web.actions import look, ranked_list, save
 from tag2mask.web.server import POLICY, serving

@@ -15,7 +15,7 @@ from tag2mask.data import VOC_CLASSES, voc_palette
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.models import build_network
 from tag2mask.outputs import voc_archive
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 CLASSES = ("dog", "cat", "person")  # not in VOC's order
 IDS = [0, 12, 8, 15]

@@ -42,7 +42,8 @@ def measure(root: Path, count: int) -> None:
     from tag2mask.data.training.loading import TrainingPictures
     from tag2mask.jobs.predicting.run import predict
     from tag2mask.models import build_network
-    from tag2mask.runs.folder import peak_memory, save_model
+    from tag2mask.runs.checkpoints import save_model
+    from tag2mask.runs.folder import peak_memory
 
     torch.set_num_threads(1)
     config = TrainConfig.preset("small", backbone="test_efficientnet", weights="none", image_size=32)

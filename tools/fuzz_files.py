@@ -233,7 +233,7 @@ def weight_files() -> list[Files]:
 
     from tag2mask.config import TrainConfig
     from tag2mask.models import build_network
-    from tag2mask.runs.folder import save_model
+    from tag2mask.runs.checkpoints import save_model
 
     tensors = {"body.weight": torch.ones(3, 2), "body.bias": torch.zeros(3)}
     pickled, old, state = io.BytesIO(), io.BytesIO(), io.BytesIO()
@@ -345,11 +345,11 @@ def _read_weights(path: Path) -> None:
         out = tag2mask.Segmenter.load(path, device="cpu").predict(np.zeros((8, 8, 3), np.uint8))
         expect(out.mask.shape == (8, 8) and int(out.mask.max()) <= 2, "a mask of another size or label")
     elif path.name == "state.pt":
-        from tag2mask.runs.folder import load_state
+        from tag2mask.runs.checkpoints import load_state
 
         load_state(path.parents[1])
     elif path.name == "model.safetensors":
-        from tag2mask.runs.folder import load_model
+        from tag2mask.runs.checkpoints import load_model
 
         network = load_model(path)[0]
         expect(all(bool(p.isfinite().all()) for p in network.parameters()), "weights that are not finite")

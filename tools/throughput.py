@@ -27,9 +27,9 @@ def main(options: list[str]) -> int:
     """Train a few steps and print their cost."""
     load, costs, step = os.getloadavg()[0], {}, loop._step
 
-    def timed(config: Any, accelerator: Any, team: Any, *rest: Any) -> tuple[dict[str, Any], Any]:
+    def timed(*arguments: Any) -> tuple[dict[str, Any], Any]:
         wall, cpu = time.perf_counter(), time.process_time()
-        row, batch = step(config, accelerator, team, *rest)
+        row, batch = step(*arguments)
         spent = (time.perf_counter() - wall, time.process_time() - cpu, len(batch.names))
         costs.setdefault(row["phase"], []).append(spent)
         return row, batch

@@ -15,13 +15,13 @@ from experiments.ablation.running import Ablation, Busy, RowResult
 __all__ = ["BASE", "ROWS", "Ablation", "Plan", "Row", "RowResult", "ablate", "write_page"]
 
 _PATIENCE = 5.0
-"""Seconds until a process looks again for a row that no other is at."""
+"""Seconds until a process looks again for a row that no other has locked."""
 
 
 def ablate(ablation: Ablation, rows: tuple[str, ...] | None = None) -> list[RowResult]:
     """Run rows, then a second seed of those that lie close to the row that they are compared with, and of that row.
 
-    Several processes may share a folder, in which none does what another is at.
+    Several processes may share a folder, in which each row is locked by the process that runs it.
 
     Args:
         ablation: Data, folder and steps. Rows that are done are read from the folder.
@@ -56,7 +56,7 @@ def _jobs(ablation: Ablation, names: tuple[str, ...]) -> list[tuple[str, int]]:
 
 
 def _ran(ablation: Ablation, name: str, seed: int) -> bool:
-    """Whether the row could be run: not if another process is at it, or at something that it needs."""
+    """Whether the row could be run: not if another process has locked it, or something that it needs."""
     try:
         ablation.row(ROWS[name], seed)
     except Busy:

@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 from tag2mask.config import (
     CRFParams,
     EnergyConfig,
-    MethodConfig,
     Profile,
     ReliableConfig,
     RetrainConfig,
     TrainConfig,
+    tag_phase_settings,
 )
 
 BASE: Final = "clean"
@@ -136,8 +136,7 @@ def one_step_config(row: Row, plan: Plan, *, data: str, seed: int) -> TrainConfi
 
 def tag_phase_config(config: TrainConfig) -> TrainConfig:
     """The tag phase alone of `config`; rows that differ in the joint phase only share it."""
-    method = MethodConfig(ema=config.method.ema, teacher=0.0, pool_valid=config.method.pool_valid)
-    return config.replace(joint_steps=0, method=method, profile="clean")
+    return tag_phase_settings(config).replace(workers=config.workers, sample_every=0, val_split="none")
 
 
 def second_step_config(row: Row, plan: Plan, *, data: str, split: str | None, masks: str, seed: int) -> RetrainConfig:

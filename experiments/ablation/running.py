@@ -22,7 +22,7 @@ from experiments.ablation.rows import (
     tag_phase_config,
 )
 from tag2mask.base.files import write_text
-from tag2mask.config import RunConfig, load_config
+from tag2mask.config import RunConfig
 from tag2mask.data import open_data
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.jobs.pseudo_labels import pseudo_label
@@ -35,7 +35,7 @@ log = logging.getLogger("tag2mask")
 _Config = TypeVar("_Config", bound=RunConfig)
 
 Busy = Timeout
-"""Another process that shares the folder is at it."""
+"""It is locked by another process that shares the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Ablation:
         """The folder of the row's tag phase, trained if it is not there.
 
         Raises:
-            Busy: another process is at it.
+            Busy: another process has locked it.
         """
         config = tag_phase_config(one_step_config(row, self.plan, data=self.data, seed=seed))
         name = "official" if row.profile in ("official", "paper") else "clean"
@@ -106,7 +106,7 @@ class Ablation:
         """The result of a row, from its folder or by running it.
 
         Raises:
-            Busy: another process is at it, or at something that it needs.
+            Busy: another process has locked it, or something that it needs.
         """
         folder = self._folder(row.name, seed)
         with _own(folder):
@@ -194,7 +194,7 @@ def _trained(config: _Config, folder: Path, run: Callable[..., Path]) -> None:
     if (folder / "model.safetensors").is_file():
         return
     if (folder / "last").is_dir():
-        run(load_config(folder), resume=folder)
+        run(resume=folder)
         return
     if (folder / "config.json").is_file():
         shutil.rmtree(folder)  # ended before its first save

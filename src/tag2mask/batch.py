@@ -6,8 +6,9 @@ Axes: `B` batch, `C` classes without background, `K = C + 1` with background fir
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,24 +63,15 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """The first `count` samples."""
-        return replace(
-            self,
-            rgb=self.rgb[:count],
-            valid=self.valid[:count],
-            tags=self.tags[:count],
-            mask=self.mask[:count],
-            names=self.names[:count],
-        )
+        return replace(self._changed(lambda tensor: tensor[:count]), names=self.names[:count])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        return replace(
-            self,
-            rgb=self.rgb.to(device, non_blocking=True),
-            valid=self.valid.to(device, non_blocking=True),
-            tags=self.tags.to(device, non_blocking=True),
-            mask=self.mask.to(device, non_blocking=True),
-        )
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors: dict[str, Any] = {name: change(getattr(self, name)) for name in ("rgb", "valid", "tags", "mask")}
+        return replace(self, **tensors)
 
 
 class Outputs(NamedTuple):
@@ -101,7 +93,8 @@ class Losses:
     """The losses of one step; `total` is their plain sum, as published."""
 
     parts: dict[str, Tensor]
-    """Float scalars by name: tag, segmentation, energy, class_distance; a part that does not apply is not there."""
+    """Float scalars by name: tag, segmentation, energy, class_distance, ...; a part that does not apply is not there.
+    A name is enough for its column in metrics.csv and its line in the chart of the report."""
     reliable_share: float | None = None
     """Share of the valid pixels that carry a reliable label, 0-1; None where none were made."""
     mining_seconds: float = 0.0

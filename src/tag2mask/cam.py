@@ -22,7 +22,6 @@ def multi_scale_cam(
     scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
     valid: Tensor | None = None,
     *,
-    flip: bool = False,
     features: Tensor | None = None,
 ) -> Tensor:
     """Class activation maps, averaged over scales and normalized per class.
@@ -40,7 +39,6 @@ def multi_scale_cam(
         scales: Resize factors, each > 0.
         valid: bool [B, H, W], False on padding; None means all True (the published rule, which lets padding take part
             in the maximum).
-        flip: Average with the map of the mirrored picture. Not in the published code.
         features: float [B, D, h, w] of `images` at scale 1, to save that pass; used for scales[0] == 1.
 
     Returns:
@@ -56,14 +54,9 @@ def multi_scale_cam(
             f"multi_scale_cam needs images [B, 3, H, W] and tags [B, {model.num_classes}], "
             f"got {tuple(images.shape)} and {tuple(tags.shape)}"
         )
-    maps: list[Tensor] = []
-    for index, scale in enumerate(scales):
-        reuse = features if index == 0 and scale == 1 else None
-        cam = _one_scale(model, images, scale, valid, reuse)
-        if flip:
-            mirrored_valid = None if valid is None else valid.flip(-1)
-            cam = (cam + _one_scale(model, images.flip(-1), scale, mirrored_valid, None).flip(-1)) / 2
-        maps.append(cam)
+    reused = features if scales[0] == 1 else None
+    first = _map_at(model, images, scales[0]) if reused is None else model.cam(reused)
+    maps = [first, *(_map_at(model, images, scale) for scale in scales[1:])]
     size = maps[0].shape[-2:]
     mean = torch.stack([F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]).mean(0)
     cams = F.interpolate(mean, images.shape[-2:], mode="bilinear", align_corners=False)
@@ -73,16 +66,14 @@ def multi_scale_cam(
     return cams / (cams.amax(dim=(2, 3), keepdim=True) + 1e-5)
 
 
-def _one_scale(model: Network, images: Tensor, scale: float, valid: Tensor | None, features: Tensor | None) -> Tensor:
-    if features is None:
-        if scale != 1:
-            # rounded down as published (321 at 1.5 is 481), but at least one pixel of a thin picture
-            size = [max(1, int(side * scale)) for side in images.shape[-2:]]
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        # On a CPU a few pictures at a time stay in its cache, which is faster at the larger scales.
-        pixels = images.shape[-2] * images.shape[-1]
-        count = max(1, _CPU_PIXELS // pixels) if images.device.type == "cpu" else len(images)
-        return torch.cat(
-            [model.cam(model(part, segment=False).features) for part in images.chunk(-(-len(images) // count))]
-        )
-    return model.cam(features)
+def _map_at(model: Network, images: Tensor, scale: float) -> Tensor:
+    """The class activation map float [B, C, h, w] of the pictures resized by `scale`."""
+    if scale != 1:
+        # rounded down as published (321 at 1.5 is 481), but at least one pixel of a thin picture
+        size = [max(1, int(side * scale)) for side in images.shape[-2:]]
+        images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+    # On a CPU a few pictures at a time stay in its cache, which is faster at the larger scales.
+    pixels = images.shape[-2] * images.shape[-1]
+    count = max(1, _CPU_PIXELS // pixels) if images.device.type == "cpu" else len(images)
+    parts = images.chunk(-(-len(images) // count))
+    return torch.cat([model.cam(model(part, segment=False).features) for part in parts])

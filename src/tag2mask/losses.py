@@ -70,8 +70,7 @@ def cross_entropy(seg_logits: Tensor, labels: Tensor, *, team: Team = ALONE) -> 
 
 def _pixel_losses(seg_logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy of each pixel [B, H, W], 0 where the label is IGNORE."""
-    if seg_logits.ndim != 4 or not seg_logits.is_floating_point() or 0 in seg_logits.shape:
-        raise ValueError(f"seg_logits must be float [B, K, h, w] and not empty, got {describe(seg_logits)}")
+    _require_maps("seg_logits", seg_logits, "[B, K, h, w]")
     if labels.ndim != 3 or labels.dtype is not torch.int64 or len(labels) != len(seg_logits):
         raise ValueError(f"labels must be int64 [{len(seg_logits)}, H, W], got {describe(labels)}")
     classes = seg_logits.shape[1]
@@ -79,8 +78,15 @@ def _pixel_losses(seg_logits: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(
             f"labels must lie in 0..{classes - 1} or be {IGNORE}, got {int(labels.min())}..{int(labels.max())}"
         )
-    logits = F.interpolate(_at_least_float32(seg_logits), labels.shape[1:], mode="bilinear", align_corners=False)
+    logits = _at_least_float32(seg_logits)
+    if logits.shape[2:] != labels.shape[1:]:
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
     return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+
+
+def _require_maps(name: str, value: Tensor, axes: str) -> None:
+    if value.ndim != 4 or not value.is_floating_point() or 0 in value.shape:
+        raise ValueError(f"{name} must be float {axes} and not empty, got {describe(value)}")
 
 
 def _mean_where(values: Tensor, where: Tensor, team: Team) -> Tensor:
@@ -211,8 +217,7 @@ def _check_energy(
 ) -> None:
     if gradient not in ("surrogate", "exact"):
         raise ValueError(f"gradient must be surrogate or exact, got {gradient!r}")
-    if probs.ndim != 4 or not probs.is_floating_point() or 0 in probs.shape:
-        raise ValueError(f"probs must be float [B, K, H, W] and not empty, got {describe(probs)}")
+    _require_maps("probs", probs, "[B, K, H, W]")
     batch, height, width = probs.shape[0], *probs.shape[2:]
     if min(height, width) * scale < 1:
         raise ValueError(
@@ -246,9 +251,8 @@ def class_distance_loss(seg_logits: Tensor, features: Tensor, *, team: Team = AL
     Raises:
         ValueError: wrong shapes or types.
     """
-    for name, value in (("seg_logits", seg_logits), ("features", features)):
-        if value.ndim != 4 or not value.is_floating_point() or 0 in value.shape:
-            raise ValueError(f"{name} must be float [B, channels, h, w] and not empty, got {describe(value)}")
+    _require_maps("seg_logits", seg_logits, "[B, K, h, w]")
+    _require_maps("features", features, "[B, D, h, w]")
     if len(seg_logits) != len(features) or seg_logits.shape[2:] != features.shape[2:]:
         raise ValueError(
             f"seg_logits and features must agree in batch and size, got {describe(seg_logits)}, {describe(features)}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,43 +15,57 @@ from tag2mask.base.team import ALONE, Team
 from tag2mask.batch import IGNORE, Batch, Losses, Outputs
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import MethodConfig, ReliableConfig
+from tag2mask.crf import dense_crf
 from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
+from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.reliable import Votes, crf_votes, labels_from_votes
+from tag2mask.reliable import DenseCRF, Votes, crf_votes, labels_from_votes
 from tag2mask.teacher import teacher_maps, teacher_ramp, teacher_rule
 
 
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where a run stands when it learns from a batch."""
+
+    model: nn.Module
+    """The network that trains, as the accelerator wrapped it; to be called once."""
+    network: SegmentationNetwork
+    """The same network, bare."""
+    average: SegmentationNetwork | None = None
+    """Running average of the network; in the first step it draws the CAMs, and is the teacher."""
+    phase: Literal["tags", "joint", "supervised"] = "joint"
+    """Name of the phase."""
+    progress: float = 1.0
+    """Share of the phase that lies behind, in 0..1."""
+    team: Team = ALONE
+    """Processes that share the batch."""
+
+    @property
+    def keeper(self) -> SegmentationNetwork:
+        """The network that is shown and saved: the running average where there is one."""
+        return self.network if self.average is None else self.average
+
+
 def training_losses(
-    model: nn.Module,
-    network: Network,
-    batch: Batch,
-    method: MethodConfig,
-    *,
-    joint: bool,
-    average: Network | None = None,
-    progress: float = 1.0,
-    with_masks: bool = False,
-    team: Team = ALONE,
+    at: Moment, batch: Batch, method: MethodConfig, *, with_masks: bool = False, crf: DenseCRF = dense_crf
 ) -> Losses:
-    """The losses of a batch: of tags only, or of all three branches.
+    """The losses of a batch: of tags only, or in the joint phase those of all three branches.
 
     Args:
-        model: The network that trains, as the accelerator wrapped it; called once.
-        network: The same network, bare.
-        batch: B samples on the model's device.
+        at: Networks, phase and processes; each process gets the losses of the whole batch of all.
+        batch: This process's B samples, on the model's device.
         method: Rules of the step.
-        joint: False in the tag phase: no segmentation branch, no CRF.
-        average: Running average of the network, which then draws the CAMs.
-        progress: Share of the joint phase that lies behind, in 0..1.
         with_masks: Whether `batch.mask` teaches: where a picture shows any label there, those are its labels, and
             elsewhere it teaches nothing. Never the case in the paper.
-        team: Processes that share the batch, of which `batch` is this one's part; the losses are those of all of it.
+        crf: Dense CRF of the votes.
 
     Returns:
         The losses of all branches of the phase; where the tag loss is not finite, that alone.
     """
+    network, average = cast(Network, at.network), cast(Network | None, at.average)
+    team, joint = at.team, at.phase == "joint"
     images = network.normalize(batch.rgb, batch.valid)
-    outputs: Outputs = model(images, batch.valid if method.pool_valid else None, segment=joint)
+    outputs: Outputs = at.model(images, batch.valid if method.pool_valid else None, segment=joint)
     parts = {"tag": tag_loss(outputs.tag_logits.float(), batch.tags, team=team)}
     if not joint or outputs.seg_logits is None:
         return Losses(parts)
@@ -58,7 +73,15 @@ def training_losses(
         return Losses(parts)  # such maps give no labels; the loop skips the step, in every process alike
     features = outputs.features.detach() if average is None else None
     labels, mined = taught(
-        network, images, batch, method, average=average, progress=progress, with_masks=with_masks, features=features
+        network,
+        images,
+        batch,
+        method,
+        average=average,
+        progress=at.progress,
+        with_masks=with_masks,
+        features=features,
+        crf=crf,
     ).lesson
 
     seg_logits = F.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
@@ -83,7 +106,7 @@ class Taught(NamedTuple):
     cams: Tensor
     """float [B, C, H, W] in [0, 1]: the class activation maps."""
     teacher: Tensor | None
-    """As `cams`: what the running average's segmentation gives to the tagged classes; None before it comes in."""
+    """As `cams`: what the running average's segmentation gives to the tagged classes; None while its share is 0."""
     teacher_share: float
     """Its share of `maps`."""
     maps: Tensor
@@ -123,6 +146,7 @@ def taught(
     progress: float,
     with_masks: bool = False,
     features: Tensor | None = None,
+    crf: DenseCRF = dense_crf,
 ) -> Taught:
     """What the segmentation is taught at a moment of the joint phase: the one place that decides it.
 
@@ -137,6 +161,7 @@ def taught(
         progress: Share of the joint phase that lies behind, in 0..1.
         with_masks: Whether `batch.mask` teaches, see `training_losses`.
         features: float [B, D, h, w] of the network's own pass, where it draws the CAMs.
+        crf: Dense CRF of the votes.
     """
     ramp = 0.0 if average is None else teacher_ramp(method, progress)
     teacher, share = None, method.teacher * ramp
@@ -152,7 +177,7 @@ def taught(
         maps = (1 - share) * cams + share * teacher
     rule = teacher_rule(method, ramp)
     started = time.perf_counter()
-    labels, votes, by_mask = training_labels(maps, batch, rule, with_masks=with_masks)
+    labels, votes, by_mask = training_labels(maps, batch, rule, with_masks=with_masks, crf=crf)
     return Taught(cams, teacher, share, maps, rule, by_mask, votes, labels, time.perf_counter() - started)
 
 
@@ -166,7 +191,7 @@ def class_activation_maps(
         network: Network that draws them.
         images: float [B, 3, H, W], normalized.
         batch: Tags and valid area.
-        method: Scales, flip, mode.
+        method: Scales, mode, precision.
         features: [B, D, h, w] of a pass at scale 1 that was made already; used unless dropout made them noisier than
             asked.
     """
@@ -176,15 +201,13 @@ def class_activation_maps(
     network.train(method.cam_mode == "train")
     try:
         with _cam_precision(method, images.device):
-            return multi_scale_cam(
-                network, images, batch.tags, method.cam_scales, batch.valid, flip=method.cam_flip, features=features
-            )
+            return multi_scale_cam(network, images, batch.tags, method.cam_scales, batch.valid, features=features)
     finally:
         network.train(was_training)
 
 
 def training_labels(
-    maps: Tensor, batch: Batch, rule: ReliableConfig, *, with_masks: bool
+    maps: Tensor, batch: Batch, rule: ReliableConfig, *, with_masks: bool, crf: DenseCRF = dense_crf
 ) -> tuple[Tensor, Votes | None, Tensor]:
     """What a batch's segmentation learns: the true labels of the pictures that have some, else reliable labels.
 
@@ -193,25 +216,21 @@ def training_labels(
         batch: Pictures, tags, valid area, masks.
         rule: Of the reliable labels.
         with_masks: Whether `batch.mask` teaches.
+        crf: Dense CRF of the votes.
 
     Returns:
         labels int64 [B, H, W] in {0..C, 255}; the votes of the pictures without true labels, or None; bool [B] of the
         pictures that have some.
     """
-    if not with_masks:
-        return (*_mined(batch.rgb, maps, batch.tags, rule, batch.valid), batch.tags.new_zeros(len(batch.tags)))
-    by_mask = (batch.mask != IGNORE).flatten(1).any(dim=1)
-    labels, rest = batch.mask.clone(), ~by_mask
-    if not bool(rest.any()):
+    by_mask = (batch.mask != IGNORE).flatten(1).any(dim=1) & with_masks
+    labels = batch.mask.clone()
+    if with_masks and bool(by_mask.all()):
         return labels, None, by_mask
-    labels[rest], votes = _mined(batch.rgb[rest], maps[rest], batch.tags[rest], rule, batch.valid[rest])
+    rest = ~by_mask if with_masks else slice(None)
+    rgb, maps, tags, valid = batch.rgb[rest], maps[rest], batch.tags[rest], batch.valid[rest]
+    votes = crf_votes(rgb, maps, tags, rule, valid, crf=crf)
+    labels[rest] = labels_from_votes(maps, votes, tags, rule, valid)
     return labels, votes, by_mask
-
-
-def _mined(rgb: Tensor, maps: Tensor, tags: Tensor, rule: ReliableConfig, valid: Tensor) -> tuple[Tensor, Votes]:
-    """Reliable labels int64 [B, H, W] and their votes."""
-    votes = crf_votes(rgb, maps, tags, rule, valid)
-    return labels_from_votes(maps, votes, tags, rule, valid), votes
 
 
 def _cam_precision(method: MethodConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,9 +13,12 @@ from tag2mask.crf import dense_crf
 
 __all__ = ["ReliableConfig", "Votes", "background_score", "crf_votes", "labels_from_votes", "reliable_labels"]
 
+DenseCRF: TypeAlias = Callable[..., Tensor]
+"""A function with the arguments of `dense_crf`."""
+
 
 class Votes(NamedTuple):
-    """What the dense CRF makes of the CAMs."""
+    """The dense CRF's posteriors of the CAMs."""
 
     low: Tensor
     """float [B, K, H, W]: posterior with the background score's lower exponent, the vote for objects."""
@@ -35,7 +39,15 @@ def background_score(cams: Tensor, power: float) -> Tensor:
     return (1 - cams.amax(dim=1, keepdim=True)).clamp(min=0) ** power
 
 
-def crf_votes(rgb: Tensor, cams: Tensor, tags: Tensor, config: ReliableConfig, valid: Tensor | None = None) -> Votes:
+def crf_votes(
+    rgb: Tensor,
+    cams: Tensor,
+    tags: Tensor,
+    config: ReliableConfig,
+    valid: Tensor | None = None,
+    *,
+    crf: DenseCRF = dense_crf,
+) -> Votes:
     """The dense CRF's posteriors of background and present classes, one per exponent of the background score.
 
     Args:
@@ -44,11 +56,12 @@ def crf_votes(rgb: Tensor, cams: Tensor, tags: Tensor, config: ReliableConfig, v
         tags: bool [B, C]; only background and present classes are labels of the CRF.
         config: Exponents, number of votes, CRF parameters.
         valid: bool [B, H, W] or None.
+        crf: `dense_crf`, or another function with its arguments.
     """
     powers = [config.foreground_power] + ([config.background_power] if config.votes == "two" else [])
     scores = torch.stack([torch.cat([background_score(cams, power), cams], dim=1) for power in powers], dim=1)
     present = torch.cat([tags.new_ones(len(tags), 1), tags], dim=1)
-    posteriors = dense_crf(rgb, scores, params=config.crf, valid=valid, present=present)
+    posteriors = crf(rgb, scores, params=config.crf, valid=valid, present=present)
     return Votes(posteriors[:, 0], posteriors[:, -1])
 
 

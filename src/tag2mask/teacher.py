@@ -15,12 +15,12 @@ _LITTLE = 1e-6
 
 
 def teacher_ramp(method: MethodConfig, progress: float) -> float:
-    """How far the teacher is in: 0 in the first quarter of the joint phase, 1 in its second half, 0 without teacher."""
+    """Weight of the teacher: 0 in the first quarter of the joint phase, 1 in its second half, 0 without teacher."""
     return min(1.0, max(0.0, 4 * progress - 1)) if method.teacher > 0 else 0.0
 
 
 def teacher_rule(method: MethodConfig, ramp: float) -> ReliableConfig:
-    """The rule of the reliable labels while the teacher comes in: at `ramp` 1 every pixel keeps its CRF label.
+    """The rule of the reliable labels with weight `ramp` of the teacher: at 1 every pixel keeps its CRF label.
 
     Not in the paper, which trusts 40 % of a class's pixels to the end; that is right for the CAM, which covers parts of
     objects, but the network that has learned from it knows more.

@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -15,13 +15,13 @@ from tag2mask.base.share import Share
 from tag2mask.cli.advice import after_training
 from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Misuse, Result, parsed, suggest, with_main_options
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
+from tag2mask.config.fields import from_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TrainCommand(TrainConfig):
     """TrainConfig as options, with those that are no part of a config."""
 
-    preset_name: tyro.conf.Suppress[str] = "small"
     resume: str | None = None
     """Run folder to go on with; everything comes from its config.json."""
     json: bool = False
@@ -32,7 +32,6 @@ class _TrainCommand(TrainConfig):
 class _RetrainCommand(RetrainConfig):
     """RetrainConfig as options, with those that are no part of a config."""
 
-    preset_name: tyro.conf.Suppress[str] = "small"
     resume: str | None = None
     """Run folder to go on with; everything comes from its config.json."""
     json: bool = False
@@ -101,21 +100,21 @@ def _command(
         profile = _option(options, "--profile") if kind is TrainConfig else None
         known = profile in ("official", "paper", "clean")
         start = kind.preset(preset or presets[0], profile=profile if known else None)
-    defaults = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
-    shown, about = command, description.format(presets=", ".join(presets))
+    shown, about = _offered(command, start), description.format(presets=", ".join(presets))
     if help_asked:
-        shown = with_main_options(command, _MAIN)
+        shown = with_main_options(shown, _MAIN)
         about += f"\n\n{MAIN_OPTIONS.format(f'{verb} PRESET')}"
     values = parsed(
         verb,
         shown,
         options,
-        default=shown(**defaults),
+        default=shown(),
         prog=f"tag2mask {verb} " + (preset or "PRESET"),
         description=about,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    config: RunConfig = kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind)})
+    given = dataclasses.asdict(values)
+    config: RunConfig = from_dict(kind, {each.name: given[each.name] for each in dataclasses.fields(kind)}, verb)
     if resume is not None:
         from tag2mask.runs.places import moved
 
@@ -132,6 +131,20 @@ def _command(
     findings = [each.as_dict() for each in nothing_learned(folder)]
     result = {"run": str(folder), "data": about.get("data", {})} | ({"findings": findings} if findings else {})
     return result, [f"run folder: {folder}", after_training(folder, config)], 0
+
+
+def _offered(options: type[Any], start: Any) -> type[Any]:
+    """The dataclass `options` with the values of `start` as defaults; what is no option is hidden and fixed."""
+    kinds, fields = get_type_hints(options), []
+    for each in dataclasses.fields(start):
+        kind, value = kinds[each.name], getattr(start, each.name)
+        if dataclasses.is_dataclass(value):
+            kind = _offered(type(value), value)
+            value = kind()
+        if not each.metadata.get("option", True):
+            kind = Annotated[kind, tyro.conf.Fixed, tyro.conf.Suppress]
+        fields.append((each.name, kind, dataclasses.field(default=value)))
+    return dataclasses.make_dataclass(options.__name__, fields, bases=(options,), frozen=True, kw_only=True)
 
 
 def _option(options: Sequence[str], name: str) -> str | None:

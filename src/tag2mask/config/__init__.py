@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+from tag2mask.config.augment import AugmentConfig
 from tag2mask.config.codes import BACKGROUND, IGNORE, MAX_PIXELS
+from tag2mask.config.fields import tag_phase_settings
 from tag2mask.config.formats import DataOptions
+from tag2mask.config.loading import load_config, require_finished
 from tag2mask.config.method import CRFParams, EnergyConfig, MethodConfig, Profile, ReliableConfig
-from tag2mask.config.run import (
-    NO_SPLIT,
-    AugmentConfig,
-    OptimConfig,
-    Phase,
-    RetrainConfig,
-    RunConfig,
-    TrainConfig,
-    load_config,
-    parse_config,
-    require_finished,
-)
+from tag2mask.config.optim import OptimConfig
+from tag2mask.config.run import NO_SPLIT, Phase, RetrainConfig, RunConfig, TrainConfig, parse_config
 
 __all__ = [
     "BACKGROUND",
@@ -38,4 +31,5 @@ __all__ = [
     "load_config",
     "parse_config",
     "require_finished",
+    "tag_phase_settings",
 ]

@@ -8,3 +8,5 @@ MAX_SIDE = 65_536
 """Most pixels of a side; a larger number is a mistake, and would be found by running out of memory."""
 MAX_PIXELS = 200_000_000
 """Pictures with more pixels are refused unless the caller says otherwise: a small file may unpack into any size."""
+MAX_BATCH = 65_536
+"""Most pictures of a step."""

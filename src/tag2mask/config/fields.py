@@ -1,25 +1,113 @@
-"""Dataclasses from JSON values: unknown or ill-typed keys are refused by name."""
+"""What the fields of a config say of themselves, and configs from JSON values. Imports nothing of ours."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 _T = typing.TypeVar("_T")
 
 
+def setting(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None, **marks: Any) -> Any:
+    """A field of a config with what else is to be known of it, said here alone.
+
+    Args:
+        default: Its default, or
+        factory: what makes it.
+        **marks: `within`: the interval that holds its numbers, as "[0, 1)". `option=False`: no command offers it, only
+            presets and config.json set it. `tag_phase=VALUE`: the tag phase does not read it, and its own settings have
+            VALUE there (`tag_phase_settings`).
+    """
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=marks)
+    return dataclasses.field(default=default, metadata=marks)
+
+
+def unread_by_tags(
+    default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None, **marks: Any
+) -> Any:
+    """A field that the tag phase does not read; other marks as of `setting`."""
+    return setting(default, factory=factory, tag_phase=default if factory is None else factory(), **marks)
+
+
+def path_field(default: Any, **marks: Any) -> Any:
+    """A field that names a folder or file: made absolute when a run begins, and left out of what is published.
+
+    `words` are values that are no path; `split=True`: the name of a split, or a list file; `moves=True`: a run may go
+    on where the same files lie elsewhere. Other marks as of `setting`.
+    """
+    return setting(default, path=True, **marks)
+
+
+class Settings:
+    """Base of the configs: a number that is not finite, or not `within` what its field says, is refused."""
+
+    PREFIX: ClassVar[str] = "--"
+    """What stands before the name of a field in messages."""
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, within = getattr(self, each.name), each.metadata.get("within")
+            name = self.PREFIX + (each.name.replace("_", "-") if "--" in self.PREFIX else each.name)
+            numbers = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, float)]
+            require(all(map(math.isfinite, numbers)), f"{name} must be a finite number, got {value}")
+            if within is not None and isinstance(value, (int, float)):
+                require(_holds(within, value), f"{name} must {_wording(within, value)}, got {value}")
+
+
+def require(ok: bool, message: str) -> None:
+    """Refuse a setting."""
+    if not ok:
+        raise ValueError(message)
+
+
+def _holds(within: str, value: float) -> bool:
+    """Whether an interval in the usual notation holds a number."""
+    low, high = map(float, within[1:-1].split(","))
+    return low <= value <= high and (within[0] == "[" or value > low) and (within[-1] == "]" or value < high)
+
+
+def _wording(within: str, value: float) -> str:
+    low, high = within[1:-1].split(", ")
+    if high == "inf":
+        return f"be greater than {low}" if within[0] == "(" else f"be {low} or more"
+    return f"be {low} to {high}" if isinstance(value, int) else f"lie in {within}"
+
+
+def tag_phase_settings(config: _T) -> _T:
+    """`config` with what its tag phase does not read at one value: equal settings train equal tag phases."""
+    changes = {}
+    for each in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, each.name)
+        if dataclasses.is_dataclass(value):
+            changes[each.name] = tag_phase_settings(value)
+        if "tag_phase" in each.metadata:
+            changes[each.name] = each.metadata["tag_phase"]
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
 def from_dict(cls: type[_T], values: Any, where: str) -> _T:
     """A `cls` of `values`; `where` names it in errors.
+
+    Keys of older versions, which `cls.REMOVED` lists, may have the one value that still means the same.
 
     Raises:
         ValueError: not an object, an unknown key, or a value of another type.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} must be an object, got {type(values).__name__}")
+    removed: Mapping[str, Any] = getattr(cls, "REMOVED", {})
+    for key in removed.keys() & values.keys():
+        if values[key] != removed[key]:
+            raise ValueError(
+                f"{where}.{key} is no setting any more; only {removed[key]!r} is read, not {values[key]!r}"
+            )
+    values = {key: value for key, value in values.items() if key not in removed}
     hints = typing.get_type_hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - names):

@@ -1,6 +1,6 @@
 """Every number of a run, as frozen dataclasses that survive JSON. Imports no torch.
 
-A field's docstring is its help text on the command line; `method_config` holds the numbers of the method itself.
+A field's docstring is its help text on the command line; `method` holds the numbers of the method itself.
 """
 
 from __future__ import annotations
@@ -8,102 +8,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from tag2mask.base.files import model_file
-from tag2mask.config.codes import MAX_SIDE
-from tag2mask.config.fields import from_dict
+from tag2mask.config.augment import AugmentConfig
+from tag2mask.config.codes import MAX_BATCH, MAX_SIDE
+from tag2mask.config.fields import Settings, from_dict, path_field, require, setting, unread_by_tags
 from tag2mask.config.formats import DataOptions
-from tag2mask.config.method import (
-    MethodConfig,
-    Profile,
-    require,
-    require_finite,
-)
+from tag2mask.config.method import MethodConfig, Profile
+from tag2mask.config.optim import OptimConfig
 from tag2mask.config.presets import PRESETS
 
-MAX_BATCH = 65_536
-"""Most pictures of a step."""
 MAX_STEPS = 10_000_000
 """Most steps of a phase."""
 MAX_WORKERS = 1024
 """Most processes that load pictures."""
 NO_SPLIT = "none"
 """`--val-split none`: nothing is validated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """The joint transform of picture, mask and valid area."""
-
-    crop_size: int = 224
-    """Height and width of a training crop in pixels, even or odd."""
-    scale: tuple[float, float] = (0.7, 1.3)
-    """Range of the random scale."""
-    scale_per: Literal["picture", "batch"] = "picture"
-    """Draw the scale anew for each `picture`, or once per `batch` as the published code does [C]."""
-    flip: float = 0.5
-    """Probability of a horizontal flip."""
-    jitter: tuple[float, float, float, float] = (0.3, 0.3, 0.3, 0.1)
-    """Color jitter: brightness, contrast, saturation, hue; zeros switch it off."""
-
-    def __post_init__(self) -> None:
-        require(2 <= self.crop_size <= MAX_SIDE, f"--augment.crop-size must be 2 to {MAX_SIDE}, got {self.crop_size}")
-        require(0 < self.scale[0] <= self.scale[1], f"--augment.scale must be 0 < low <= high, got {self.scale}")
-        require(0 <= self.flip <= 1, f"--augment.flip must lie in [0, 1], got {self.flip}")
-        require(
-            min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
-            f"--augment.jitter must be 0 or more, its last (hue) at most 0.5, got {self.jitter}",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Optimizer and schedule. The joint phase starts its own poly decay at --optim.joint-lr."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` with the published groups (x1, x2 old biases, x10 new weights, x20 new biases), or `adamw`."""
-    lr: float = 0.01
-    """Learning rate at the start of the tag phase."""
-    joint_lr: float = 0.01
-    """Learning rate at the start of the joint phase."""
-    joint_multipliers: bool = True
-    """Keep the group multipliers in the joint phase (the published from-ImageNet run loses them there)."""
-    head_multiplier: float = 10.0
-    """Factor on the learning rate of new weights; their biases get twice that [C]."""
-    new_parts: Literal["heads", "classifier"] = "heads"
-    """What counts as new: all `heads` as published, or the tag `classifier` alone as in the 2022 extension [C]."""
-    momentum: float = 0.9
-    """SGD momentum (the published code passes its weight decay here, so has none), or AdamW's first beta."""
-    weight_decay: float = 5e-4
-    """Decay of weights; biases and norms have none."""
-    poly_power: float = 0.9
-    """lr = lr0 (1 - t/T)^power."""
-    warmup: int = 0
-    """Steps over which each phase's learning rate rises to its value."""
-    clip_norm: float = 0.0
-    """Largest gradient norm; 0 switches clipping off."""
-    accumulate: int = 1
-    """Batches whose gradients are averaged into one step."""
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "joint_lr"):
-            require(getattr(self, name) > 0, f"--optim.{name.replace('_', '-')} must be greater than 0")
-        for name in ("weight_decay", "poly_power", "warmup", "clip_norm", "head_multiplier"):
-            value = getattr(self, name)
-            require(value >= 0, f"--optim.{name.replace('_', '-')} must be 0 or more, got {value}")
-        require(0 <= self.momentum < 1, f"--optim.momentum must lie in [0, 1), got {self.momentum}")
-        require(
-            1 <= self.accumulate <= MAX_BATCH, f"--optim.accumulate must be 1 to {MAX_BATCH}, got {self.accumulate}"
-        )
-
-
-def path_field(default: Any) -> Any:
-    """A field of a config that names a folder or file; such values stay on this machine (`RunConfig.path_names`)."""
-    return field(default=default, metadata={"path": True})
 
 
 def _check_batch(option: str, size: int | str) -> None:
@@ -124,33 +45,33 @@ class Phase(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(DataOptions):
+class RunConfig(DataOptions, Settings):
     """What every training run has, whatever it learns from."""
 
     kind: ClassVar[str]
     """`train` or `retrain`, as in config.json."""
 
-    preset_name: str = "small"
+    preset_name: str = setting("small", option=False, tag_phase="small")
     """Preset that the run started from."""
-    data: str = path_field("")
+    data: str = path_field("", moves=True)
     """Folder of a data set: pictures and tags in any format of docs/data.md."""
-    train_split: str | None = path_field(None)
+    train_split: str | None = path_field(None, split=True, moves=True)
     """Name of a split, or a file with one picture per line."""
-    val_split: str = path_field("val")
+    val_split: str = path_field("val", split=True, moves=True, words=(NO_SPLIT,), tag_phase="val")
     """Split to validate on, by name or as a file; `none` for no validation, as with `val` where there is none."""
-    out: str | None = path_field(None)
+    out: str | None = path_field(None, tag_phase=None)
     """Run folder; default runs/<preset>, then -2, -3 ..."""
     backbone: str = "tf_efficientnet_lite0"
     """Any timm model, or wide_resnet38."""
-    weights: str = path_field("default")
+    weights: str = path_field("default", words=("default", "none"))
     """`default` pretrained weights of the backbone, `none`, or a file (.safetensors, .pth, MXNet's .params)."""
     output_stride: int = 16
     """Stride of the feature map, 8, 16 or 32; a plain ViT keeps its patch size."""
     dilate: bool = False
     """Dilate the convolutions behind a dropped stride. Dilated depthwise convolutions are slow on CPU."""
-    freeze_stride: int = 0
+    freeze_stride: int = setting(0, within="[0, inf)")
     """Pretrained layers up to this stride do not train, which makes a step cheaper; 0 trains all, as published."""
-    image_size: int | None = 320
+    image_size: int | None = setting(320, within=f"[1, {MAX_SIDE}]")
     """Longer side to which pictures are resized before anything else, in training and prediction; None keeps them."""
 
     batch_size: int | Literal["auto"] = 16
@@ -164,43 +85,32 @@ class RunConfig(DataOptions):
     """auto, cpu, cuda or mps."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the network; fp16 needs a GPU."""
-    workers: int = 2
+    workers: int = unread_by_tags(2, within=f"[0, {MAX_WORKERS}]")
     """Processes that load pictures, for each process that trains; 0 loads in that process."""
-    seed: int = 0
+    seed: int = setting(0, within="[0, inf)")
     """Two CPU runs with one seed are equal bit by bit."""
-    log_every: int = 20
+    log_every: int = unread_by_tags(20, within="[1, inf)")
     """Steps between log lines."""
-    sample_every: int = 100
+    sample_every: int = unread_by_tags(100, within="[0, inf)")
     """Steps between sample sheets; 0 for none."""
-    validate_every: int = 0
+    validate_every: int = unread_by_tags(0, within="[0, inf)")
     """Steps between validations; 0 validates once, at the end."""
-    validate_pictures: int = 0
+    validate_pictures: int = unread_by_tags(0, within="[0, inf)")
     """Validate on at most so many pictures; 0 for all."""
-    save_every: int = 100
+    save_every: int = unread_by_tags(100, within="[1, inf)")
     """Steps between saves of the resumable state."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = unread_by_tags(("tensorboard",))
     """Where else curves and pictures go; metrics.csv and report.html are always written."""
-    select: Literal["last", "miou"] = "last"
+    select: Literal["last", "miou"] = unread_by_tags("last")
     """Model that is kept: the last step, as published, or the best on validation masks."""
 
     def __post_init__(self) -> None:
         for name in self.path_names():
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
-        require_finite(self)
-        require(
-            self.image_size is None or 1 <= self.image_size <= MAX_SIDE,
-            f"--image-size must be 1 to {MAX_SIDE}, got {self.image_size}",
-        )
-        require(0 <= self.workers <= MAX_WORKERS, f"--workers must be 0 to {MAX_WORKERS}, got {self.workers}")
-        for name in ("seed", "freeze_stride", "sample_every", "validate_every", "validate_pictures"):
-            value = getattr(self, name)
-            require(value >= 0, f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+        super().__post_init__()
         _check_batch("--batch-size", self.batch_size)
         require(self.output_stride in (8, 16, 32), f"--output-stride must be 8, 16 or 32, got {self.output_stride}")
-        for name in ("log_every", "save_every"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
         require(
             not (self.select == "miou" and self.validate_every == 0),
             "--select miou compares validations during training, so it needs --validate-every N",
@@ -244,9 +154,10 @@ class RunConfig(DataOptions):
         raise ValueError(f"the run has {self.steps} steps, there is no step {self.steps + step}")
 
     @classmethod
-    def path_names(cls) -> tuple[str, ...]:
-        """The fields that name folders or files; `train_split`, `val_split` and `weights` may hold other words too."""
-        return tuple(each.name for each in dataclasses.fields(cls) if each.metadata.get("path"))
+    def path_names(cls, **marks: Any) -> tuple[str, ...]:
+        """The fields that name folders or files, of these those with `marks` (`path_field`)."""
+        wanted = {"path": True} | marks
+        return tuple(each.name for each in dataclasses.fields(cls) if wanted.items() <= each.metadata.items())
 
     @classmethod
     def presets(cls) -> tuple[str, ...]:
@@ -299,44 +210,31 @@ class TrainConfig(RunConfig):
 
     kind: ClassVar[str] = "train"
 
-    profile: Profile = "clean"
+    profile: Profile = unread_by_tags("clean")
     """Rules of the method: official, paper or clean. Fields under --method override it one by one."""
-    dropout: float = 0.5
+    dropout: float = setting(0.5, within="[0, 1)")
     """Dropout before the tag classifier [C]."""
-    segment_dilation: int | None = None
+    segment_dilation: int | None = unread_by_tags(None, within="[1, inf)")
     """Dilation of the segmentation branch in cells; None is 96 pixels wide at every stride, as published [C]."""
     attention: bool = False
     """A global attention head beside the segmentation branch (2022 extension); the scores are the mean of both [C]."""
-    joint_batch_size: int | Literal["auto"] = 8
+    joint_batch_size: int | Literal["auto"] = unread_by_tags(8)
     """Pictures per step in the joint phase, of all processes together; `auto` as for --batch-size."""
-    tag_steps: int = 600
+    tag_steps: int = setting(600, within=f"[0, {MAX_STEPS}]")
     """Steps that train on tags only."""
-    joint_steps: int = 450
+    joint_steps: int = setting(450, within=f"[0, {MAX_STEPS}]", tag_phase=0)
     """Steps with all losses, after the tag phase."""
-    tag_phase: str | None = path_field(None)
+    tag_phase: str | None = path_field(None, tag_phase=None)
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
-    masks_for_some: str = path_field("")
+    masks_for_some: str = path_field("", moves=True, tag_phase="")
     """Folder of true masks NAME.png of some pictures, with classes.txt; there they replace the reliable labels."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Rules of the training step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.segment_dilation is None or self.segment_dilation >= 1,
-            f"--segment-dilation must be at least 1, got {self.segment_dilation}",
-        )
         _check_batch("--joint-batch-size", self.joint_batch_size)
-        require(0 <= self.dropout < 1, f"--dropout must lie in [0, 1), got {self.dropout}")
-        require(
-            max(self.tag_steps, self.joint_steps) <= MAX_STEPS,
-            f"--tag-steps and --joint-steps must be at most {MAX_STEPS}, got {self.tag_steps} and {self.joint_steps}",
-        )
-        require(
-            self.tag_steps >= 0 and self.joint_steps >= 0 and self.tag_steps + self.joint_steps > 0,
-            "--tag-steps and --joint-steps must be 0 or more and not both 0, "
-            f"got {self.tag_steps} and {self.joint_steps}",
-        )
+        require(self.tag_steps + self.joint_steps > 0, "--tag-steps and --joint-steps must be not both 0, got 0 and 0")
         require(self.tag_phase is None or self.tag_steps > 0, "--tag-phase needs --tag-steps as that run had them")
         require(
             self.attention or self.method.class_distance == 0,
@@ -375,26 +273,18 @@ class RetrainConfig(RunConfig):
 
     kind: ClassVar[str] = "retrain"
 
-    masks: str = path_field("")
+    masks: str = path_field("", moves=True)
     """Folder of training masks NAME.png, as pseudo-label writes them: labels of the classes.txt in it, and 255."""
     own_masks: bool = False
     """Train on the data set's own masks instead: what full supervision reaches."""
     architecture: str = "deeplab-v2"
     """deeplab-v2 (any timm --backbone), largefov-vgg16, or smp:NAME of segmentation-models-pytorch."""
-    supervised_steps: int = 800
+    supervised_steps: int = setting(800, within=f"[1, {MAX_STEPS}]")
     """Training steps."""
     loss: Literal["plain", "balanced"] = "plain"
     """Cross entropy: `plain`, the mean over all pixels, or `balanced`, that of background plus that of objects."""
-    ema: float = 0.0
+    ema: float = setting(0.0, within="[0, 1)")
     """Decay of a running average of the weights that becomes the model; 0 switches it off."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            1 <= self.supervised_steps <= MAX_STEPS,
-            f"--supervised-steps must be 1 to {MAX_STEPS}, got {self.supervised_steps}",
-        )
-        require(0 <= self.ema < 1, f"--ema must lie in [0, 1), got {self.ema}")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -424,51 +314,3 @@ def parse_config(text: str) -> RunConfig:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"config.kind must be one of {', '.join(_KINDS)}, got {kind!r}")
     return from_dict(_KINDS[kind], values, "config")
-
-
-def load_config(run: Path) -> RunConfig:
-    """The config of a run folder.
-
-    Raises:
-        FileNotFoundError: there is no config.json.
-        ValueError: it cannot be read, see `parse_config`; the message names the file.
-    """
-    path = Path(run) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
-    try:
-        return parse_config(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also text that is not UTF-8
-        raise ValueError(f"{path}: {error}. Correct it, or start a new run.") from error
-
-
-def require_finished(source: Path) -> None:
-    """Refuse a run folder that has no model yet; other paths pass.
-
-    Raises:
-        FileNotFoundError: with the command that goes on.
-    """
-    if (source / "config.json").is_file() and not model_file(source).is_file():
-        raise FileNotFoundError(
-            f"{source} has no model.safetensors yet: the run has not ended. "
-            f"Go on with `tag2mask {load_config(source).kind} --resume {shlex.quote(str(source))}`."
-        )
-
-
-def check_weights(config: TrainConfig) -> None:
-    """WideResNet-38 comes with no weights, so a run on it names a file, or random weights, itself.
-
-    Raises:
-        ValueError: it does not; says which file, where it comes from, and the command.
-    """
-    if config.backbone != "wide_resnet38" or config.weights != "default":
-        return
-    file, source = "res38_cls.pth", "the VOC classifier that the project psa (AffinityNet, Ahn and Kwak) publishes"
-    if config.tag_steps:
-        file = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
-        source = "the ImageNet weights that the project ademxapp (Wu, Shen and van den Hengel) publishes"
-    raise ValueError(
-        f"{config.preset_name} starts from {file}, {source}; it comes with no package and is not downloaded "
-        "(docs/weights.md). Get it, then: "
-        f"tag2mask train {config.preset_name} --data {shlex.quote(config.data or 'PATH')} --weights {file}"
-    )

@@ -30,9 +30,7 @@ def picture_cams(
     network, method = segmenter.first_step()
     with segmenter.inference():
         images = network.normalize(small)
-        cams = multi_scale_cam(
-            network, images, tags[None].to(small.device), scales or method.cam_scales, flip=method.cam_flip
-        )
+        cams = multi_scale_cam(network, images, tags[None].to(small.device), scales or method.cam_scales)
     return cams, small
 
 

@@ -17,7 +17,7 @@ from tag2mask.base.files import check_new_folder, write_text
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
 from tag2mask.data.findings import Finding
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 from tag2mask.runs.protocol import protocol_line
 
 _ADDRESS = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")

@@ -27,7 +27,7 @@ from tag2mask.inference.segmenter import BROKEN_SCORES, CRFChoice, Prediction, c
 from tag2mask.inference.tiles import Grid, blended_map, labels_of, tile_side, whole
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.runs.folder import load_model
+from tag2mask.runs.checkpoints import load_model
 from tag2mask.runs.learned import kept_findings
 
 __all__ = ["CRFChoice", "Prediction", "Segmenter", "check_scales", "resolve_crf", "resolve_device"]

@@ -1,52 +1,23 @@
-"""The run folder: where a run writes, what it saves, how it is read back (interface: "A run folder")."""
+"""The run folder: its making, its log, and what it tells of the machine."""
 
 from __future__ import annotations
 
-import csv
 import errno
-import json
 import logging
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from tag2mask import __version__
-from tag2mask.config import RunConfig, parse_config, require_finished
-from tag2mask.data.findings import Finding
-from tag2mask.base.spelling import stored_classes
-from tag2mask.data.storage.tables import MAX_CLASSES, is_class_name
-from tag2mask.base.files import check_new_folder, model_file, whole_file, write_atomically
-from tag2mask.runs.learned import FINDINGS
-from tag2mask.models import build_network
-from tag2mask.models.base import SegmentationNetwork
-from tag2mask.models.published import check_finite, misfits
+from tag2mask.base.files import check_new_folder
 from tag2mask.base.processes import usable_cores
 
 log = logging.getLogger("tag2mask")
-
-METRICS = (
-    "step",
-    "phase",
-    "lr",
-    "tag_loss",
-    "segmentation_loss",
-    "energy_loss",
-    "class_distance_loss",
-    "total_loss",
-    "reliable_share",
-    "images_per_second",
-    "mining_share",
-    "skipped_steps",
-    "miou",
-    "tag_map",
-)
 
 
 def new_run_folder(out: str | None, preset: str) -> Path:
@@ -161,177 +132,3 @@ def errors_only() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-
-
-def save_model(
-    path: Path,
-    model: SegmentationNetwork,
-    config: RunConfig,
-    *,
-    selection: str = "last step",
-    findings: Sequence[Finding] = (),
-) -> None:
-    """Write weights and everything needed to load them alone.
-
-    Args:
-        path: A `.safetensors` file.
-        model: Network to save.
-        config: Resolved config of the run, kept in the metadata.
-        selection: Which model this is: "last step" or "best mIoU on val at step N".
-        findings: What is to be said of the model wherever it is used, see `tag2mask.training.learned`.
-    """
-    metadata = {
-        "format": "tag2mask",
-        "version": __version__,
-        "config": config.to_json(),
-        "classes": json.dumps(list(model.classes), ensure_ascii=False),
-        "selection": selection,
-    }
-    if findings:
-        metadata[FINDINGS] = json.dumps([each.as_dict() for each in findings], ensure_ascii=False)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with _saving(path):
-        write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata), durable=True)
-
-
-def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, str]]:
-    """Read a network back from a run folder or a `.safetensors` file.
-
-    Returns:
-        The network in eval mode on the CPU, its config, and the file's metadata ("classes", "selection", "version").
-
-    Raises:
-        FileNotFoundError: no such file, or a run that has not written its model yet.
-        ValueError: a file that tag2mask did not write, or one that does not fit its own config.
-    """
-    source = Path(source)
-    path = model_file(source)
-    require_finished(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a run folder or a .safetensors file of tag2mask")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    except Exception as error:  # safetensors raises its own error type for damaged files
-        raise ValueError(f"{path} is no readable .safetensors file: {error}") from error
-    if metadata.get("format") == "tag2mask weights":
-        raise ValueError(f"{path} holds weights to start a training from (--weights {path}), not a whole model")
-    if "config" not in metadata or "classes" not in metadata:
-        raise ValueError(f"{path} was not written by tag2mask: its metadata has no config and classes")
-    try:
-        config = parse_config(metadata["config"])
-        network = build_network(config, read_classes(metadata["classes"]), pretrained=False)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: {error}. Its metadata is damaged or of another version; get the file anew"
-        ) from error
-    wanted = network.state_dict()
-    if missing := sorted(wanted.keys() ^ tensors.keys()):
-        raise ValueError(
-            f"{path} does not fit its own config; tensors that differ: {', '.join(missing[:5])}. Get the file anew"
-        )
-    if told := misfits(tensors, wanted):
-        raise ValueError(f"{path} does not fit its own config and classes: {told}. Get the file anew")
-    check_finite(tensors, path, "Get it anew, or train again with a lower --optim.lr")
-    network.load_state_dict(tensors)
-    return network.eval(), config, metadata
-
-
-def read_classes(text: str) -> tuple[str, ...]:
-    """The class names that a file's metadata holds as JSON.
-
-    Raises:
-        ValueError: no list of different names, or more than a mask can hold.
-    """
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"its classes are not JSON ({error})") from error
-    if not isinstance(names, list) or not names or not all(is_class_name(name) for name in names):
-        raise ValueError(f"its classes must be a list of names without control characters, got {text[:80]!r}")
-    if len(set(names)) < len(names) or len(names) > MAX_CLASSES:
-        raise ValueError(f"its classes must be at most {MAX_CLASSES} different names, got {len(names)}")
-    return stored_classes(names)
-
-
-def save_state(run: Path, state: Mapping[str, Any]) -> None:
-    """Replace the resumable state `last/state.pt`; the old one stays until the new one is complete on the disk."""
-    path = run / "last" / "state.pt"
-    with _saving(path):
-        write_atomically(path, lambda p: torch.save(dict(state), p), durable=True)
-
-
-@contextmanager
-def _saving(path: Path) -> Iterator[None]:
-    """Full disks and the like as OSError with a cure: safetensors and torch.save have kinds of their own for them."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        kept = "the one before it is whole" if path.is_file() else "nothing is left of it"
-        raise OSError(
-            f"{path} could not be written ({reason}); {kept}. Free some space or correct the permissions of "
-            f"{path.parent}, then go on with --resume where last/state.pt is there."
-        ) from error
-
-
-def load_state(run: Path) -> dict[str, Any]:
-    """The state that `save_state` wrote, on the CPU.
-
-    Raises:
-        FileNotFoundError: the run has saved nothing to go on from.
-        ValueError: the file is damaged, or holds anything but tensors and plain values: no code in it ever runs.
-    """
-    path = run / "last" / "state.pt"
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} has no saved state to go on from (last/state.pt); train it anew")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each have their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} cannot be read as the state of a run ({reason}). Train the run anew") from error
-    if not isinstance(state, dict) or not _STATE.issubset(state):
-        lacks = ", ".join(sorted(_STATE - set(state))) if isinstance(state, dict) else "everything"
-        raise ValueError(f"{path} is no state of a run: it lacks {lacks}. Train the run anew")
-    return state
-
-
-_STATE = frozenset(
-    ("model", "optimizer", "average", "step", "skipped", "nonfinite_in_a_row", "broken", "best_miou", "rng")
-)
-
-
-def _step_of(row: Mapping[str, Any], path: Path) -> int:
-    """The step of a row of metrics.csv.
-
-    Raises:
-        ValueError: the row is not as `MetricsFile` writes it.
-    """
-    step = row.get("step") or ""
-    if set(row) != set(METRICS) or not step.isdecimal() or len(step) > 12:
-        raise ValueError(f"{path} is damaged: a row has the step {step[:40]!r}. Remove the file to go on without it")
-    return int(step)
-
-
-class MetricsFile:
-    """`metrics.csv`: one row per logged step; going on from a step drops the rows behind it."""
-
-    def __init__(self, run: Path, resume_step: int = 0) -> None:
-        self.path = run / "metrics.csv"
-        rows = []
-        if self.path.is_file():
-            # a kill may have cut the last line, which then lies behind the saved step and is dropped with the others
-            whole, _, _ = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-            rows = [row for row in csv.DictReader(whole.splitlines()) if _step_of(row, self.path) <= resume_step]
-        with whole_file(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, METRICS)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row; columns that are absent stay empty."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, METRICS).writerow(
-                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
-            )

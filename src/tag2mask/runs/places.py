@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tag2mask.config import NO_SPLIT, RetrainConfig, RunConfig, TrainConfig, load_config
-from tag2mask.data import Picture, PictureSet, split_list
 from tag2mask.base.files import write_text
+from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
 from tag2mask.config.formats import DataOptions
+from tag2mask.data import Picture, PictureSet, split_list
 
 _Config = TypeVar("_Config", bound=RunConfig)
 
 RECORD = "pictures.json"
 """File of a run folder: the pictures that it learns from and validates on."""
 OLDER = f"as many as before, where that is known; this run is of an older version and has no {RECORD} to compare more"
-_MOVABLE = ("data", "train_split", "val_split", "masks", "masks_for_some")
-_WORDS = {"weights": ("default", "none"), "val_split": (NO_SPLIT,)}
 _SHOWN = 3
 
 
@@ -28,17 +27,17 @@ def located(config: _Config) -> _Config:
     `out` is left to whoever makes the folder. A split's name stays one, even where a file happens to bear that name.
     """
     changes = {}
-    for name in config.path_names():
-        value = getattr(config, name)
-        if not value or name == "out" or value in _WORDS.get(name, ()):
+    for each in dataclasses.fields(config):
+        value, marks = getattr(config, each.name), each.metadata
+        if "path" not in marks or not value or each.name == "out" or value in marks.get("words", ()):
             continue
-        if name in ("train_split", "val_split"):
+        if "split" in marks:
             path = split_list(config.data, value, options=DataOptions.of(config))
         else:
             path = Path(value).expanduser()
-            path = path if name == "data" or path.exists() else None  # data may be a pattern
+            path = path if each.name == "data" or path.exists() else None  # data may be a pattern
         if path is not None:
-            changes[name] = str(path.resolve())
+            changes[each.name] = str(path.resolve())
     return config.replace(**changes)
 
 
@@ -47,12 +46,12 @@ def moved(saved: RunConfig, asked: RunConfig) -> dict[str, tuple[str, str]]:
 
     A split is one only where it was, or is, a list file; masks only where there were some.
     """
-    found = {}
-    for name in _MOVABLE:
-        old, new = getattr(saved, name, None), getattr(asked, name, None)
+    found, splits = {}, saved.path_names(split=True)
+    for name in saved.path_names(moves=True):
+        old, new = getattr(saved, name), getattr(asked, name, None)
         if old == new or not old or not new:
             continue
-        if "split" not in name or Path(old).is_absolute() or Path(new).is_file():
+        if name not in splits or Path(old).is_absolute() or Path(new).is_file():
             found[name] = (old, new)
     return found
 

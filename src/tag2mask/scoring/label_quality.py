@@ -234,11 +234,10 @@ def score_reliable_labels(
 def _first_step_protocol(
     segmenter: Segmenter, pictures: PictureSet, count: int, scales: Sequence[float]
 ) -> dict[str, Any]:
-    _, method = segmenter.first_step()
     unknown = [name for name in pictures.classes if name not in segmenter.classes]
     return data_protocol(pictures, count, unknown, segmenter.classes) | {
         "image_size": segmenter.config.image_size,
         "scales": list(scales),
-        "flip": method.cam_flip,
+        "flip": False,
         "model_selection": segmenter.selection,
     }

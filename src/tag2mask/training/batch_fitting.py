@@ -10,13 +10,13 @@ import torch
 from accelerate import Accelerator
 
 from tag2mask.base.memory import free_bytes, peak_bytes, ran_out
-from tag2mask.base.team import ALONE
 from tag2mask.batch import Batch
 from tag2mask.config import Phase, RunConfig
 from tag2mask.data import PictureSet
 from tag2mask.data.training.loading import TrainingPictures
+from tag2mask.method import Moment
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.training.objective import Moment, Objective
+from tag2mask.training.objective import Objective
 from tag2mask.training.optim import build_optimizer
 
 log = logging.getLogger("tag2mask")
@@ -84,7 +84,7 @@ def _trial(
         average = copy.deepcopy(model).eval().requires_grad_(False) if config.average_decay > 0 else None
         optimizer = build_optimizer(model, config.optim)
         batch = Batch.collate([samples[i % _DRAWN] for i in range(count)]).to(accelerator.device)
-        moment = Moment(model=model, network=model, average=average, phase=phase.name, progress=0.5, team=ALONE)
+        moment = Moment(model=model, network=model, average=average, phase=phase.name, progress=0.5)
         with accelerator.autocast():
             losses = objective.losses(moment, batch)
         losses.total.backward()  # type: ignore[no-untyped-call]

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from tag2mask.base.processes import check_start
 from tag2mask.batch import Batch, Losses
-from tag2mask.config import MethodConfig, TrainConfig, load_config
-from tag2mask.config.run import check_weights
+from tag2mask.config import TrainConfig, load_config, tag_phase_settings
+from tag2mask.crf import dense_crf
 from tag2mask.data import PictureSet
 from tag2mask.data.masks.labels import MaskFiles, given_codes, mask_name
 from tag2mask.data.masks.survey import with_teaching_masks
-from tag2mask.method import training_losses
-from tag2mask.models.network import Network
+from tag2mask.method import Moment, training_losses
+from tag2mask.reliable import DenseCRF
 from tag2mask.runs.places import located
-from tag2mask.training.loop import TrainingStopped, check_out, run_training
-from tag2mask.training.objective import Moment
+from tag2mask.training.loop import TrainingStopped
+from tag2mask.training.starting import check_out, given_run, run_training
 from tag2mask.training.watching import run_pictures, write_sample_sheet
 
 __all__ = ["TrainingStopped", "train"]
@@ -27,12 +27,13 @@ __all__ = ["TrainingStopped", "train"]
 log = logging.getLogger("tag2mask")
 
 
-def train(config: TrainConfig, *, resume: str | Path | None = None) -> Path:
+def train(config: TrainConfig | None = None, *, resume: str | Path | None = None) -> Path:
     """Learn segmentation from tags and write a run folder.
 
     Args:
-        config: Everything about the run.
-        resume: Run folder to go on with, exactly where its last save was; `config` must be the folder's own.
+        config: Everything about the run; not needed with `resume`.
+        resume: Run folder to go on with, exactly where its last save was. Everything comes from its config.json; a
+            `config` that is given too must be equal, but for the places of files that have moved.
 
     Returns:
         The run folder: config.json, environment.json, metrics.csv, log.txt, model.safetensors, last/, samples/,
@@ -44,18 +45,19 @@ def train(config: TrainConfig, *, resume: str | Path | None = None) -> Path:
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
+    config, folder = given_run(TrainConfig, config, resume)
     check_start(config.workers)
-    if resume is None:
-        check_weights(config)
-        check_out(config)
     start = None
-    if config.tag_phase is not None and resume is None:
-        start = Path(config.tag_phase)
-        _check_tag_phase(config, start)
+    if resume is None:
+        _check_weights(config)
+        check_out(config)
+        start = None if config.tag_phase is None else Path(config.tag_phase)
+        if start is not None:
+            _check_tag_phase(config, start)
     pictures = run_pictures(config, config.train_split)
     if config.masks_for_some:
         pictures = with_some_masks(pictures, Path(config.masks_for_some).expanduser())
-    return run_training(config, pictures, _TagObjective(config), resume=resume, start=start)
+    return run_training(config, pictures, TagObjective(config), resume=folder, start=start)
 
 
 def with_some_masks(pictures: PictureSet, folder: Path) -> PictureSet:
@@ -83,30 +85,22 @@ def with_some_masks(pictures: PictureSet, folder: Path) -> PictureSet:
 
 
 @dataclass(frozen=True)
-class _TagObjective:
+class TagObjective:
     """Tags, and in the joint phase reliable labels and dense energy."""
 
     config: TrainConfig
+    crf: DenseCRF = dense_crf
 
     def losses(self, at: Moment, batch: Batch) -> Losses:
-        return training_losses(
-            at.model,
-            cast(Network, at.network),
-            batch,
-            self.config.method,
-            joint=at.phase == "joint",
-            average=cast(Network | None, at.average),
-            progress=at.progress,
-            with_masks=bool(self.config.masks_for_some),
-            team=at.team,
-        )
+        with_masks = bool(self.config.masks_for_some)
+        return training_losses(at, batch, self.config.method, with_masks=with_masks, crf=self.crf)
 
     def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
         return write_sample_sheet(run, self.config, at, batch, step)
 
 
 def _check_tag_phase(config: TrainConfig, run: Path) -> None:
-    """A tag phase can be taken over if this run would have trained the very same one.
+    """A tag phase can be taken over if this run would train an equal one.
 
     Raises:
         ValueError: it would not; names the settings that differ.
@@ -116,33 +110,25 @@ def _check_tag_phase(config: TrainConfig, run: Path) -> None:
         raise ValueError(f"--tag-phase {run} is the run of a second step; give one of `tag2mask train`")
     if other.joint_steps:
         raise ValueError(f"--tag-phase {run} has joint steps; make the tag phase alone with --joint-steps 0")
-    mine, theirs = (dataclasses.asdict(_tag_settings(each)) for each in (config, other))
+    mine, theirs = (dataclasses.asdict(tag_phase_settings(located(each))) for each in (config, other))
     if differing := sorted(key for key in mine if mine[key] != theirs[key]):
         raise ValueError(f"--tag-phase {run} was trained with other settings: {', '.join(differing)}")
 
 
-def _tag_settings(config: TrainConfig) -> TrainConfig:
-    """`config` with everything that the tag phase does not read at its default."""
-    plain, config = TrainConfig(), located(config)
-    return dataclasses.replace(
-        config,
-        preset_name=plain.preset_name,
-        out=None,
-        profile=plain.profile,
-        tag_phase=None,
-        masks_for_some="",
-        segment_dilation=None,
-        joint_batch_size=plain.joint_batch_size,
-        joint_steps=0,
-        optim=dataclasses.replace(config.optim, joint_lr=1.0, joint_multipliers=True),
-        method=MethodConfig(ema=config.method.ema, teacher=0.0, pool_valid=config.method.pool_valid),
-        val_split=plain.val_split,
-        workers=0,
-        log_every=plain.log_every,
-        sample_every=0,
-        validate_every=0,
-        validate_pictures=0,
-        save_every=plain.save_every,
-        trackers=plain.trackers,
-        select="last",
+def _check_weights(config: TrainConfig) -> None:
+    """WideResNet-38 comes with no weights, so a run on it names a file, or random weights, itself.
+
+    Raises:
+        ValueError: it does not; says which file, where it comes from, and the command.
+    """
+    if config.backbone != "wide_resnet38" or config.weights != "default":
+        return
+    file, source = "res38_cls.pth", "the VOC classifier that the project psa (AffinityNet, Ahn and Kwak) publishes"
+    if config.tag_steps:
+        file = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
+        source = "the ImageNet weights that the project ademxapp (Wu, Shen and van den Hengel) publishes"
+    raise ValueError(
+        f"{config.preset_name} starts from {file}, {source}; it comes with no package and is not downloaded "
+        "(docs/weights.md). Get it, then: "
+        f"tag2mask train {config.preset_name} --data {shlex.quote(config.data or 'PATH')} --weights {file}"
     )

@@ -10,8 +10,6 @@ from torch import nn
 from tag2mask.config import OptimConfig, RunConfig
 from tag2mask.models.base import GroupName, SegmentationNetwork
 
-MULTIPLIERS = ("old_weights", "old_biases", "new_weights", "new_biases")
-
 
 def group_multipliers(config: OptimConfig) -> dict[str, float]:
     """Factor on the learning rate per parameter group: 1, 2, 10, 20 as published."""
@@ -45,15 +43,14 @@ def build_optimizer(model: SegmentationNetwork, config: OptimConfig) -> torch.op
 
 
 def parameter_groups(model: SegmentationNetwork, config: OptimConfig) -> dict[GroupName, list[nn.Parameter]]:
-    """The model's groups, in which `new_parts` counts as new; heads that do not stand behind the old parameters."""
+    """The model's groups; heads that `new_parts` does not count as new stand behind the old parameters."""
     groups = model.parameter_groups()
     if config.new_parts == "heads":
         return groups
     classifier = {id(parameter) for name, parameter in model.named_parameters() if name.startswith("classifier.")}
     if not classifier:
         raise ValueError(
-            f"--optim.new-parts classifier needs a network with a tag classifier, got {type(model).__name__}; "
-            "use --optim.new-parts heads"
+            f"optim.new_parts 'classifier' needs a network with a tag classifier, got {type(model).__name__}"
         )
     pairs: tuple[tuple[GroupName, GroupName], ...] = (("old_weights", "new_weights"), ("old_biases", "new_biases"))
     for old, new in pairs:

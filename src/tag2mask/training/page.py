@@ -16,6 +16,7 @@ from tag2mask.base.files import write_text
 from tag2mask.base.html import escaped, html_page, html_table, html_tiles, image_tag
 from tag2mask.config import load_config
 from tag2mask.runs.learned import nothing_learned
+from tag2mask.runs.metrics import loss_columns
 from tag2mask.scoring.evaluation import Report
 
 _SHOWN_NAMES = 5
@@ -201,7 +202,6 @@ def _figure(figure: Figure, kind: str = "") -> str:
 
 
 _CHARTS = (
-    ("Losses", ("total_loss", "tag_loss", "segmentation_loss", "energy_loss")),
     ("Scores on the validation split", ("miou", "tag_map")),
     ("Share of reliable pixels", ("reliable_share",)),
     ("Learning rate of old weights", ("lr",)),
@@ -218,7 +218,7 @@ def _curves(path: Path) -> str:
         rows = list(csv.DictReader(file))
     joint = next((float(row["step"]) for row in rows if row.get("phase") == "joint"), None)
     charts = []
-    for title, columns in _CHARTS:
+    for title, columns in (("Losses", loss_columns(rows[0] if rows else ())), *_CHARTS):
         series = [
             Series(
                 name=_NAMES.get(column, column.replace("_", " ")),

@@ -1,4 +1,4 @@
-"""A run in words, and in the trackers of other projects: TensorBoard, W&B, trackio."""
+"""What a run writes down while it trains: metrics.csv, log lines, and TensorBoard, W&B or trackio."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.config import RunConfig
-from tag2mask.runs.folder import MetricsFile
+from tag2mask.runs.metrics import MetricsFile, loss_columns
 from tag2mask.training.watching import FOLDER as VALIDATION
 
 log = logging.getLogger("tag2mask")
 
 
+_SHORT = {"segmentation": "seg", "class_distance": "distance"}
+
+
 def describe(row: Mapping[str, Any]) -> str:
     """One line of a row of metrics."""
-    parts = [f"{row['phase']}", f"loss {row['total_loss']:.3f}"]
-    losses = {"tag_loss": "tag", "segmentation_loss": "seg", "energy_loss": "energy", "class_distance_loss": "distance"}
-    parts += [f"{name} {row[key]:.3f}" for key, name in losses.items() if key in row]
+    total, *losses = loss_columns(row)
+    names = {key: key.removesuffix("_loss") for key in losses}
+    parts = [f"{row['phase']}", f"loss {row[total]:.3f}"]
+    parts += [f"{_SHORT.get(name, name)} {row[key]:.3f}" for key, name in names.items()]
     if "reliable_share" in row:
         parts += [f"reliable {row['reliable_share']:.0%}"]
     parts += [f"{row['images_per_second']:.1f} images/s"]
@@ -42,17 +46,22 @@ def check_trackers(config: RunConfig) -> None:
             raise ValueError(f"--trackers {name} needs the package {name}: pip install {name}")
 
 
-class Trackers:
-    """Numbers and pictures of a run, to each tracker of `config.trackers` that is installed.
+class Records:
+    """What a run writes down while it trains: metrics.csv, log.txt, and numbers and pictures for the trackers.
 
     TensorBoard writes to RUN/tensorboard. W&B and trackio are asked through accelerate and know the run by the name of
-    its folder, in a project called tag2mask; where they send it is their own setting (WANDB_MODE=offline).
+    its folder, in a project called tag2mask; where they send it is their own setting (WANDB_MODE=offline). Of several
+    processes that train together only one writes.
     """
 
-    def __init__(self, config: RunConfig, run: Path, step: int = 0) -> None:
-        """Open them; `step` is that of a run that goes on."""
+    def __init__(self, config: RunConfig, run: Path, step: int, *, writes: bool) -> None:
+        """Open them; `step` is that of a run that goes on. Nothing is written where `writes` is False."""
+        self.run, self.steps, self.writes = run, config.steps, writes
         self.board: Any = None
         self.others: list[Any] = []
+        if not writes:
+            return
+        self.metrics = MetricsFile(run, step)
         if "tensorboard" in config.trackers and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -70,7 +79,10 @@ class Trackers:
             other.store_init_configuration(json.loads(config.to_json()))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of one row of metrics."""
+        """Write one row of metrics."""
+        if not self.writes:
+            return
+        self.metrics.write(row)
         step = row["step"]
         values = {key: value for key, value in row.items() if key != "step" and isinstance(value, (int, float))}
         if self.board is not None:
@@ -79,9 +91,12 @@ class Trackers:
             self.board.flush()
         for other in self.others:
             other.log(values, step=step)
+        log.debug("step %d/%d  %s", step, self.steps, describe(row))
 
     def write_picture(self, name: str, path: Path, step: int) -> None:
-        """Write a picture file under a name."""
+        """Show a picture file to the trackers, under a name."""
+        if self.board is None and not self.others:
+            return
         with Image.open(path) as image:
             picture = image.convert("RGB")
         if self.board is not None:
@@ -95,41 +110,11 @@ class Trackers:
 
                 other.log({name: TrackioImage(picture)}, step=step)
 
-    def close(self) -> None:
-        """Finish what was opened."""
+    def close(self, step: int) -> None:
+        """Show the pictures of the last validation, and finish."""
+        for path in sorted((self.run / VALIDATION).glob("*.jpg")):
+            self.write_picture(path.stem, path, step)
         if self.board is not None:
             self.board.close()
         for other in self.others:
             other.finish()
-
-
-class Records:
-    """What a run writes down while it trains: metrics.csv, log.txt and the trackers; nothing where `writes` is False.
-
-    Of several processes that train together only one writes.
-    """
-
-    def __init__(self, config: RunConfig, run: Path, step: int, *, writes: bool) -> None:
-        """Open them; `step` is that of a run that goes on."""
-        self.run, self.steps, self.writes = run, config.steps, writes
-        if writes:
-            self.metrics, self.trackers = MetricsFile(run, step), Trackers(config, run, step)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write one row of metrics."""
-        if self.writes:
-            self.metrics.write(row)
-            self.trackers.write(row)
-            log.debug("step %d/%d  %s", row["step"], self.steps, describe(row))
-
-    def write_picture(self, name: str, path: Path, step: int) -> None:
-        """Show a picture file to the trackers."""
-        if self.writes:
-            self.trackers.write_picture(name, path, step)
-
-    def close(self, step: int) -> None:
-        """Show the pictures of the last validation, and finish."""
-        if self.writes:
-            for path in sorted((self.run / VALIDATION).glob("*.jpg")):
-                self.trackers.write_picture(path.stem, path, step)
-            self.trackers.close()

@@ -15,18 +15,18 @@ from tag2mask.data import PictureSet
 from tag2mask.data.masks.labels import MaskFiles, expected_mask, given_codes, mask_name
 from tag2mask.data.masks.survey import with_teaching_masks
 from tag2mask.losses import balanced_cross_entropy, cross_entropy
+from tag2mask.method import Moment
 from tag2mask.outputs.render import SampleRow
-from tag2mask.training.loop import check_out, run_training
-from tag2mask.training.objective import Moment
+from tag2mask.training.starting import check_out, given_run, run_training
 from tag2mask.training.watching import predicted_labels, run_pictures, write_sample_rows
 
 
-def retrain(config: RetrainConfig, *, resume: str | Path | None = None) -> Path:
+def retrain(config: RetrainConfig | None = None, *, resume: str | Path | None = None) -> Path:
     """Train a supervised network on masks and write a run folder.
 
     Args:
-        config: Everything about the run; `masks` or `own_masks` says what it learns from.
-        resume: Run folder to go on with, exactly where its last save was; `config` must be the folder's own.
+        config: Everything about the run; `masks` or `own_masks` says what it learns from; not needed with `resume`.
+        resume: Run folder to go on with, as for `train`.
 
     Returns:
         The run folder, as that of `train`.
@@ -37,11 +37,12 @@ def retrain(config: RetrainConfig, *, resume: str | Path | None = None) -> Path:
         TrainingStopped: the loss stayed non-finite.
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
+    config, folder = given_run(RetrainConfig, config, resume)
+    check_start(config.workers)
     if resume is None:
         check_out(config)
-    check_start(config.workers)
     pictures = with_training_masks(run_pictures(config, config.train_split), config)
-    return run_training(config, checked_masks(pictures, config), _MaskObjective(config), resume=resume)
+    return run_training(config, checked_masks(pictures, config), _MaskObjective(config), resume=folder)
 
 
 def with_training_masks(pictures: PictureSet, config: RetrainConfig) -> PictureSet:

@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from tag2mask.base.team import Team
 from tag2mask.models.base import SegmentationNetwork
 
+_COUNTERS = ("step", "skipped", "nonfinite_in_a_row", "best_miou", "seconds", "unvalidated")
+
 
 @dataclass
 class TrainingState:
@@ -41,13 +43,8 @@ class TrainingState:
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "classes": list(self.model.classes),
-            "step": self.step,
-            "skipped": self.skipped,
-            "nonfinite_in_a_row": self.nonfinite_in_a_row,
+            **{name: getattr(self, name) for name in _COUNTERS},
             "broken": sorted(self.broken),
-            "best_miou": self.best_miou,
-            "seconds": self.seconds,
-            "unvalidated": self.unvalidated,
             **random[0],
             "rng_of_others": random[1:],
         }
@@ -74,9 +71,8 @@ class TrainingState:
             self.average.load_state_dict(saved["average"])
         if self.scaler is not None:
             self.scaler.load_state_dict(saved["scaler"])
-        self.step, self.skipped = saved["step"], saved["skipped"]
-        self.nonfinite_in_a_row, self.best_miou = saved["nonfinite_in_a_row"], saved["best_miou"]
-        self.seconds, self.unvalidated = saved.get("seconds", 0.0), saved.get("unvalidated")
+        for name in _COUNTERS:
+            setattr(self, name, saved.get(name, getattr(self, name)))  # older states lack some
         if not isinstance(self.step, int) or self.step < 0:
             raise ValueError(f"step is {self.step!r}")
         self.broken = set(saved["broken"])

@@ -20,14 +20,14 @@ from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import RunConfig, TrainConfig
 from tag2mask.config.formats import DataOptions
 from tag2mask.data import PictureSet, SplitError, open_data, read_mask, read_picture
+from tag2mask.data.masks.survey import with_measuring_masks
 from tag2mask.inference.torch_backend import Segmenter
-from tag2mask.method import taught
+from tag2mask.method import Moment, taught
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.outputs.render import SampleRow, sample_sheet, save_picture
 from tag2mask.scoring.evaluation import score_pictures, score_tags
 from tag2mask.scoring.report import Progress, Report, model_codes
-from tag2mask.training.objective import Moment
 
 log = logging.getLogger("tag2mask")
 
@@ -121,22 +121,29 @@ def run_pictures(config: RunConfig, split: str | None, *, need_tags: bool = True
 
 
 def validation_pictures(config: RunConfig, *, goes_on: bool = False) -> tuple[PictureSet | None, str]:
-    """The validation split of a run; or None, and why nothing is validated.
+    """The validation split of a run, its masks looked at; or None, and why nothing is validated.
 
     Only the default may be absent, and what a run that `goes_on` may have begun without.
 
     Raises:
         SplitError: a split that was asked for does not exist or is empty.
         DataError: anything else that is wrong with it.
+        ValueError: the best model is asked for, and there is no mask to choose it by.
     """
-    if config.held_out is None:
-        return None, "--val-split none"
-    try:
-        return run_pictures(config, config.held_out, need_tags=False), ""
-    except SplitError as error:
-        if config.held_out != type(config).val_split and not goes_on:
-            raise SplitError(f"--val-split: {error} --val-split none validates nothing.") from error
-        return None, str(error)
+    pictures, why_none = None, "--val-split none"
+    if config.held_out is not None:
+        try:
+            pictures = run_pictures(config, config.held_out, need_tags=False)
+            pictures = with_measuring_masks(pictures, config.validate_pictures, strict=config.select == "miou")
+        except SplitError as error:
+            if config.held_out != type(config).val_split and not goes_on:
+                raise SplitError(f"--val-split: {error} --val-split none validates nothing.") from error
+            why_none = str(error)
+    if config.select == "miou" and (pictures is None or not pictures.has_masks):
+        raise ValueError(
+            f"--select miou needs masks of split {config.val_split!r} of {config.data}; add masks or use --select last"
+        )
+    return pictures, why_none
 
 
 @torch.no_grad()

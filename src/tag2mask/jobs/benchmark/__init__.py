@@ -2,9 +2,6 @@
 
 The contenders of a measurement alternate (A, B, A, B, ...) after one round that is not counted, and their medians are
 compared. One thread is measured in CPU time of the process; several threads, processes or a GPU in wall time.
-
-`python -m tag2mask.jobs.benchmark FILE.json [PAGE.md]` prints what `tag2mask bench --json` wrote as Markdown, or
-puts it between the two marks of a page.
 """
 
 from __future__ import annotations
@@ -20,12 +17,12 @@ from tag2mask.base.files import check_folder
 from tag2mask.jobs.benchmark.cases import CASES, NAMES, QUICK_SHRINK, problems
 from tag2mask.jobs.benchmark.machine import describe_machine
 from tag2mask.jobs.benchmark.measuring import growth, measure_case, measure_curve
-from tag2mask.jobs.benchmark.page import draw, markdown, table_lines
+from tag2mask.jobs.benchmark.page import draw, table_lines
 from tag2mask.jobs.benchmark.peer import NO_PEER, load_peer
 from tag2mask.jobs.benchmark.results import BenchReport, Point, Row
 from tag2mask.jobs.benchmark.training_step import measure_training
 
-__all__ = ["CASES", "NAMES", "BenchReport", "Point", "Row", "bench", "check_arguments", "markdown", "table_lines"]
+__all__ = ["CASES", "NAMES", "BenchReport", "Point", "Row", "bench", "check_arguments", "table_lines"]
 
 ROUNDS, QUICK_ROUNDS, MOST_CURVE_ROUNDS = 7, 2, 3
 

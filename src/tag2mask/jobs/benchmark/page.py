@@ -1,21 +1,16 @@
-"""A report as a table for a terminal, as Markdown, and its curves as plots."""
+"""A report as a table for a terminal, and its curves as plots."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tag2mask.base.charts import save_figure
-from tag2mask.base.files import write_text
 from tag2mask.jobs.benchmark.inputs import size_text
 from tag2mask.jobs.benchmark.results import BenchReport, Point, Row
 
 GROWTH_BAR = 1.3
 """Most that a pixel at 2048 x 2048 may cost, as a multiple of one at 512 x 512."""
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 def _ms(value: float | None) -> str:
@@ -49,7 +44,8 @@ def _point_cells(point: Point) -> list[str]:
     return [what, _ms(point.own_ms), _ms(point.peer_ms), ratio, _ms(own), f"{point.vertices_per_pixel:.3f}"]
 
 
-def _conditions(report: BenchReport) -> str:
+def conditions(report: BenchReport) -> str:
+    """Command, date, machine and versions of a report, in one line."""
     machine = report.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     load = "" if machine["load"] is None else f" Load average at the start: {machine['load']:.2f}."
@@ -59,69 +55,41 @@ def _conditions(report: BenchReport) -> str:
     ).replace("pydensecrf pydensecrf", "pydensecrf")
 
 
-def _notes(report: BenchReport) -> list[str]:
+def notes(report: BenchReport) -> list[str]:
     """What the numbers of the tables leave out, a sentence each."""
-    notes = []
+    told = []
     for row in report.rows:
         if row.crf_share is not None:
             theirs = "" if row.peer_crf_share is None else f" ({100 * row.peer_crf_share:.0f} % with pydensecrf)"
-            notes.append(
-                f"CRF votes and reliable labels take {100 * row.crf_share:.0f} % of the training step{theirs}."
-            )
+            told.append(f"CRF votes and reliable labels take {100 * row.crf_share:.0f} % of the training step{theirs}.")
     differences = [row.max_difference for row in report.rows if row.max_difference is not None]
     if differences:
-        notes.append(f"Both give the same marginals: the largest difference in this run is {max(differences):.1e}.")
+        told.append(f"Both give the same marginals: the largest difference in this run is {max(differences):.1e}.")
     if report.growth is not None:
         met = "met" if report.growth <= GROWTH_BAR else "not met"
-        notes.append(f"A pixel at 2048×2048 costs {report.growth:.2f} × one at 512×512; at most {GROWTH_BAR} ×: {met}.")
+        told.append(f"A pixel at 2048×2048 costs {report.growth:.2f} × one at 512×512; at most {GROWTH_BAR} ×: {met}.")
     if report.quick:
-        notes.append("A quick look at small sizes; the bars hold at full size only and are not judged.")
-    return notes + [f"Not measured: {name}: {reason}" for name, reason in report.skipped.items()]
+        told.append("A quick look at small sizes; the bars hold at full size only and are not judged.")
+    return told + [f"Not measured: {name}: {reason}" for name, reason in report.skipped.items()]
 
 
-def _blocks(report: BenchReport) -> list[tuple[str, list[list[str]]]]:
+def blocks(report: BenchReport) -> list[tuple[str, list[list[str]]]]:
     """Title and cells, head first, of every table that holds something."""
-    blocks = [("Kernels and training step", [_ROW_HEAD, *map(_row_cells, report.rows)])]
+    found = [("Kernels and training step", [_ROW_HEAD, *map(_row_cells, report.rows)])]
     for title, points in (("pixels", report.pixels), ("labels", report.labels)):
         heading = f"Cost against {title} (both CRF runs of a picture, one thread)"
-        blocks.append((heading, [_POINT_HEAD, *map(_point_cells, points)]))
-    return [(title, cells) for title, cells in blocks if len(cells) > 1]
+        found.append((heading, [_POINT_HEAD, *map(_point_cells, points)]))
+    return [(title, cells) for title, cells in found if len(cells) > 1]
 
 
 def table_lines(report: BenchReport) -> list[str]:
     """The report for a terminal: aligned columns."""
-    lines = [_conditions(report)]
-    for title, cells in _blocks(report):
+    lines = [conditions(report)]
+    for title, cells in blocks(report):
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines += ["", title]
         lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [*lines, "", *_notes(report)]
-
-
-def markdown(report: BenchReport, folder: Path | None = None) -> str:
-    """The report as Markdown; plots are linked relative to `folder`, where the page lies."""
-    parts = [_conditions(report)]
-    for title, cells in _blocks(report):
-        head, *rows = [f"| {' | '.join(row)} |" for row in cells]
-        parts += [f"### {title}", "\n".join([head, "|---" * len(cells[0]) + "|", *rows])]
-    parts += ["\n".join(f"- {note}" for note in _notes(report))]
-    for plot in report.plots:
-        link = plot if folder is None else os.path.relpath(plot, folder)
-        parts.append(f"![{Path(plot).stem.replace('-', ' ')}]({Path(link).as_posix()})")
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def fill_page(page: Path, report: BenchReport) -> None:
-    """Replace what stands between the two marks of a page.
-
-    Raises:
-        ValueError: the page has not exactly one of each mark, in order.
-    """
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{page} must hold the line {BEGIN} once and {END} once below it")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(page, f"{before}{BEGIN}\n\n{markdown(report, page.parent)}\n{END}{after}")
+    return [*lines, "", *notes(report)]
 
 
 def draw(folder: Path, name: str, points: Sequence[Point]) -> Path:
@@ -144,21 +112,3 @@ def draw(folder: Path, name: str, points: Sequence[Point]) -> Path:
     axes.grid(alpha=0.3)
     axes.legend()
     return save_figure(folder / f"performance-{name}.svg", figure)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`python -m tag2mask.jobs.benchmark FILE.json [PAGE.md]`; returns the exit code."""
-    if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
-        print("usage: python -m tag2mask.jobs.benchmark FILE.json [PAGE.md]", file=sys.stderr)
-        return 2
-    source = Path(arguments[0])
-    try:
-        report = BenchReport.from_dict(json.loads(source.read_text(encoding="utf-8")))
-        if len(arguments) == 1:
-            print(markdown(report), end="")
-        else:
-            fill_page(Path(arguments[1]), report)
-    except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        print(f"tag2mask.jobs.benchmark: error: {source}: {error}", file=sys.stderr)
-        return 1
-    return 0

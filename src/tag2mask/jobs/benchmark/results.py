@@ -83,17 +83,3 @@ class BenchReport:
     """Measurements that were not made, with the reason."""
     plots: list[str]
     """Files that were drawn."""
-
-    @classmethod
-    def from_dict(cls, values: Any) -> BenchReport:
-        """The report that `--json` printed.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        try:
-            rows = [Row(**row) for row in values["rows"]]
-            curves = {name: [Point(**point) for point in values[name]] for name in ("pixels", "labels")}
-            return cls(**values | {"rows": rows} | curves)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"this is no report of `tag2mask bench --json` of this version ({error})") from error

@@ -7,24 +7,23 @@ import csv
 import io
 import itertools
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tag2mask import reliable
 from tag2mask.config import TrainConfig
+from tag2mask.crf import dense_crf
 from tag2mask.data.builtin.shapes import write_builtin
 from tag2mask.jobs.benchmark.inputs import size_text
 from tag2mask.jobs.benchmark.measuring import make_row
 from tag2mask.jobs.benchmark.peer import peer_votes
 from tag2mask.jobs.benchmark.results import Row
+from tag2mask.reliable import DenseCRF
 
 _STEP = ("images_per_second", "mining_share")
 
@@ -42,7 +41,10 @@ def measure_training(
         quick: Smaller crops and batches.
         config: Settings instead of those of `small`.
     """
-    from tag2mask.training.first_step import train  # heavy, and no process of the peer needs it
+    # heavy, and no process of the peer needs them
+    from tag2mask.training.first_step import TagObjective
+    from tag2mask.training.starting import run_training
+    from tag2mask.training.watching import run_pictures
 
     config = config or TrainConfig.preset("small")
     if quick:
@@ -61,8 +63,9 @@ def measure_training(
             sample_every=0,
             save_every=steps,
         )
-        with crf_by_turns(peer, steps), contextlib.redirect_stderr(io.StringIO()):
-            run = train(config)
+        objective = TagObjective(config, crf=crf_by_turns(peer))
+        with contextlib.redirect_stderr(io.StringIO()):
+            run = run_training(config, run_pictures(config, config.train_split), objective)
         with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
             metrics = [{key: float(row[key]) for key in _STEP} for row in csv.DictReader(file)]
     counted = {name: metrics[i :: len(contenders)][1:] for i, name in enumerate(contenders)}
@@ -83,24 +86,13 @@ def measure_training(
     )
 
 
-@contextmanager
-def crf_by_turns(peer: ModuleType | None, steps: int) -> Iterator[None]:
-    """Let every second call of the CRF votes run on pydensecrf.
-
-    Raises:
-        RuntimeError: the steps did not call it once each, so their times cannot be told apart.
-    """
-    own, calls = vars(reliable)["dense_crf"], itertools.count()
+def crf_by_turns(peer: ModuleType | None) -> DenseCRF:
+    """The dense CRF, every second call of which runs on pydensecrf where that is there."""
+    calls = itertools.count()
 
     def by_turns(rgb: Tensor, scores: Tensor, **options: Any) -> Tensor:
         if next(calls) % 2 and peer is not None:
             return peer_votes(peer, rgb, scores, options["params"], options["present"])
-        return cast(Tensor, own(rgb, scores, **options))
+        return dense_crf(rgb, scores, **options)
 
-    vars(reliable)["dense_crf"] = by_turns
-    try:
-        yield
-    finally:
-        vars(reliable)["dense_crf"] = own
-    if (called := next(calls)) != steps:
-        raise RuntimeError(f"{steps} training steps called the CRF {called} times; bench expects one call a step")
+    return by_turns

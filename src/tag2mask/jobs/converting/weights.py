@@ -15,7 +15,7 @@ from tag2mask.config import TrainConfig
 from tag2mask.models import build_network
 from tag2mask.models.published import KINDS
 from tag2mask.models.weights import WeightsFile, read_weights
-from tag2mask.runs.folder import save_model
+from tag2mask.runs.checkpoints import save_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from tag2mask.inference.onnx_backend import session_options
 from tag2mask.inference.torch_backend import Segmenter, need_network
 from tag2mask.jobs.exporting.deployed import OUTPUTS, Deployed
 from tag2mask.jobs.exporting.parity import Parity, Predict, compare, comparison_pictures
-from tag2mask.runs.folder import load_model
+from tag2mask.runs.checkpoints import load_model
 
 ExportFormat = Literal["onnx", "torch", "hub"]
 OPSET = 18

@@ -1,0 +1,231 @@
+"""How a training run begins: what is checked, its folder, and where one that was interrupted goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+
+from tag2mask.base.files import check_folder, check_new_folder, write_text
+from tag2mask.base.team import Team, leave, timeout, together
+from tag2mask.config import RunConfig, load_config
+from tag2mask.data import PictureSet
+from tag2mask.data.findings import log_findings
+from tag2mask.models import build_network
+from tag2mask.models.base import SegmentationNetwork
+from tag2mask.runs.checkpoints import load_state
+from tag2mask.runs.folder import environment, errors_only, log_to, new_run_folder
+from tag2mask.runs.learned import nothing_learned
+from tag2mask.runs.places import OLDER, RECORD, check_record, going_on, located, moved, write_record
+from tag2mask.training.batch_fitting import with_fitting_batches
+from tag2mask.training.loop import Job, fit
+from tag2mask.training.objective import Objective
+from tag2mask.training.records import check_trackers
+from tag2mask.training.state import require_classes
+from tag2mask.training.watching import validation_pictures
+
+log = logging.getLogger("tag2mask")
+_Config = TypeVar("_Config", bound=RunConfig)
+
+
+@together()
+def run_training(
+    config: RunConfig,
+    pictures: PictureSet,
+    objective: Objective,
+    *,
+    resume: Path | None = None,
+    start: Path | None = None,
+) -> Path:
+    """Train a network and write its run folder.
+
+    Args:
+        config: Everything about the run, checked.
+        pictures: What it learns from.
+        objective: What it learns.
+        resume: Run folder to go on with, exactly where its last save was; `config` must be the folder's own.
+        start: Run folder whose saved state the new run starts from.
+
+    Returns:
+        The run folder: config.json, environment.json, metrics.csv, log.txt, model.safetensors, last/, samples/,
+        report.html.
+
+    Raises:
+        ValueError, FileNotFoundError: bad data or settings, before any training.
+        FileExistsError: `config.out` is not empty.
+        TrainingStopped: the loss stayed non-finite.
+        ProcessLost: another process that shares the batches ended or does not answer.
+        KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
+    """
+    relocated: dict[str, tuple[str, str]] = {}
+    if resume is not None:
+        saved, config = load_config(resume), going_on(resume, config)
+        relocated = moved(saved, config)
+    check_trackers(config)
+    accelerator = _accelerator(config)
+    team = Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    _check_share(config, team)
+    held_out, why_none = validation_pictures(config, goes_on=resume is not None)
+    differing = [] if resume is None else _differing(resume, config, pictures, held_out, relocated)
+    state = None if start is None else _saved_state(start, pictures)
+    set_seed(config.seed)
+    network = build_network(config, pictures.classes, pretrained=resume is None)
+    _check_smallest_batch(config, network, team)
+    if resume is None:
+        config = with_fitting_batches(config, network, pictures, objective, accelerator)
+        run = team.from_main(lambda: _new_run(config, team, pictures, held_out))
+        config = located(config).replace(out=str(run))
+    else:
+        run, state = resume, _saved_state(resume, pictures)
+        if relocated and team.is_main:
+            write_text(run / "config.json", config.to_json())
+    job = Job(
+        config=config,
+        run=run,
+        accelerator=accelerator,
+        team=team,
+        pictures=pictures,
+        held_out=held_out,
+        objective=objective,
+    )
+    with log_to(run) if team.is_main else errors_only(), together():
+        _log_beginning(job, relocated, differing, why_none)
+        fit(job, network.to(accelerator.device), state)
+        leave()
+    return run
+
+
+def given_run(kind: type[_Config], config: _Config | None, resume: str | Path | None) -> tuple[_Config, Path | None]:
+    """The config, or where a run goes on without one that of its folder; and that folder.
+
+    Raises:
+        ValueError: neither is given, or the folder is a run of another kind.
+    """
+    folder = None if resume is None else Path(resume)
+    if config is not None:
+        return config, folder
+    if folder is None:
+        raise ValueError(f"tag2mask.{kind.kind} needs a config, or resume=RUN, a run folder to go on with")
+    saved = load_config(folder)
+    if not isinstance(saved, kind):
+        raise ValueError(f"{folder} is a run of tag2mask.{saved.kind}, not of tag2mask.{kind.kind}")
+    return saved, folder
+
+
+def _differing(
+    run: Path,
+    config: RunConfig,
+    pictures: PictureSet,
+    held_out: PictureSet | None,
+    relocated: dict[str, tuple[str, str]],
+) -> list[str]:
+    """What the data of a run that goes on differs in; nothing may, where it is said to lie at another place now."""
+    differing = check_record(run, config, pictures, held_out)
+    if differing and relocated:
+        places = " ".join(f"--{name.replace('_', '-')} {new}" for name, (_, new) in relocated.items())
+        raise ValueError(
+            f"{places} does not hold what {run} began with: {'; '.join(differing)}. Give the place where the same "
+            "files lie now, or start a new run"
+        )
+    return differing
+
+
+def _saved_state(run: Path, pictures: PictureSet) -> dict[str, Any]:
+    state = load_state(run)
+    require_classes(state, pictures.classes, run)
+    return state
+
+
+def check_out(config: RunConfig) -> None:
+    """Refuse a place for the run before anything is read; see `new_run_folder`, which makes it."""
+    if config.out is None:
+        check_folder(Path("runs"), "the default --out")
+    else:
+        check_new_folder(Path(config.out))
+
+
+def _new_run(config: RunConfig, team: Team, pictures: PictureSet, held_out: PictureSet | None) -> Path:
+    """Make the run folder with what is known before training."""
+    run = new_run_folder(config.out, config.preset_name)
+    write_text(run / "config.json", located(config).replace(out=str(run)).to_json())
+    data = {
+        each.split: {"num_images": len(each.pictures), "findings": [finding.as_dict() for finding in each.findings]}
+        for each in (pictures, held_out)
+        if each is not None
+    }
+    write_record(run, config, pictures, held_out)
+    about = environment() | {"processes": team.count, "data": data}
+    write_text(run / "environment.json", json.dumps(about, indent=2) + "\n")
+    return run
+
+
+def _check_share(config: RunConfig, team: Team) -> None:
+    for phase in config.phases:
+        if isinstance(phase.batch_size, str):
+            if team.count > 1:
+                raise ValueError(
+                    f"the {phase.name} phase has {phase.batch_size!r} pictures per step, which is for one process; "
+                    f"{team.count} processes share a batch: give it a number"
+                )
+        elif phase.batch_size < team.count:
+            raise ValueError(
+                f"the {phase.name} phase has {phase.batch_size} pictures per step, which {team.count} processes cannot "
+                "share; start fewer processes or raise the batch size"
+            )
+
+
+def _check_smallest_batch(config: RunConfig, model: SegmentationNetwork, team: Team) -> None:
+    """Refuse shares of a batch in which a norm of the network would see a single value; auto finds a size that fits."""
+    for phase, name in zip(config.phases, config.batch_fields, strict=True):
+        if isinstance(phase.batch_size, str) or phase.batch_size // team.count > 1:
+            continue
+        if (least := model.smallest_batch(config.augment.crop_size)) > 1:
+            each = f" of {team.count} processes" if team.count > 1 else ""
+            raise ValueError(
+                f"--{name.replace('_', '-')} {phase.batch_size} leaves one picture per step{each}, too few for this "
+                "network: its norms average over a picture that it has pooled to one cell. Use --"
+                f"{name.replace('_', '-')} {least * team.count} or more."
+            )
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    from tag2mask.inference.torch_backend import resolve_device
+
+    device = resolve_device(config.device)
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ValueError("--precision fp16 needs a GPU; on the CPU use --precision bf16 or fp32")
+    AcceleratorState._reset_state(True)  # a process may train twice, with another precision
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        gradient_accumulation_steps=config.optim.accumulate,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timeout()),
+            DistributedDataParallelKwargs(find_unused_parameters=True),  # the tag phase leaves a branch out
+        ],
+    )
+
+
+def _log_beginning(
+    job: Job, relocated: dict[str, tuple[str, str]], differing: list[str], why_no_validation: str
+) -> None:
+    config, held_out = job.config, job.held_out
+    log.info("run folder: %s", job.run)
+    for name, (old, new) in relocated.items():
+        log.info("--%s has moved from %s to %s", name.replace("_", "-"), old, new)
+    if relocated:
+        compared = "the same by name, size and tags" if (job.run / RECORD).is_file() else OLDER
+        log.info("its pictures are %s", compared)
+    if differing:
+        log.warning("the data is not what this run began with: %s", "; ".join(differing))
+    log.info("%d training pictures, classes: %s", len(job.pictures.pictures), ", ".join(job.pictures.classes))
+    if held_out is None:
+        log.log(logging.INFO if config.held_out is None else logging.WARNING, "no validation: %s", why_no_validation)
+    log_findings(dict.fromkeys((*job.pictures.findings, *(held_out.findings if held_out else ()))), log)
+    for dead in nothing_learned(config.weights):
+        log.warning("--weights %s: %s %s", config.weights, dead.message, dead.cure)
