@@ -21,6 +21,7 @@ from PIL import Image
 import tag2mask
 from tag2mask import cli
 from tag2mask.data import DataError
+from tag2mask.data.readers.class_names import name_findings
 from tag2mask.jobs.checking import CheckReport, Finding
 from tag2mask.jobs.checking.class_findings import class_findings
 from tag2mask.jobs.checking.copies import similar_pictures
@@ -342,8 +343,7 @@ def test_mostly_negatives() -> None:
 
 
 def test_two_spellings_of_one_class() -> None:
-    tags = tag_matrix(("a", 20), ("b", 20), ("", 5), classes="ab")
-    findings = class_findings(tags, ("Traffic light", "traffic_light"), "train", 10)
+    findings = name_findings(("Traffic light", "traffic_light"))
     assert [f.names for f in findings if f.code == "spellings"] == [("Traffic light / traffic_light",)]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tag2mask.data import DataError, MissingDataError, PictureSet, SplitError, open_data, voc_palette
-from tag2mask.data.readers.folder import hash_split
+from tag2mask.data.readers.splits import hash_split
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "sub/d.png")
 

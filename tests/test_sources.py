@@ -449,7 +449,7 @@ def test_pseudo_labels_of_names_that_some_systems_take_for_one_are_refused(segme
 
 def test_convert_to_a_folder_keeps_both_masks_of_a_stem(tmp_path):
     from tag2mask.data.dataset import Picture, PictureSet, label_codes
-    from tag2mask.data.masks.survey import MaskTally
+    from tag2mask.data.masks.tally import MaskTally
     from tag2mask.jobs.converting.folders import _write_pictures
 
     data = two_with_masks(tmp_path / "data")

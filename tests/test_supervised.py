@@ -14,7 +14,6 @@ from tag2mask.models import build_network
 from tag2mask.models.base import tag_logits_of_map
 from tag2mask.models.deeplab import ASPP, DeepLabV2
 from tag2mask.models.largefov import VGG16, LargeFOV, load_vgg16
-from tag2mask.models.supervised import build_supervised
 from tag2mask.models.weights import packaged_lite0_state
 from tag2mask.runs.checkpoints import save_model
 from tag2mask.training.second_step import retrain
@@ -37,7 +36,9 @@ NETWORKS = {
 def build(architecture="deeplab-v2", backbone="test_efficientnet", stride=16, **changes):
     torch.manual_seed(0)
     options = {"weights": "none", "dilate": backbone == "resnet18"} | changes
-    return build_supervised(architecture, CLASSES, backbone=backbone, output_stride=stride, **options)
+    return build_network(
+        RetrainConfig(architecture=architecture, backbone=backbone, output_stride=stride, **options), CLASSES
+    )
 
 
 @pytest.fixture(

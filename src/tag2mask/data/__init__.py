@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tag2mask.config.formats import DataFormat, DataOptions
-from tag2mask.data.dataset import (
-    DataError,
-    MissingDataError,
-    Picture,
-    PictureSet,
-    SplitError,
-    voc_palette,
-)
+from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError, voc_palette
 from tag2mask.data.findings import warned
-from tag2mask.data.readers.class_folders import list_class_folders
-from tag2mask.data.readers.coco import list_coco
-from tag2mask.data.readers.cvat import list_cvat
-from tag2mask.data.readers.detection import detect_format
-from tag2mask.data.readers.folder import open_folder, split_files
-from tag2mask.data.readers.hf_dataset import list_hf_dataset
-from tag2mask.data.readers.label_studio import list_label_studio
-from tag2mask.data.readers.listing import Listing, picture_set, settled
-from tag2mask.data.readers.metadata import list_metadata
-from tag2mask.data.readers.voc import VOC_CLASSES, open_voc
-from tag2mask.data.readers.webdataset import list_webdataset
-from tag2mask.data.readers.yolo import list_yolo
+from tag2mask.data.readers.folder import open_folder
+from tag2mask.data.readers.formats import detect_format, format_of, refuse_meaningless
+from tag2mask.data.readers.listing import picture_set, settled
+from tag2mask.data.readers.splits import split_files
+from tag2mask.data.readers.voc import VOC_CLASSES, open_voc, split_lists
 from tag2mask.data.storage.naming import NO_SPLIT
 from tag2mask.data.storage.pictures import PictureError, PictureTooLarge, open_picture, read_mask, read_picture
 
@@ -50,17 +35,6 @@ __all__ = [
     "read_picture",
     "voc_palette",
 ]
-
-_LISTINGS: dict[str, Callable[[Path, DataOptions], Listing]] = {
-    "imagefolder": list_class_folders,
-    "hf-imagefolder": list_metadata,
-    "coco": list_coco,
-    "cvat": list_cvat,
-    "label-studio": list_label_studio,
-    "yolo": list_yolo,
-    "hf-dataset": list_hf_dataset,
-    "webdataset": list_webdataset,
-}
 
 
 def open_data(
@@ -109,14 +83,14 @@ def read_split(
     """As `open_data`, but a split of negatives only is taken."""
     options = DataOptions.merged(options, fields)
     root = Path(path).expanduser()
-    found = detect_format(root, options.data_format)
-    _refuse_meaningless(found, options)
+    found = format_of(root, options.data_format)
+    refuse_meaningless(found, options)
     name = None if split is None else str(split)
-    if found in _LISTINGS:
-        listing = _listing(found, root, options)
+    if found.read is not None:
+        listing = settled(found.read(root, options), options)
         folder = root if root.is_dir() else listing.source.parent  # shards may be named by a pattern
-        return picture_set(listing, folder, split=name, options=options)
-    read = open_voc if found == "voc" else open_folder
+        return picture_set(listing, folder, found.name, split=name, options=options)
+    read = open_voc if found.name == "voc" else open_folder
     return read(root, split=name, options=options, need_tags=need_tags)
 
 
@@ -140,46 +114,9 @@ def list_splits(path: str | Path, *, options: DataOptions | None = None, **field
     """
     options = DataOptions.merged(options, fields)
     root = Path(path).expanduser()
-    found = detect_format(root, options.data_format)
-    if found == "voc":
-        return tuple(file.stem for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")))
-    if found == "folder" or (root.is_dir() and split_files(root)):
+    found = format_of(root, options.data_format)
+    if found.name == "voc":
+        return tuple(split_lists(root))
+    if found.read is None or (root.is_dir() and split_files(root)):
         return tuple(split_files(root))
-    return tuple(name for name in _listing(found, root, options).splits if name != NO_SPLIT)
-
-
-def _listing(data_format: str, root: Path, options: DataOptions) -> Listing:
-    return settled(_LISTINGS[data_format](root, options), options)
-
-
-_WITH_SHAPES = ("voc", "coco", "cvat", "label-studio", "yolo")
-_WITH_UNLABELED = (*_WITH_SHAPES, "hf-dataset", "webdataset")
-"""Formats that list pictures which nobody labelled."""
-_WITHOUT_CELLS = ("imagefolder", "coco", "cvat", "yolo")
-"""Formats in which each tag stands by itself."""
-
-
-def _refuse_meaningless(data_format: str, options: DataOptions) -> None:
-    """Refuse an option that the format cannot follow.
-
-    Raises:
-        DataError: there is one.
-    """
-    if options.tags_from == "shapes" and data_format not in _WITH_SHAPES:
-        raise DataError(
-            f"--tags-from shapes is for {', '.join(_WITH_SHAPES)}: {data_format} has no shapes. Leave it out."
-        )
-    if options.tag_separator != DataOptions.tag_separator and data_format in _WITHOUT_CELLS:
-        raise DataError(f"--tag-separator is for tags that are text, which {data_format} has not. Leave it out.")
-    if options.unlabeled != "auto" and data_format not in _WITH_UNLABELED:
-        raise DataError(
-            f"--unlabeled {options.unlabeled} is for {', '.join(_WITH_UNLABELED)}: in the format {data_format} "
-            f"{_ALL_LABELED[data_format]} Leave it out."
-        )
-
-
-_ALL_LABELED = {
-    "folder": "a picture with an empty tag cell is a negative, and one without a row is left out.",
-    "hf-imagefolder": "a picture with an empty tag cell is a negative, and one without a row is left out.",
-    "imagefolder": "each picture has the tag of its folder; the folder background holds negatives.",
-}
+    return tuple(name for name in settled(found.read(root, options), options).splits if name != NO_SPLIT)

@@ -1,4 +1,4 @@
-"""What a reader hands on: a list of pictures with tags, and what the ids in its masks mean. Imports no torch."""
+"""The result of a reader: a list of pictures with tags, and what the ids in its masks mean. Imports no torch."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class PictureSet:
     data_format: str
     """As in `tag2mask.config.formats.DataFormat`."""
     findings: tuple[Finding, ...] = ()
-    """What is left out of the data set, or may not be what it is taken for; counted and named."""
+    """What is left out of the data set, or may be a mistake; counted and named."""
 
     @property
     def num_classes(self) -> int:

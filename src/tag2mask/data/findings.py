@@ -1,4 +1,4 @@
-"""What there is to know about a data set: what is left out of it or may be mistaken, counted and named.
+"""Findings on a data set: what is left out of it or may be a mistake, counted and named.
 
 Readers put findings into `PictureSet.findings`; `tag2mask check` adds those that need a look at every picture.
 Imports no torch.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -28,7 +28,7 @@ class Finding:
     severity: Severity
     """error: training would be pointless. warning: the result will suffer. note: good to know."""
     code: str
-    """A word for programs, such as `near_duplicates`; docs/check.md lists them."""
+    """Its kind, for programs, such as `near_duplicates`; docs/check.md lists them."""
     message: str
     cure: str
     names: tuple[str, ...] = ()
@@ -40,22 +40,8 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, without `files`."""
-        return {
-            "severity": self.severity,
-            "code": self.code,
-            "message": self.message,
-            "cure": self.cure,
-            "names": list(self.names),
-            "count": self.count,
-        }
-
-
-class Named(TypedDict):
-    """The fields of a `Finding` that name things."""
-
-    names: tuple[str, ...]
-    count: int
-    files: tuple[tuple[Path, ...], ...]
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "files"}
+        return values | {"names": list(self.names)}
 
 
 def log_findings(findings: Iterable[Finding], log: logging.Logger) -> None:
@@ -71,8 +57,8 @@ def warned(findings: Iterable[Finding]) -> str:
     return "".join(f" {each.message} {each.cure}" for each in findings if each.severity == "warning")
 
 
-def named(names: Sequence[str], files: Sequence[tuple[Path, ...]] = ()) -> Named:
-    """The first names, how many there are, and the first files."""
+def named(names: Sequence[str], files: Sequence[tuple[Path, ...]] = ()) -> dict[str, Any]:
+    """The fields of a `Finding` that name things: the first names, how many there are, and the first files."""
     return {"names": tuple(names[:MOST_NAMES]), "count": len(names), "files": tuple(files[:MOST_FILES])}
 
 
@@ -80,15 +66,17 @@ def about(
     names: Sequence[str],
     files: Sequence[tuple[Path, ...]] = (),
     *,
-    severity: Severity,
     code: str,
     message: str,
     cure: str,
+    severity: Severity = "warning",
+    count: int = 0,
 ) -> tuple[Finding, ...]:
-    """One finding that counts and names `names`; none where there are no names."""
+    """One finding that names `names` and counts them, or says `count` where they are only the first; else none."""
     if not names:
         return ()
-    return (Finding(severity=severity, code=code, message=message, cure=cure, **named(names, files)),)
+    counted = named(names, files) | {"count": count or len(names)}
+    return (Finding(severity=severity, code=code, message=message, cure=cure, **counted),)
 
 
 def some(count: int, word: str) -> str:

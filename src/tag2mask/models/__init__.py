@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
 from tag2mask.models.backbones import build_backbone
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.models.freezing import freeze_early
 from tag2mask.models.network import Network
+from tag2mask.models.strides import freeze_early
 from tag2mask.models.supervised import build_supervised
 from tag2mask.models.weights import load_weights, take_classifier
 
@@ -24,34 +24,23 @@ def build_network(config: RunConfig, classes: Sequence[str], *, pretrained: bool
         pretrained: load `config.weights`; False builds the architecture only, for a run's own weights.
 
     Raises:
-        ValueError: unknown backbone, a stride that the backbone cannot give, or weights that cannot be had.
+        ValueError: unknown architecture or backbone, a stride that it cannot give, or weights that are not there or do
+            not fit.
     """
-    if not classes:
+    names, weights = tuple(classes), config.weights if pretrained else "none"
+    if not names:
         raise ValueError("A network needs at least one class, got none; give classes.txt or pictures with tags")
     if isinstance(config, RetrainConfig):
-        return build_supervised(
-            config.architecture,
-            tuple(classes),
-            backbone=config.backbone,
-            weights=config.weights,
-            output_stride=config.output_stride,
-            dilate=config.dilate,
-            freeze_stride=config.freeze_stride,
-            pretrained=pretrained,
-        )
+        return build_supervised(config, names, weights)
     if not isinstance(config, TrainConfig):
         raise TypeError(f"no network is known for a {type(config).__name__}")
     backbone = build_backbone(config.backbone, output_stride=config.output_stride, dilate=config.dilate)
-    file = load_weights(backbone, config.backbone, config.weights) if pretrained else None
+    file = load_weights(backbone, config.backbone, weights)
     backbone.finish()
     if config.weights != "none":  # random layers must not be frozen
         freeze_early(backbone, config.freeze_stride)
     network = Network(
-        backbone,
-        tuple(classes),
-        dropout=config.dropout,
-        segment_dilation=config.segment_dilation,
-        attention=config.attention,
+        backbone, names, dropout=config.dropout, segment_dilation=config.segment_dilation, attention=config.attention
     )
     if file is not None:
         take_classifier(network, file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Protocol, cast
+from typing import Any, TypeAlias, cast
 
 import timm
 import timm.data
@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tag2mask.models.base import RGB
 from tag2mask.models.strides import drop_strides
 from tag2mask.models.wide_resnet38 import WideResNet38
-
-RGB = tuple[float, float, float]
 
 LITE0 = "tf_efficientnet_lite0"
 # The packaged weights were trained on (x - 127) / 128, which is not timm's (x / 255 - 0.5) / 0.5.
@@ -23,26 +22,7 @@ _PROBE = 128
 """Side of the picture that measures a backbone's stride: a multiple of every usual stride."""
 
 
-class Backbone(Protocol):
-    """What the network needs from a backbone."""
-
-    channels: int
-    """D, features per cell."""
-    stride: int
-    """Pixels per cell."""
-    mean: RGB
-    """Mean of the input in levels of 0-255."""
-    std: RGB
-    """Standard deviation of the input in levels of 0-255."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalized images [B, 3, H, W] to features [B, D, ceil(H / stride), ceil(W / stride)]."""
-
-    def finish(self) -> None:
-        """Drop what the feature map does not need; called once, after the weights are loaded."""
-
-
-def build_backbone(name: str, *, output_stride: int, dilate: bool) -> TimmBackbone | WideResNet38:
+def build_backbone(name: str, *, output_stride: int, dilate: bool) -> Backbone:
     """The backbone `name` with random weights: `wide_resnet38` or any model of timm.
 
     Args:
@@ -76,7 +56,7 @@ class TimmBackbone(nn.Module):
         tokens, self.stride = self._probe(name)
         if not tokens:
             if self.stride > output_stride:
-                drop_strides(self.body, output_stride, _PROBE)
+                drop_strides(self.body, output_stride)
                 self.stride = self._probe(name)[1]
             if self.stride != output_stride:
                 raise ValueError(
@@ -130,6 +110,14 @@ class TimmBackbone(nn.Module):
         if features.ndim == 3:
             return True, reduction
         return False, side // features.shape[1 if self._nhwc else 2]
+
+
+Backbone: TypeAlias = TimmBackbone | WideResNet38
+"""Normalized images [B, 3, H, W] to features [B, `channels`, ceil(H / `stride`), ceil(W / `stride`)].
+
+`mean` and `std` of the input are levels of 0-255; `finish`, called once after the weights are loaded, drops what the
+features do not need.
+"""
 
 
 def _create(name: str, output_stride: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tag2mask.batch import Outputs
 
 GroupName = Literal["old_weights", "old_biases", "new_weights", "new_biases"]
+RGB = tuple[float, float, float]
+IMAGENET: tuple[RGB, RGB] = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
+"""Mean and standard deviation of ImageNet's pictures, in levels of 0-255."""
 
 
 class SegmentationNetwork(nn.Module):
@@ -30,14 +33,7 @@ class SegmentationNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        *,
-        stride: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-    ) -> None:
+    def __init__(self, classes: tuple[str, ...], *, stride: int, mean: RGB, std: RGB) -> None:
         """Store the constants; `mean` and `std` are levels of 0-255."""
         super().__init__()
         self.classes = classes
@@ -107,19 +103,11 @@ class SegmentationNetwork(nn.Module):
 
         Norms and other vectors count as biases.
         """
-        groups: dict[GroupName, list[nn.Parameter]] = {
-            "old_weights": [],
-            "old_biases": [],
-            "new_weights": [],
-            "new_biases": [],
-        }
+        groups: dict[GroupName, list[nn.Parameter]] = {name: [] for name in get_args(GroupName)}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                old, weight = name.startswith(self.pretrained_prefix), parameter.ndim >= 2
-                group: GroupName = (
-                    ("old_weights" if weight else "old_biases") if old else ("new_weights" if weight else "new_biases")
-                )
-                groups[group].append(parameter)
+                age = "old" if name.startswith(self.pretrained_prefix) else "new"
+                groups[cast(GroupName, f"{age}_{'weights' if parameter.ndim >= 2 else 'biases'}")].append(parameter)
         return groups
 
 
@@ -131,17 +119,22 @@ def full_precision(like: Tensor) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def supervised_outputs(features: Tensor, seg_logits: Tensor, valid: Tensor | None, *, segment: bool) -> Outputs:
-    """Outputs of a network without a tag classifier, whose tag scores come from its map.
+class SupervisedNetwork(SegmentationNetwork):
+    """A network that learns from masks and has no tag classifier; subclasses define `maps`.
 
-    Args:
-        features: float [B, D, h, w].
-        seg_logits: float [B, K, h', w'], background first.
-        valid: bool [B, H, W] or None, as `tag_logits_of_map` takes it.
-        segment: False leaves `seg_logits` out of the result.
+    Its tag logits come from its map (`tag_logits_of_map`), so that their sigmoid is the largest probability of the
+    class, in 0..1. Leaving `seg_logits` out therefore saves nothing.
     """
-    seg_logits = seg_logits.float()
-    return Outputs(features, tag_logits_of_map(seg_logits, valid), seg_logits if segment else None)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, D, h, w] and segmentation scores [B, K, h', w'] of normalized images [B, 3, H, W]."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, valid: Tensor | None = None, *, segment: bool = True) -> Outputs:
+        """As `SegmentationNetwork.forward`."""
+        features, scores = self.maps(images)
+        scores = scores.float()
+        return Outputs(features, tag_logits_of_map(scores, valid), scores if segment else None)
 
 
 def tag_logits_of_map(seg_logits: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -8,9 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tag2mask.batch import Outputs
 from tag2mask.models.backbones import Backbone
-from tag2mask.models.base import SegmentationNetwork, supervised_outputs
+from tag2mask.models.base import SupervisedNetwork
 
 RATES = (6, 12, 18, 24)
 """Dilation of the four branches in cells of 8 pixels (paper, ASPP-L)."""
@@ -41,30 +40,22 @@ class ASPP(nn.Module):
         return scores
 
 
-class DeepLabV2(SegmentationNetwork):
+class DeepLabV2(SupervisedNetwork):
     """Backbone and ASPP. With `resnet101` at stride 8, dilated, this is the network of the paper's table.
 
-    It has no tag classifier: its tag logits come from the map (`base.tag_logits_of_map`), so that their sigmoid is the
-    largest probability of the class, in 0..1. Batch norms of the backbone are frozen, as published.
+    Batch norms of the backbone are frozen, as published.
 
     Differences from the published network: one scale (no three-scale fusion in training), ResNet as timm has it (its
     stride stands in the 3x3 convolution of a block), and no start from COCO weights.
     """
 
-    def __init__(self, backbone: nn.Module, classes: tuple[str, ...]) -> None:
-        body = cast(Backbone, backbone)
-        super().__init__(classes, stride=body.stride, mean=body.mean, std=body.std)
-        self.backbone: Backbone = backbone  # type: ignore[assignment]  # a module that is a Backbone
-        self.aspp = ASPP(body.channels, len(classes) + 1, stride=body.stride)
+    def __init__(self, backbone: Backbone, classes: tuple[str, ...]) -> None:
+        super().__init__(classes, stride=backbone.stride, mean=backbone.mean, std=backbone.std)
+        self.backbone = backbone
+        self.aspp = ASPP(backbone.channels, len(classes) + 1, stride=backbone.stride)
         self.train()
 
-    def forward(self, images: Tensor, valid: Tensor | None = None, *, segment: bool = True) -> Outputs:
-        """Features, tag scores and segmentation scores, all at `stride`, of normalized images [B, 3, H, W].
-
-        Args:
-            images: as `normalize` gives them.
-            valid: bool [B, H, W]; only these pixels count for the tag scores. None counts all.
-            segment: False leaves `seg_logits` out; it costs the same, since tag scores come from the map.
-        """
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and segmentation scores, both at `stride`, of normalized images [B, 3, H, W]."""
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        return supervised_outputs(features, self.aspp(features), valid, segment=segment)
+        return features, self.aspp(features)

@@ -7,16 +7,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from tag2mask.batch import Outputs
-from tag2mask.models.base import SegmentationNetwork, supervised_outputs
+from tag2mask.models.base import IMAGENET, SupervisedNetwork
 from tag2mask.models.published import check_finite, misfits
 from tag2mask.models.weights import read_weights
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _CLASSIFIER = ("classifier.", "pre_logits.", "head.")
 """What the fully connected layers are called in files of torchvision and timm."""
-_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 class VGG16(nn.Sequential):
@@ -44,18 +41,16 @@ class VGG16(nn.Sequential):
                 _initialize(layer)
 
 
-class LargeFOV(SegmentationNetwork):
+class LargeFOV(SupervisedNetwork):
     """VGG-16 with fc6 as 3x3 of dilation 12, which sees 224 pixels (paper, table 2), and 1024 channels in fc6 and fc7.
-
-    It has no tag classifier: its tag logits come from the map (`base.tag_logits_of_map`), so that their sigmoid is the
-    largest probability of the class, in 0..1.
 
     Differences from the published network: fc6 and fc7 start at random (He) and count as new, where the published
     weights are a subset of VGG's; colors are normalized as torchvision's weights expect.
     """
 
     def __init__(self, classes: tuple[str, ...]) -> None:
-        super().__init__(classes, stride=VGG16.stride, mean=_MEAN, std=_STD)
+        mean, std = IMAGENET
+        super().__init__(classes, stride=VGG16.stride, mean=mean, std=std)
         self.backbone = VGG16()
         fc6 = nn.Conv2d(VGG16.channels, 1024, 3, padding=12, dilation=12)
         fc7 = nn.Conv2d(1024, 1024, 1)
@@ -67,16 +62,10 @@ class LargeFOV(SegmentationNetwork):
         self.head = nn.Sequential(fc6, nn.ReLU(), nn.Dropout(0.5), fc7, nn.ReLU(), nn.Dropout(0.5), score)
         self.train()
 
-    def forward(self, images: Tensor, valid: Tensor | None = None, *, segment: bool = True) -> Outputs:
-        """Features [B, 512, h, w], tag scores and segmentation scores [B, K, h, w], h = ceil(H / 8).
-
-        Args:
-            images: as `normalize` gives them, [B, 3, H, W].
-            valid: bool [B, H, W]; only these pixels count for the tag scores. None counts all.
-            segment: False leaves `seg_logits` out; it costs the same, since tag scores come from the map.
-        """
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, 512, h, w] and segmentation scores [B, K, h, w] of normalized images, h = ceil(H / 8)."""
         features = self.backbone(images)
-        return supervised_outputs(features, self.head(features), valid, segment=segment)
+        return features, self.head(features)
 
 
 def load_vgg16(body: VGG16, weights: str) -> None:

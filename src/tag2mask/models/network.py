@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,17 +21,16 @@ class Network(SegmentationNetwork):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: tuple[str, ...],
         *,
         dropout: float = 0.5,
         segment_dilation: int | None = None,
         attention: bool = False,
     ) -> None:
-        body = cast(Backbone, backbone)
-        super().__init__(classes, stride=body.stride, mean=body.mean, std=body.std)
-        self.backbone: Backbone = backbone  # type: ignore[assignment]  # a module that is a Backbone
-        channels = self.backbone.channels
+        super().__init__(classes, stride=backbone.stride, mean=backbone.mean, std=backbone.std)
+        self.backbone = backbone
+        channels = backbone.channels
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, len(classes), 1, bias=False)
         self.segmenter = segmentation_branch(channels, len(classes) + 1, self.stride, segment_dilation)

@@ -98,7 +98,7 @@ def network_tensors(state: Mapping[str, Tensor], kind: Kind, wanted: Mapping[str
     for name, tensor in state.items():
         new = torch_name(name) if kind is IMAGENET else name
         if not (kind is IMAGENET and _bare(name) in LEFT_OUT):
-            renamed[name if new in renamed else new] = tensor  # a second one of a name is told as unknown
+            renamed[name if new in renamed else new] = tensor  # a second tensor of that name is reported as unknown
     ours = {published_name(name): name for name in wanted}
     if told := misfits(renamed, {published_name(name): tensor for name, tensor in wanted.items()}):
         raise ValueError(f"it looks like {kind.title}, but {told}")

@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tag2mask.batch import Outputs
-from tag2mask.models.backbones import LITE0, OWN_NORMALIZATION, RGB, parameters_behind
-from tag2mask.models.base import SegmentationNetwork, supervised_outputs
+from tag2mask.config import RetrainConfig
+from tag2mask.models.backbones import LITE0, OWN_NORMALIZATION, parameters_behind
+from tag2mask.models.base import IMAGENET, RGB, SupervisedNetwork
 from tag2mask.models.published import check_finite, misfits
-from tag2mask.models.weights import packaged_lite0_state, read_weights
+from tag2mask.models.weights import first_line, packaged_lite0_state, read_weights
 
-_IMAGENET: tuple[RGB, RGB] = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
 _OWN_ENCODERS: dict[str, tuple[RGB, RGB]] = {
     "inception": ((127.5,) * 3, (127.5,) * 3),
     "xception": ((127.5,) * 3, (127.5,) * 3),
@@ -30,17 +29,15 @@ _OWN_ENCODERS: dict[str, tuple[RGB, RGB]] = {
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "last_linear.", "logits.")
 
 
-class SmpNetwork(SegmentationNetwork):
+class SmpNetwork(SupervisedNetwork):
     """A segmentation model of smp.
 
     Its scores stay at the size of its decoder: the last resizing, which smp does with aligned corners, is left to
     the caller, as for every network here. The features are the last map of the encoder, whose cells may be smaller
     than `stride`: that is what the sides of a picture must be multiples of, and images are stretched to the next one.
 
-    It has no tag classifier: its tag logits come from the map (`base.tag_logits_of_map`), so that their sigmoid is the
-    largest probability of the class, in 0..1. Batch norms of the encoder are frozen, those of the decoder are new and
-    train; decoders that pool the whole picture (pspnet, pan, deeplabv3, deeplabv3plus, upernet) then need batches of
-    2 pictures or more.
+    Batch norms of the encoder are frozen, those of the decoder are new and train; decoders that pool the whole picture
+    (pspnet, pan, deeplabv3, deeplabv3plus, upernet) then need batches of 2 pictures or more.
     """
 
     pretrained_prefix = "model.encoder."
@@ -64,62 +61,51 @@ class SmpNetwork(SegmentationNetwork):
         self.eval()
         side = max(smallest, 2 * stride)
         with torch.enable_grad():
-            used = parameters_behind(self._scores(torch.zeros(1, 3, side, side))[1])
+            used = parameters_behind(self.maps(torch.zeros(1, 3, side, side))[1])
         for parameter in self.parameters():
             parameter.requires_grad_(id(parameter) in used)
         self.train()
 
-    def forward(self, images: Tensor, valid: Tensor | None = None, *, segment: bool = True) -> Outputs:
-        """Features [B, D, h, w] and segmentation scores [B, K, h', w'] of normalized images [B, 3, H, W].
-
-        Args:
-            images: as `normalize` gives them.
-            valid: bool [B, H, W]; only these pixels count for the tag scores. None counts all.
-            segment: False leaves `seg_logits` out; it costs the same, since tag scores come from the map.
-        """
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, D, h, w] and segmentation scores [B, K, h', w'] of normalized images [B, 3, H, W]."""
         size = [max(self.smallest, -(-side // self.stride) * self.stride) for side in images.shape[-2:]]
         if list(images.shape[-2:]) != size:
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        features, scores = self._scores(images.contiguous(memory_format=torch.channels_last))
-        return supervised_outputs(features, scores, valid, segment=segment)
-
-    def _scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        encoded = self.model.encoder(images)
+        encoded = self.model.encoder(images.contiguous(memory_format=torch.channels_last))
         with_tokens = isinstance(encoded, tuple) and isinstance(encoded[0], list | tuple)  # a plain ViT's, for dpt
-        maps, decoded = (encoded[0], self.model.decoder(*encoded)) if with_tokens else (encoded, None)
-        decoded = self.model.decoder(maps) if decoded is None else decoded
+        features, decoded = (encoded[0], self.model.decoder(*encoded)) if with_tokens else (encoded, None)
+        decoded = self.model.decoder(features) if decoded is None else decoded
         scores: Tensor = self.model.segmentation_head(decoded)
-        return maps[-1], scores
+        return features[-1], scores
 
 
-def build_smp(
-    architecture: str, classes: tuple[str, ...], *, encoder: str, weights: str, output_stride: int
-) -> SmpNetwork:
-    """The smp model `architecture` on `encoder`.
+def build_smp(config: RetrainConfig, classes: tuple[str, ...], weights: str) -> SmpNetwork:
+    """The smp model `smp:NAME` of `config.architecture`, in any case, on the encoder `config.backbone`.
 
     Args:
-        architecture: smp's name in any case, for example `unet`, `fpn`, `deeplabv3plus`.
+        config: its backbone is a name of smp (`resnet34`, `tu-resnet18`) or, where smp has none of that name, of timm.
+            Its output stride is read by `deeplabv3`, `deeplabv3plus` and `pan`, which dilate their encoder; others keep
+            theirs.
         classes: class names, background not among them.
-        encoder: a name of smp (`resnet34`, `tu-resnet18`) or, where smp has none of that name, of timm.
         weights: of the encoder: `default`, `none`, or a file (.safetensors, .pth, .pt) of smp or timm.
-        output_stride: read by `deeplabv3`, `deeplabv3plus` and `pan`, which dilate their encoder; others keep theirs.
 
     Raises:
         ValueError: smp is not installed, has no such architecture or encoder or cannot combine them, or weights that
-            cannot be had.
+            are not there or do not fit.
     """
     smp = _smp()
     makers: Mapping[str, Any] = smp.MODEL_ARCHITECTURES_MAPPING
+    architecture = config.architecture.removeprefix("smp:")
     name = architecture.lower()
     if name not in makers:
         raise ValueError(f"smp has no architecture {architecture!r}; it has {', '.join(f'smp:{a}' for a in makers)}")
-    encoder = _encoder_name(encoder, smp)
+    encoder = _encoder_name(config.backbone, smp)
     takes = inspect.signature(makers[name].__init__).parameters
     options: dict[str, Any] = {"encoder_name": encoder, "classes": len(classes) + 1}
     if "upsampling" in takes:
         options["upsampling"] = 1
     if "encoder_output_stride" in takes:
-        options["encoder_output_stride"] = output_stride
+        options["encoder_output_stride"] = config.output_stride
     if name == "dpt":
         options["dynamic_img_size"] = True
     with warnings.catch_warnings():
@@ -128,7 +114,7 @@ def build_smp(
             model = makers[name](encoder_weights=None, **options)
         except Exception as error:  # smp and timm raise many kinds
             raise ValueError(
-                f"smp cannot build {name} on the encoder {encoder}: {_first_line(error)}; choose another --backbone"
+                f"smp cannot build {name} on the encoder {encoder}: {first_line(error)}; choose another --backbone"
             ) from error
         bare = encoder.removeprefix("tu-").removeprefix("timm-")
         if weights not in ("default", "none"):
@@ -140,7 +126,7 @@ def build_smp(
                 model = makers[name](encoder_weights=True if encoder.startswith("tu-") else "imagenet", **options)
             except Exception as error:  # network, hub, missing weights
                 raise ValueError(
-                    f"No default weights for the encoder {encoder} ({_first_line(error)}); go online, "
+                    f"No default weights for the encoder {encoder} ({first_line(error)}); go online, "
                     "give a file with --weights FILE, or start from random weights with --weights none"
                 ) from error
     mean, std = _normalization(bare, encoder)
@@ -151,7 +137,7 @@ def build_smp(
         return SmpNetwork(model, classes, stride=stride, smallest=smallest, mean=mean, std=std)
     except RuntimeError as error:  # some pairs can be built but do not fit each other
         raise ValueError(
-            f"smp cannot run {name} on the encoder {encoder}: {_first_line(error)}; choose another --backbone"
+            f"smp cannot run {name} on the encoder {encoder}: {first_line(error)}; choose another --backbone"
         ) from error
 
 
@@ -186,7 +172,7 @@ def _normalization(bare: str, encoder: str) -> tuple[RGB, RGB]:
         config = timm.models.get_pretrained_cfg(bare)
         red, green, blue = (255.0 * m for m in config.mean)
         return (red, green, blue), tuple(255.0 * s for s in config.std)
-    return next((own for start, own in _OWN_ENCODERS.items() if encoder.startswith(start)), _IMAGENET)
+    return next((own for start, own in _OWN_ENCODERS.items() if encoder.startswith(start)), IMAGENET)
 
 
 def _fill(encoder: Any, state: Mapping[str, Tensor], name: str, source: str) -> None:
@@ -206,7 +192,3 @@ def _fill(encoder: Any, state: Mapping[str, Tensor], name: str, source: str) -> 
         raise ValueError(f"{source} does not fit the encoder {name}: {told}. Give the weights of that encoder")
     check_finite(given, source)
     encoder.load_state_dict(own | given)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,26 +1,38 @@
-"""Strides of a convolutional network: drop the last ones."""
+"""Strides of a convolutional network: drop the last ones, freeze the layers before the first ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+_SIDE = 128
+"""Side of the picture that finds strides: a multiple of every usual one."""
 
-def drop_strides(body: Any, stride: int, side: int) -> None:
+
+def drop_strides(body: Any, stride: int) -> None:
     """Set every stride behind `stride` to 1, in place and without dilation.
 
     Args:
         body: timm model with `forward_features`.
         stride: pixels per cell that stay.
-        side: side of the picture that is sent through to find the strides.
 
     Raises:
         ValueError: a stride that cannot be set to 1 without changing what the layer does.
     """
-    for name, module in _shrinking(body, side, first=stride):
-        kernel = _pair(getattr(module, "kernel_size", 0))
+    shrinking: list[tuple[str, nn.Module]] = []
+
+    def look(name: str, leaf: nn.Module, inputs: Any, output: Any) -> None:
+        maps = [t.shape[2] for t in (*inputs[:1], output) if isinstance(t, Tensor) and t.ndim == 4]
+        if len(maps) == 2 and maps[0] > maps[1] > 1 and _SIDE // maps[0] >= stride:
+            shrinking.append((name, leaf))
+
+    _visit_leaves(body, body.forward_features, look)
+    for name, module in shrinking:
+        size = getattr(module, "kernel_size", 0)
+        kernel = (size, size) if isinstance(size, int) else (size[0], size[1])
         if isinstance(module, nn.AvgPool2d | nn.MaxPool2d) and kernel == (2, 2):
             body.set_submodule(name, nn.Identity())
         elif isinstance(module, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d) and kernel[0] % 2 and kernel[1] % 2:
@@ -33,29 +45,56 @@ def drop_strides(body: Any, stride: int, side: int) -> None:
             )
 
 
-def _shrinking(body: Any, side: int, first: int) -> list[tuple[str, nn.Module]]:
-    """Leaf modules that make the map smaller and stand at stride `first` or behind."""
-    found: list[tuple[str, nn.Module]] = []
+def freeze_early(backbone: nn.Module, stride: int) -> None:
+    """Stop training every layer before the first one whose map has more than `stride` pixels per cell.
+
+    Backward passes then end there, and the early layers are the expensive ones (docs/results.md has a measurement).
+    A backbone that starts beyond `stride` (a plain ViT) stays as it is.
+
+    Args:
+        backbone: Normalized images [B, 3, H, W] to features.
+        stride: Pixels per cell; 0 freezes nothing.
+    """
+    if stride <= 0:
+        return
+    early: list[nn.Module] = []
+    passed = False
+
+    def look(name: str, leaf: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal passed
+        if isinstance(output, Tensor):
+            is_map = output.ndim == 4 and min(output.shape[2:]) > 1
+            passed = passed or not is_map or _SIDE / min(output.shape[2:]) > stride
+        if not passed:
+            early.append(leaf)
+
+    _visit_leaves(backbone, backbone, look)
+    for module in early:
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+
+
+def _visit_leaves(
+    body: nn.Module, run: Callable[[Tensor], object], look: Callable[[str, nn.Module, Any, Any], None]
+) -> None:
+    """Send an empty picture through `run`, and show `look` each module without children: name, module, input, output.
+
+    The network runs in evaluation mode, so that nothing in it changes.
+    """
     hooks = []
     for name, module in body.named_modules():
         if next(module.children(), None) is None:
 
-            def look(leaf: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-                maps = [t.shape[2] for t in (*inputs[:1], output) if isinstance(t, Tensor) and t.ndim == 4]
-                if len(maps) == 2 and maps[0] > maps[1] > 1 and side // maps[0] >= first:
-                    found.append((name, leaf))
+            def hook(leaf: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+                look(name, leaf, inputs, output)
 
-            hooks.append(module.register_forward_hook(look))
+            hooks.append(module.register_forward_hook(hook))
     was_training = body.training
     try:
         with torch.no_grad():
-            body.eval().forward_features(torch.zeros(1, 3, side, side))
+            body.eval()
+            run(torch.zeros(1, 3, _SIDE, _SIDE))
     finally:
         body.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+        for each in hooks:
+            each.remove()

@@ -19,18 +19,10 @@ from torch import Tensor, nn
 from tag2mask.base.files import model_file
 from tag2mask.base.spelling import stored_classes
 from tag2mask.config import require_finished
-from tag2mask.models.backbones import LITE0, TimmBackbone
+from tag2mask.models.backbones import LITE0, Backbone, TimmBackbone
 from tag2mask.models.mxnet_params import is_mxnet, read_mxnet_params
 from tag2mask.models.network import Network
-from tag2mask.models.published import (
-    LEFT_OUT,
-    Kind,
-    check_finite,
-    kind_of,
-    misfits,
-    network_tensors,
-    published_shapes,
-)
+from tag2mask.models.published import LEFT_OUT, Kind, check_finite, kind_of, misfits, network_tensors, published_shapes
 from tag2mask.models.wide_resnet38 import WideResNet38
 
 _WAYS_OUT = "give a file with --weights FILE, or start from random weights with --weights none"
@@ -62,7 +54,7 @@ class WeightsFile:
         return parts if "backbone" in parts else ()
 
 
-def load_weights(backbone: nn.Module, name: str, weights: str) -> WeightsFile | None:
+def load_weights(backbone: Backbone, name: str, weights: str) -> WeightsFile | None:
     """Load `weights` into the fresh `backbone`.
 
     Args:
@@ -153,6 +145,11 @@ def read_weights(path: Path) -> WeightsFile:
     return WeightsFile(path, kind.title, tensors, kind, kind.classes, left_out)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error of another library says, else its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The classes that a .safetensors file of this package names."""
     try:
@@ -204,11 +201,10 @@ def _load_from_timm(body: Any, name: str) -> None:
     try:
         timm.models.load_pretrained(body, body.pretrained_cfg, num_classes=0, in_chans=3)
     except Exception as error:  # the loaders below timm raise many kinds: network, hub, missing weights
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"No default weights for {name} ({reason}); go online, {_WAYS_OUT}") from error
+        raise ValueError(f"No default weights for {name} ({first_line(error)}); go online, {_WAYS_OUT}") from error
 
 
-def _load_file(backbone: nn.Module, name: str, path: Path) -> WeightsFile:
+def _load_file(backbone: Backbone, name: str, path: Path) -> WeightsFile:
     file = read_weights(path)
     if file.kind is not None and not isinstance(backbone, WideResNet38):
         raise ValueError(f"{path} is {file.title}, got --backbone {name}; use --backbone wide_resnet38")
@@ -216,7 +212,7 @@ def _load_file(backbone: nn.Module, name: str, path: Path) -> WeightsFile:
     target: nn.Module = backbone
     given = file.tensors
     if file.parts:
-        backbone.finish()  # type: ignore[operator]  # a Backbone; its model was saved without what this drops
+        backbone.finish()  # its model was saved without what this drops
         given = {key.removeprefix("backbone."): given[key] for key in given if key.startswith("backbone.")}
     elif isinstance(backbone, TimmBackbone):
         target = backbone.body
@@ -243,8 +239,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return read_mxnet_params(path), {}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle and zip each have their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} cannot be read as weights ({reason}); needed: {_FILES}") from error
+        raise ValueError(f"{path} cannot be read as weights ({first_line(error)}); needed: {_FILES}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

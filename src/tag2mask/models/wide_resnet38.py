@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tag2mask.models.base import IMAGENET, RGB
+
 
 class Block(nn.Module):
     """Pre-activation residual block of two 3x3 convolutions.
@@ -69,8 +71,8 @@ class WideResNet38(nn.Module):
 
     channels: ClassVar[int] = 4096
     stride: ClassVar[int] = 8
-    mean: ClassVar[tuple[float, float, float]] = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-    std: ClassVar[tuple[float, float, float]] = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+    mean: ClassVar[RGB] = IMAGENET[0]
+    std: ClassVar[RGB] = IMAGENET[1]
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,15 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tag2mask.compat.pydensecrf.arguments import (
-    Compat,
-    Floats,
-    compatibility,
-    member,
-    to_tensor,
-    whole_number,
-    widths,
-)
+from tag2mask.compat.pydensecrf.arguments import Compat, Floats, compatibility, member, to_tensor, whole_number, widths
 from tag2mask.config import CRFParams
 from tag2mask.crf import MIN_SCORE, dense_crf
 from tag2mask.filtering import MAX_DIMS, Lattice
@@ -71,13 +63,8 @@ class NormalizationType(IntEnum):
     NORMALIZE_SYMMETRIC = 3
 
 
-CONST_KERNEL = KernelType.CONST_KERNEL
-DIAG_KERNEL = KernelType.DIAG_KERNEL
-FULL_KERNEL = KernelType.FULL_KERNEL
-NO_NORMALIZATION = NormalizationType.NO_NORMALIZATION
-NORMALIZE_BEFORE = NormalizationType.NORMALIZE_BEFORE
-NORMALIZE_AFTER = NormalizationType.NORMALIZE_AFTER
-NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
+CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
+NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
 
 
 class Unary:
@@ -198,11 +185,7 @@ class DenseCRF:
         self._unary = energy
 
     def addPairwiseEnergy(
-        self,
-        features: Floats,
-        compat: Compat,
-        kernel: int = DIAG_KERNEL,
-        normalization: int = NORMALIZE_SYMMETRIC,
+        self, features: Floats, compat: Compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
     ) -> None:
         """Gaussian term over features [D, nvar], already divided by their widths; D from 1 to 8."""
         rows = to_tensor("features", features, (None, self._nvar))

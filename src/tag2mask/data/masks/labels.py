@@ -14,7 +14,7 @@ from tag2mask.base.spelling import class_name, nfc
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, LabelMap, MaskCodes, Picture, PictureSet, label_codes
-from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.storage.labelmap import FILE as LABELMAP
 from tag2mask.data.storage.labelmap import mask_word, read_labelmap
 from tag2mask.data.storage.tables import read_classes, read_json
@@ -88,26 +88,24 @@ class MaskFiles:
         return f" (these files belong to no picture: {', '.join(strays[:3])}{more})" if strays else ""
 
     def findings(self, pictures: Sequence[Picture], names: Iterable[str]) -> tuple[Finding, ...]:
-        """What is said of files that are no picture's mask though masks are missing, and of masks of two pictures.
+        """Findings on files that are no picture's mask though masks are missing, and of masks of two pictures.
 
         Args:
             pictures: Those of a split.
             names: Pictures of all splits, as far as they are known.
         """
-        return (*self._stray_findings(pictures, names), *_shared(pictures))
-
-    def _stray_findings(self, pictures: Sequence[Picture], names: Iterable[str]) -> Iterable[Finding]:
         without = [picture for picture in pictures if picture.mask is None]
-        if not without or not self.folder.is_dir() or not (strays := self.strays(names)):
-            return
-        yield Finding(
-            severity="warning",
+        if not without or not self.folder.is_dir():
+            return _shared(pictures)
+        strays = self.strays(names)
+        stray = about(
+            strays,
             code="stray_masks",
             message=f"{some(len(without), 'picture')} of {len(pictures)} without a mask, and "
             f"{some(len(strays), 'file')} in {self.folder} that belong to no picture.",
             cure=f"The mask of {without[0].name} would be called {mask_name(without[0].name)}.",
-            **named(strays),
         )
+        return (*stray, *_shared(pictures))
 
 
 def _stems(name: str) -> tuple[str, ...]:
@@ -115,21 +113,19 @@ def _stems(name: str) -> tuple[str, ...]:
     return str(path.with_suffix("")), path.stem, name, path.name
 
 
-def _shared(pictures: Sequence[Picture]) -> Iterable[Finding]:
+def _shared(pictures: Sequence[Picture]) -> tuple[Finding, ...]:
     owners: dict[Path, list[str]] = {}
     for picture in pictures:
         if picture.mask is not None:
             owners.setdefault(picture.mask, []).append(picture.name)
     shared = [names for names in owners.values() if len(names) > 1]
-    if shared:
-        example = shared[0][0]
-        yield Finding(
-            severity="warning",
-            code="shared_masks",
-            message=f"{some(len(shared), 'mask')} of more than one picture, whose names differ in their suffix only.",
-            cure=f"Call the masks after the whole names, as {example}.png for {example}, if the pictures differ.",
-            **named([" and ".join(names) for names in shared]),
-        )
+    example = shared[0][0] if shared else ""
+    return about(
+        [" and ".join(names) for names in shared],
+        code="shared_masks",
+        message=f"{some(len(shared), 'mask')} of more than one picture, whose names differ in their suffix only.",
+        cure=f"Call the masks after the whole names, as {example}.png for {example}, if the pictures differ.",
+    )
 
 
 def expected_mask(pictures: PictureSet) -> str:

@@ -11,9 +11,8 @@ from pathlib import Path
 from tag2mask.base.spelling import is_background, nfc
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.findings import Finding, about, are, listed, named, some
-from tag2mask.data.readers.companions import MASK_FOLDERS, masks_among
-from tag2mask.data.readers.folder import mask_files
+from tag2mask.data.findings import Finding, about, are, listed, some
+from tag2mask.data.readers.companions import MASK_FOLDERS, mask_files, masks_among
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.readers.locating import PictureFiles, find_picture_files, pictures_below
 from tag2mask.data.storage.naming import NO_SPLIT, known_split
@@ -27,22 +26,10 @@ _PICTURE_FOLDERS = frozenset(
 )
 _RESULT_FOLDERS = frozenset(
     (
-        *(
-            "overlay",
-            "overlays",
-            "prediction",
-            "predictions",
-            "preds",
-            "probs",
-            "result",
-            "results",
-            "run",
-            "runs",
-            "out",
-        ),
-        *("output", "outputs", "preview", "previews", "sample", "samples", "thumbnail", "thumbnails", "thumbs", "tmp"),
+        "overlay", "overlays", "prediction", "predictions", "preds", "probs", "result", "results", "run", "runs", "out",
+        "output", "outputs", "preview", "previews", "sample", "samples", "thumbnail", "thumbnails", "thumbs", "tmp",
     )
-)
+)  # fmt: skip
 """What folders beside the data are called, in lower case; few classes are."""
 _RESULT_FILES = ("config.json", "scores.csv", "manifest", "environment.json", "pseudo_labels.json", "args.yaml")
 """What runs and predictions hold."""
@@ -91,7 +78,7 @@ def list_class_folders(root: Path, options: DataOptions) -> Listing:
         *passed_over(files.others, root),
     )
     files = replace(files, names=tuple(used), others=())
-    return Listing("imagefolder", root, entries, tuple(classes), closed=True, files=files, findings=findings)
+    return Listing(root, entries, tuple(classes), closed=True, about_files=False, files=files, findings=findings)
 
 
 def has_class_folders(root: Path) -> bool:
@@ -226,13 +213,12 @@ def _holds_results(folder: Path) -> bool:
 
 
 def _outside(names: Sequence[str], splits: dict[str, str], root: Path) -> tuple[Finding, ...]:
-    """What is said of pictures that lie in no class folder."""
+    """Findings on pictures that lie in no class folder."""
     where = f"class folders of {listed(sorted(splits))}" if splits else "class folders"
     counts = Counter(f"{_top(name)}/" if "/" in name else "beside the folders" for name in names)
     told = ", ".join(f"{place} {count}" for place, count in counts.most_common(6))
     return about(
         names,
-        severity="warning",
         code="outside_classes",
         message=f"{some(len(names), 'picture')} of {root} outside the {where} ({told}): not used.",
         cure="Move them into the folder of their class, if they are meant to be used.",
@@ -242,7 +228,7 @@ def _outside(names: Sequence[str], splits: dict[str, str], root: Path) -> tuple[
 def _empty(
     root: Path, parents: Sequence[Path], full: set[str], files: PictureFiles, left_out: set[str]
 ) -> tuple[Finding, ...]:
-    """What is said of folders where classes are looked for, that hold no picture."""
+    """Findings on folders where classes are looked for, that hold no picture."""
     folders = {
         nfc(path.relative_to(root).as_posix())
         for parent in parents
@@ -255,26 +241,20 @@ def _empty(
         for folder in empty:
             if name.startswith(f"{folder}/"):
                 kinds[folder][suffix_of(name) or "no suffix"] += 1
-    if not empty:
-        return ()
-    told = {
-        folder: ", ".join(f"{suffix} {count}" for suffix, count in kinds[folder].most_common()) or "no file"
+    told = [
+        f"{folder} ({', '.join(f'{suffix} {count}' for suffix, count in kinds[folder].most_common()) or 'no file'})"
         for folder in empty
-    }
-    return (
-        Finding(
-            severity="warning",
-            code="empty_folders",
-            message=f"{are(len(empty), 'folder')} without a picture, and no class: "
-            f"{_few([f'{folder} ({kind})' for folder, kind in told.items()])}.",
-            cure="Convert what shows a picture to JPEG or PNG, or remove the folder.",
-            **named([f"{folder} ({kind})" for folder, kind in told.items()]),
-        ),
+    ]
+    return about(
+        told,
+        code="empty_folders",
+        message=f"{are(len(told), 'folder')} without a picture, and no class: {_few(told)}.",
+        cure="Convert what shows a picture to JPEG or PNG, or remove the folder.",
     )
 
 
 def _odd_names(classes: Sequence[str], names: Sequence[str], level: int) -> tuple[Finding, ...]:
-    """What is said of classes that are called like something else, and of those with the same sub-folders."""
+    """Findings on classes that are called like something else, and of those with the same sub-folders."""
     odd = _PICTURE_FOLDERS | MASK_FOLDERS | _RESULT_FOLDERS
     found = [name for name in classes if name.lower() in odd or _split_of(name)]
     inner: defaultdict[str, set[str]] = defaultdict(set)
@@ -293,7 +273,6 @@ def _odd_names(classes: Sequence[str], names: Sequence[str], level: int) -> tupl
 def _odd(names: Sequence[str], what: str) -> tuple[Finding, ...]:
     return about(
         names,
-        severity="warning",
         code="odd_classes",
         message=f"{some(len(names), 'class')} {what}: {_few(names)}. Each is learnt like any other.",
         cure="Nothing, if these are classes; else move the folders elsewhere, or see docs/data.md for splits.",
@@ -301,17 +280,12 @@ def _odd(names: Sequence[str], what: str) -> tuple[Finding, ...]:
 
 
 def _one_class(classes: Sequence[str], count: int, root: Path) -> tuple[Finding, ...]:
-    if len(classes) > 1 or is_background(classes[0]):
-        return ()
-    return (
-        Finding(
-            severity="warning",
-            code="one_class",
-            message=f"{root} has one class folder, so all {some(count, 'picture')} are tagged {classes[0]}: what is on "
-            "every picture cannot be told from the background.",
-            cure="Add pictures without it, from the same places, in a folder background.",
-            **named(classes),
-        ),
+    return about(
+        classes if len(classes) == 1 and not is_background(classes[0]) else (),
+        code="one_class",
+        message=f"{root} has one class folder, so all {some(count, 'picture')} are tagged {classes[0]}: what is on "
+        "every picture cannot be told from the background.",
+        cure="Add pictures without it, from the same places, in a folder background.",
     )
 
 

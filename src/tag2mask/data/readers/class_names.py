@@ -1,13 +1,13 @@
-"""What the names of the classes alone say: names that are several tags, none, or one tag twice. Imports no torch."""
+"""Findings on the names of classes: names that are several tags, none, or one tag twice. Imports no torch."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tag2mask.base.spelling import is_background, twin_key
-from tag2mask.data.findings import Finding, about, are, named, some
+from tag2mask.data.findings import Finding, about, are, some
 
 _LISTS = (",", "|", ";", "，", "、", "；", "،")
 """Marks that stand between tags and hardly ever in one."""
@@ -32,13 +32,11 @@ def name_findings(classes: Sequence[str]) -> tuple[Finding, ...]:
     return (*_joined(classes), *_nothing(classes), *_numbers(classes), *_spellings(classes))
 
 
-def background_finding(alone: Sequence[str], together: Sequence[str]) -> tuple[Finding, ...]:
-    """What is said of pictures that have the tag `background`.
-
-    Args:
-        alone: Names of those that have no other tag.
-        together: Names of those that have.
-    """
+def background_finding(tags: Iterable[tuple[str, Sequence[str]]]) -> tuple[Finding, ...]:
+    """Findings on pictures that have the tag `background`, of the name and the tags of each picture."""
+    marked = [(name, all(map(is_background, each))) for name, each in tags if any(map(is_background, each))]
+    alone = [name for name, has_no_other in marked if has_no_other]
+    together = [name for name, has_no_other in marked if not has_no_other]
     told = f"; on {some(len(together), 'picture')} with other tags it says nothing" if together else ""
     return about(
         [*together, *alone],
@@ -66,21 +64,17 @@ def _joined(classes: Sequence[str]) -> tuple[Finding, ...]:
     for name in classes:
         if name not in found and _WRAPPED.fullmatch(name):
             found[name] = ""
-    if not found:
-        return ()
     marks = [mark for mark, _ in Counter(filter(None, found.values())).most_common()]
-    option = (
-        f"--tag-separator {_typed(marks[0])} where tags are cells of a table or text; else write" if marks else "Write"
-    )
-    return (
-        Finding(
-            severity="warning",
-            code="joined_classes",
-            message=f"{some(len(found), 'class')} named like several tags at once, or in brackets or quotes, each a "
-            "class of its own.",
-            cure=f"{option} each tag by itself. Keep the names if they are meant so.",
-            **named([name for name in classes if name in found]),
-        ),
+    option = "Write"
+    if marks:
+        mark = "," if marks[0] == "," else f"'{marks[0]}'"  # as a shell takes it
+        option = f"--tag-separator {mark} where tags are cells of a table or text; else write"
+    return about(
+        [name for name in classes if name in found],
+        code="joined_classes",
+        message=f"{some(len(found), 'class')} named like several tags at once, or in brackets or quotes, each a "
+        "class of its own.",
+        cure=f"{option} each tag by itself. Keep the names if they are meant so.",
     )
 
 
@@ -89,16 +83,10 @@ def _parts(name: str, mark: str) -> list[str]:
     return [part.strip().casefold() for part in (name.split(mark) if mark else _WORDS.split(name)) if part.strip()]
 
 
-def _typed(mark: str) -> str:
-    """A separator as a shell takes it."""
-    return mark if mark == "," else f"'{mark}'"
-
-
 def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
     names = [name for name in classes if _means_nothing(name)]
     return about(
         names,
-        severity="warning",
         code="empty_classes",
         message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
         cure=(
@@ -120,16 +108,13 @@ def _means_nothing(name: str) -> bool:
 
 
 def _numbers(classes: Sequence[str]) -> tuple[Finding, ...]:
-    if not all(re.fullmatch(r"[+-]?\d+(?:\.\d+)?", name) for name in classes):
-        return ()
-    return (
-        Finding(
-            severity="note",
-            code="numbered_classes",
-            message=f"{are(len(classes), 'class')} called by a number and nothing else.",
-            cure="None needed, if each number is a class; where one means none of them, call it background.",
-            **named(classes),
-        ),
+    are_numbers = all(re.fullmatch(r"[+-]?\d+(?:\.\d+)?", name) for name in classes)
+    return about(
+        classes if are_numbers else (),
+        severity="note",
+        code="numbered_classes",
+        message=f"{are(len(classes), 'class')} called by a number and nothing else.",
+        cure="None needed, if each number is a class; where one means none of them, call it background.",
     )
 
 
@@ -140,7 +125,6 @@ def _spellings(classes: Sequence[str]) -> tuple[Finding, ...]:
     names = [" / ".join(each) for each in same.values() if len(each) > 1]
     return about(
         names,
-        severity="warning",
         code="spellings",
         message=f"{are(len(names), 'class')} spelt in more than one way, each way a class of its own.",
         cure="Write each class in one way everywhere.",

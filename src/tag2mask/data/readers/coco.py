@@ -30,7 +30,7 @@ def list_coco(root: Path, options: DataOptions) -> Listing:
     """Tags from COCO JSON files in the data folder, its annotations/, or the folders of its splits.
 
     Each category that one of a picture's annotations (of panoptic files, its segments) has is a tag, crowds (`iscrowd`)
-    as well; boxes and polygons are not looked at. A picture without annotation is a negative, or left out if so asked.
+    as well; boxes and polygons are not looked at. A picture without annotation is a negative, or left out on request.
     Classes are in the order of `categories`. `instances_*` files are read alone where there are any, then any other
     names, then keypoints, panoptic or stuff; each file is a split (`instances_val2017.json` is `val`).
 
@@ -50,15 +50,9 @@ def list_coco(root: Path, options: DataOptions) -> Listing:
         findings += same_name(names.items(), path)
     others = [path.relative_to(root).as_posix() for path in _found(root) if path not in paths]
     taken = paths[0].name if len(paths) == 1 else f"{paths[0].name} and its like"
-    return Listing(
-        "coco",
-        paths[0] if len(paths) == 1 else paths[0].parent,
-        splits,
-        tuple(classes),
-        closed=True,
-        findings=(*findings, *other_files(others, taken, root)),
-        unlabeled=_UNLABELED,
-    )
+    source = paths[0] if len(paths) == 1 else paths[0].parent
+    findings += other_files(others, taken, root)
+    return Listing(source, splits, tuple(classes), closed=True, findings=findings, unlabeled=_UNLABELED)
 
 
 def coco_files(root: Path) -> list[Path]:

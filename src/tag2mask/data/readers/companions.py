@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from pathlib import Path
 
+from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.storage.suffixes import suffix_of
 
 _WORDS = r"(?:mask|masks|seg|segm|segmentation|label|labels|gt|groundtruth|ground[ _-]truth|annotation|annot|matte)"
@@ -13,21 +15,10 @@ _TAIL = re.compile(rf"[ ._-]{_WORDS}(?:[ ._-]?\d+)?$", re.IGNORECASE)
 _HEAD = re.compile(rf"^{_WORDS}[ ._-]", re.IGNORECASE)
 MASK_FOLDERS = frozenset(
     (
-        *(
-            "mask",
-            "masks",
-            "label",
-            "labels",
-            "groundtruth",
-            "ground_truth",
-            "ground truth",
-            "gt",
-            "seg",
-            "segmentation",
-        ),
-        *("segmentations", "segmentationclass", "segmentationobject", "annotation", "annotations", "annot", "mattes"),
+        "mask", "masks", "label", "labels", "groundtruth", "ground_truth", "ground truth", "gt", "seg", "segmentation",
+        "segmentations", "segmentationclass", "segmentationobject", "annotation", "annotations", "annot", "mattes",
     )
-)
+)  # fmt: skip
 """What folders of masks are called, in lower case."""
 _EXACT = frozenset((".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".pgm", ".pbm", ".ppm", ".pnm"))
 """Suffixes that masks have: formats that keep every value."""
@@ -47,9 +38,7 @@ def masks_among(names: Iterable[str]) -> list[str]:
     for folder, stem, suffix in split:
         beside[folder, stem].append(suffix)
     folders = {folder: _picture_side(folder) for folder in {folder for folder, _, _ in split}}
-    homes: defaultdict[str, set[str]] = defaultdict(
-        set
-    )  # folders of the pictures of each stem, outside of mask folders
+    homes: defaultdict[str, set[str]] = defaultdict(set)  # folders of the pictures of each stem, without mask folders
     for folder, stem in beside if any(is_mask for _, is_mask in folders.values()) else ():
         if not folders[folder][1]:
             homes[stem].add(folder)
@@ -59,6 +48,20 @@ def masks_among(names: Iterable[str]) -> list[str]:
         if _is_beside(folder, stem, suffix, beside)
         or (folders[folder][1] and _has_picture(folders[folder][0], stem, suffix, homes))
     ]
+
+
+def mask_files(names: Iterable[str], used: Container[str], where: Path) -> tuple[Finding, ...]:
+    """Findings on the pictures `names` that look like masks of others; those of `used` are used."""
+    names = list(names)
+    taken = sum(name in used for name in names)
+    kinds = {"used like any other": taken, "left out": len(names) - taken}
+    said = ", ".join(word if count == len(names) else f"{count} {word}" for word, count in kinds.items() if count)
+    return about(
+        names,
+        code="mask_files",
+        message=f"{some(len(names), 'picture')} in {where} called like a mask of another one: {said}.",
+        cure="Move masks to a folder masks/ under the names of their pictures (docs/data.md); rename what is none.",
+    )
 
 
 def _split(name: str) -> tuple[str, str, str]:

@@ -8,15 +8,13 @@ from pathlib import Path
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.readers.coco import head_of
-from tag2mask.data.readers.left_out import Kinds, Unlabeled, background_of, tags_or_shapes
+from tag2mask.data.readers.left_out import Kinds, Unlabeled, tags_or_shapes
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.storage.naming import NO_SPLIT, known_split
+from tag2mask.data.storage.tables import named_xml_errors
 
 _SHAPES = ("box", "polygon", "mask", "polyline", "points", "ellipse", "cuboid", "skeleton")
-_UNLABELED = {
-    False: Unlabeled("tag", "negative", usual=0.5),
-    True: Unlabeled("shape", "negative", usual=0.5),
-}
+_UNLABELED = {False: Unlabeled("tag", "negative", usual=0.5), True: Unlabeled("shape", "negative", usual=0.5)}
 """Whether the labels of shapes are the tags. CVAT does not say which images somebody has looked at."""
 
 
@@ -24,7 +22,7 @@ def list_cvat(root: Path, options: DataOptions) -> Listing:
     """Tags from a CVAT export: the `<tag>` elements of each `<image>`.
 
     Where the file has none at all, or shapes are asked for, the labels of its shapes are taken, and a finding says so.
-    An image without is a negative, or left out if so asked. Classes are in the order of the labels of the task or
+    An image without is a negative, or left out on request. Classes are in the order of the labels of the task or
     project. The splits are the `subset` attributes; `default` is none.
 
     Raises:
@@ -40,26 +38,18 @@ def list_cvat(root: Path, options: DataOptions) -> Listing:
     images, labels = _read(path)
     if not images:
         raise DataError(f"No usable picture: {path} has no <image>. Export as 'CVAT for images 1.1'.")
-    kinds = [Kinds(item.get("name", ""), tags, shapes) for item, tags, shapes in images]
-    use_shapes, findings = tags_or_shapes(kinds, path, options)
+    use_shapes, findings = tags_or_shapes([kinds for _, kinds in images], path, options)
     splits: dict[str, list[Entry]] = {}
-    for item, tags, shapes in images:
-        name, subset = item.get("name", ""), item.get("subset", "")
+    for item, kinds in images:
+        name, subset = kinds.picture, item.get("subset", "")
         near = (f"images/{subset}", subset) if subset else ()
-        found = (shapes or background_of(tags)) if use_shapes else tags
+        found = kinds.taken(use_shapes)
         entry = Entry(name, found, f"{path} image {item.get('id', name)}", near, labeled=bool(found))
         splits.setdefault(known_split(subset) or subset, []).append(entry)
     if not any(known_split(subset) for subset in splits):
         splits = {NO_SPLIT: [entry for entries in splits.values() for entry in entries]}
-    return Listing(
-        "cvat",
-        path,
-        splits,
-        tuple(dict.fromkeys(labels)) or None,
-        closed=bool(labels),
-        findings=findings,
-        unlabeled=_UNLABELED[use_shapes],
-    )
+    classes, unlabeled = tuple(dict.fromkeys(labels)) or None, _UNLABELED[use_shapes]
+    return Listing(path, splits, classes, closed=bool(labels), findings=findings, unlabeled=unlabeled)
 
 
 def cvat_files(root: Path) -> list[Path]:
@@ -68,10 +58,10 @@ def cvat_files(root: Path) -> list[Path]:
     return [path for path in paths if "<annotations" in head_of(path, 4096)]
 
 
-def _read(path: Path) -> tuple[list[tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]], list[str]]:
-    """(attributes, tags, labels of shapes) of each image, and the labels of the task; one image in memory at a time."""
+def _read(path: Path) -> tuple[list[tuple[dict[str, str], Kinds]], list[str]]:
+    """Attributes and labels of each image, and the labels of the task; one image in memory at a time."""
     images, labels = [], []
-    try:
+    with named_xml_errors(path, "Export it again.", "Save it as UTF-8."):
         for _, element in ElementTree.iterparse(path, events=("end",)):
             if element.tag == "label" and element.findtext("name"):
                 if not element.findtext("parent"):  # the points of a skeleton have one
@@ -79,12 +69,9 @@ def _read(path: Path) -> tuple[list[tuple[dict[str, str], tuple[str, ...], tuple
             elif element.tag == "track":
                 raise DataError(f"{path} is CVAT for video. Export as 'CVAT for images 1.1'.")
             elif element.tag == "image":
-                images.append((dict(element.attrib), _labels(element, ("tag",)), _labels(element, _SHAPES)))
+                kinds = Kinds(element.get("name", ""), _labels(element, ("tag",)), _labels(element, _SHAPES))
+                images.append((dict(element.attrib), kinds))
                 element.clear()
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path} line {error.position[0]}: not valid XML ({error}). Export it again.") from error
-    except (LookupError, UnicodeError) as error:
-        raise DataError(f"{path}: not valid XML ({error}). Save it as UTF-8.") from error
     return images, labels
 
 

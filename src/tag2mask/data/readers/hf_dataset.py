@@ -24,7 +24,7 @@ def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
 
     Pictures are the column `image`, or the first of type Image; they stay where they are and are read when they are
     used (`stored_bytes`). Tags are the column `tags`, `labels` or `label`: ClassLabel, text (with `;`), or a list of
-    either; None or -1 is a picture without known tags, which is left out, or a negative if so asked. Classes are the
+    either; None or -1 is a picture without known tags, which is left out, or a negative on request. Classes are the
     names of the ClassLabel.
 
     Raises:
@@ -37,7 +37,8 @@ def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
     for split, folder in folders.items():
         data = open_rows(folder)
         image, column = _columns(data, folder)
-        names = _class_names(data.features[column])
+        feature = data.features[column]
+        names = getattr(getattr(feature, "feature", feature), "names", None)
         classes.update(dict.fromkeys(names or ()))
         tags = _row_tags(data, column, names, folder, options.tag_separator)
         files = _file_names(data, image, folder)
@@ -55,7 +56,7 @@ def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
     names_used = [entry.reference for entry in kept]
     if len(set(names_used)) < len(names_used):
         splits = {split: [_numbered(entry, split) for entry in entries] for split, entries in splits.items()}
-    return Listing("hf-dataset", root, splits, tuple(classes) or None, closed=bool(classes), unlabeled=_UNLABELED)
+    return Listing(root, splits, tuple(classes) or None, closed=bool(classes), unlabeled=_UNLABELED)
 
 
 def is_hf_dataset(root: Path) -> bool:
@@ -93,11 +94,6 @@ def _columns(data: Any, folder: Path) -> tuple[str, str]:
     return "image" if "image" in images else images[0], tags[0]
 
 
-def _class_names(feature: Any) -> list[str] | None:
-    names = getattr(getattr(feature, "feature", feature), "names", None)
-    return None if names is None else list(names)
-
-
 def _row_tags(
     data: Any, column: str, names: list[str] | None, folder: Path, separator: str
 ) -> list[tuple[str, ...] | None]:
@@ -121,7 +117,10 @@ def _file_names(data: Any, image: str, folder: Path) -> list[str]:
     The column is a struct of `bytes` and `path`; to look at `path` alone, the Arrow table is asked.
     """
     names: list[str] = []
-    for chunk in data.data.column(image).chunks if data._indices is None else [_flat(data, image)]:
+    chunks = data.data.column(image).chunks
+    if data._indices is not None:
+        chunks = [data.flatten_indices().data.column(image).combine_chunks()]
+    for chunk in chunks:
         paths, contents = chunk.field("path").to_pylist(), chunk.field("bytes")
         for index, path in enumerate(paths):
             if not contents[index].is_valid:
@@ -135,10 +134,6 @@ def _file_names(data: Any, image: str, folder: Path) -> list[str]:
                 name = f"{len(names):06d}{_SUFFIXES.get(start, '.png')}"
             names.append(name)
     return names
-
-
-def _flat(data: Any, image: str) -> Any:
-    return data.flatten_indices().data.column(image).combine_chunks()
 
 
 def _numbered(entry: Entry, split: str) -> Entry:

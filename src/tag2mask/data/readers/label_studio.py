@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.findings import Finding, listed, named, some
+from tag2mask.data.findings import Finding, about, listed, some
 from tag2mask.data.readers.coco import head_of, json_files
-from tag2mask.data.readers.left_out import Kinds, Unlabeled, background_of, counted, tags_or_shapes
+from tag2mask.data.readers.left_out import Kinds, Unlabeled, counted, tags_or_shapes
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.readers.locating import address_paths
 from tag2mask.data.storage.naming import file_splits
@@ -58,7 +58,7 @@ def list_label_studio(root: Path, options: DataOptions) -> Listing:
 
     All choices of all annotators of a picture are its tags. Where there is none at all, or shapes are asked for, the
     labels of its regions are taken, and a finding says so. Tasks without annotation, or only with skipped ones, are
-    left out, or negatives if so asked; predictions are not read; an annotation without choice is a negative. Addresses
+    left out, or negatives on request; predictions are not read; an annotation without choice is a negative. Addresses
     of pictures stand for files of that name in the data folder. The format declares no classes: they are the choices
     that occur, sorted, or classes.txt, which may leave some out.
 
@@ -72,40 +72,40 @@ def list_label_studio(root: Path, options: DataOptions) -> Listing:
     if len({path.suffix for path in paths}) > 1:
         raise DataError(f"{root} has {' and '.join(path.name for path in paths)} of Label Studio. Keep one.")
     source = paths[0] if len(paths) == 1 else paths[0].parent
-    files = [
-        (split, *(_csv_rows if path.suffix == ".csv" else _json_rows)(path, options.tag_separator))
-        for path, split in file_splits(paths, root).items()
-    ]
-    rows = [_by_picture(each) for _, each, _ in files]
-    pictures = [_kinds(picture, each) for file in rows for picture, each in file.items()]
+    by_split: dict[str, dict[str, list[_Row]]] = {}
+    fields: list[str] = []
+    for path, split in file_splits(paths, root).items():
+        rows, unread = (_csv_rows if path.suffix == ".csv" else _json_rows)(path, options.tag_separator)
+        fields += unread
+        found = by_split[split] = {}
+        for row in rows:
+            found.setdefault(row.picture, []).append(row)
+    pictures = [_kinds(picture, each) for found in by_split.values() for picture, each in found.items()]
     use_shapes, findings = tags_or_shapes(pictures, source, options)
     splits = {
-        split: [_entry(picture, each, use_shapes) for picture, each in file.items()]
-        for (split, _, _), file in zip(files, rows, strict=True)
+        split: [
+            Entry(picture, _kinds(picture, rows).taken(use_shapes), rows[0].where, labeled=any(r.labeled for r in rows))
+            for picture, rows in found.items()
+        ]
+        for split, found in by_split.items()
     }
-    everything = [row for file in rows for each in file.values() for row in each]
+    everything = [row for found in by_split.values() for each in found.values() for row in each]
     if not use_shapes:
         findings += _several_controls(everything, source)
-    findings += _unread(everything, [field for _, _, fields in files for field in fields], source)
-    return Listing(
-        "label-studio",
-        source,
-        splits,
-        None,
-        closed=True,
-        findings=findings,
-        unlabeled=_unlabeled(everything),
-    )
+    findings += _unread(everything, fields, source)
+    predicted = sum(row.predicted for row in everything)
+    told = f" ({predicted} of them with predictions, which are not read)" if predicted else ""
+    how = Unlabeled(f"annotation{told}", "skip", usual=0.5)
+    return Listing(source, splits, closed=True, findings=findings, unlabeled=how)
 
 
 def label_studio_files(root: Path) -> list[Path]:
     """Exports in the data folder, by a look at their beginning."""
-    found = [path for path in json_files(root) if _looks_like_tasks(head_of(path))]
-    return sorted(found) + sorted(path for path in root.glob("*.csv") if _looks_like_csv(head_of(path, 4096)))
-
-
-def _looks_like_tasks(head: str) -> bool:
-    return bool(_JSON_HEAD.match(head)) and any(sign in head for sign in _JSON_SIGNS)
+    heads = {path: head_of(path) for path in sorted(json_files(root))}
+    found = [
+        path for path, head in heads.items() if _JSON_HEAD.match(head) and any(sign in head for sign in _JSON_SIGNS)
+    ]
+    return found + sorted(path for path in root.glob("*.csv") if _looks_like_csv(head_of(path, 4096)))
 
 
 def _looks_like_csv(head: str) -> bool:
@@ -113,67 +113,39 @@ def _looks_like_csv(head: str) -> bool:
     return bool(header & {"annotation_id", "lead_time", "choice", "choices"}) and "file_name" not in header
 
 
-def _by_picture(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
-    found: defaultdict[str, list[_Row]] = defaultdict(list)
-    for row in rows:
-        found[row.picture].append(row)
-    return dict(found)
-
-
 def _kinds(picture: str, rows: Sequence[_Row]) -> Kinds:
     choices = dict.fromkeys(choice for row in rows for _, choice in row.choices)
     return Kinds(picture, tuple(choices), tuple(dict.fromkeys(shape for row in rows for shape in row.shapes)))
 
 
-def _entry(picture: str, rows: Sequence[_Row], use_shapes: bool) -> Entry:
-    kinds = _kinds(picture, rows)
-    tags = (kinds.shapes or background_of(kinds.tags)) if use_shapes else kinds.tags
-    return Entry(picture, tags, rows[0].where, labeled=any(row.labeled for row in rows))
-
-
-def _unlabeled(rows: Sequence[_Row]) -> Unlabeled:
-    predicted = sum(row.predicted for row in rows)
-    told = f" ({predicted} of them with predictions, which are not read)" if predicted else ""
-    return Unlabeled(f"annotation{told}", "skip", usual=0.5)
-
-
 def _several_controls(rows: Sequence[_Row], source: Path) -> tuple[Finding, ...]:
-    """What is said of choices of more than one control, such as `animal` and `quality`: all are tags."""
+    """Findings on choices of more than one control, such as `animal` and `quality`: all are tags."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         for control, choice in row.choices:
             counts[control][choice] += 1
-    if len(counts) < 2:
-        return ()
     names = [f"{control}: {counted(choices)}" for control, choices in sorted(counts.items())]
-    return (
-        Finding(
-            severity="warning",
-            code="several_controls",
-            message=f"{source}: the choices of {len(names)} controls are all taken as tags ({'; '.join(names)}).",
-            cure="Write the choices that are classes into classes.txt, which leaves the others out.",
-            **named(names),
-        ),
+    return about(
+        names if len(names) > 1 else (),
+        code="several_controls",
+        message=f"{source}: the choices of {len(names)} controls are all taken as tags ({'; '.join(names)}).",
+        cure="Write the choices that are classes into classes.txt, which leaves the others out.",
     )
 
 
 def _unread(rows: Sequence[_Row], fields: Sequence[str], source: Path) -> tuple[Finding, ...]:
-    """What is said of results that are neither choices nor labels, and of fields of text that may hold choices."""
+    """Findings on results that are neither choices nor labels, and of fields of text that may hold choices."""
     kinds = Counter(kind for row in rows for kind in set(row.unread))
     only = [row.picture for row in rows if row.unread and not row.choices and not row.shapes]
     told = [f"results of the kind {counted(kinds)}"] if kinds else []
     told += [f"the text of {listed(sorted(set(fields)))}"] if fields else []
-    if not told:
-        return ()
     negatives = f"; {some(len(only), 'picture')} with nothing else: negative" if only else ""
-    return (
-        Finding(
-            severity="warning" if only or (fields and not any(row.choices for row in rows)) else "note",
-            code="unread",
-            message=f"{source}: {' and '.join(told)} not read as tags{negatives}.",
-            cure="Nothing, if that is no class; else export it as choices (in JSON, or as a field called choice).",
-            **named(only or [*kinds, *sorted(set(fields))]),
-        ),
+    return about(
+        only or [*kinds, *sorted(set(fields))],
+        severity="warning" if only or (fields and not any(row.choices for row in rows)) else "note",
+        code="unread",
+        message=f"{source}: {' and '.join(told)} not read as tags{negatives}.",
+        cure="Nothing, if that is no class; else export it as choices (in JSON, or as a field called choice).",
     )
 
 
@@ -199,7 +171,11 @@ def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> tuple[list[_Row], lis
         key = _picture_key(data, where)
         picture = data[key]
         others |= dict.fromkeys(other for other, text in data.items() if other != key and _names_picture(text))
-        done = [each for each in annotations if isinstance(each, dict) and not _is_skipped(each)]
+        done = [
+            each
+            for each in annotations
+            if isinstance(each, dict) and not (each.get("was_cancelled") or each.get("skipped"))
+        ]
         if not done:
             rows.append(_Row(picture, (), (), where, labeled=False, predicted=bool(task.get("predictions"))))
         for annotation in done:
@@ -208,10 +184,6 @@ def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> tuple[list[_Row], lis
                 raise DataError(f"{where}: result must be a list of objects. Export it as JSON or JSON-MIN.")
             rows.append(_row(picture, [(str(e.get("from_name", "")), e.get("value"), e) for e in results], where))
     return rows, list(others)
-
-
-def _is_skipped(annotation: Mapping[str, Any]) -> bool:
-    return bool(annotation.get("was_cancelled") or annotation.get("skipped"))
 
 
 def _row(picture: str, results: Iterable[tuple[str, Any, Mapping[str, Any]]], where: str) -> _Row:

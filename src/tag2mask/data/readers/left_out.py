@@ -1,4 +1,4 @@
-"""What a data set says of pictures and labels that are left out of it, or taken for what they may not be.
+"""Findings on pictures and labels that are left out of a data set, or may be taken for something else.
 
 One rule for every format: pictures that nobody labelled, pictures that no annotation lists, labels of shapes beside
 image tags, tags that are no class. Imports no torch.
@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from tag2mask.base.spelling import class_name, class_names, is_background
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError
-from tag2mask.data.findings import Finding, about, named, some
+from tag2mask.data.findings import Finding, Severity, about, some
 from tag2mask.data.storage.tables import TagTable
 
 _MOST_LABELS = 8
@@ -43,6 +43,10 @@ class Kinds(NamedTuple):
     tags: tuple[str, ...]
     shapes: tuple[str, ...]
 
+    def taken(self, use_shapes: bool) -> tuple[str, ...]:
+        """Those that are its tags; of the other kind, `background` alone says something of a picture without shapes."""
+        return (self.shapes or tuple(filter(is_background, self.tags))) if use_shapes else self.tags
+
 
 def is_skipped(how: Unlabeled, options: DataOptions) -> bool:
     """Whether pictures that nobody labelled are left out, and not negatives."""
@@ -52,29 +56,25 @@ def is_skipped(how: Unlabeled, options: DataOptions) -> bool:
 def unlabeled(
     how: Unlabeled, names: Sequence[str], total: int, source: object, options: DataOptions
 ) -> tuple[Finding, ...]:
-    """What is said of the pictures `names` of `total` that nobody labelled: none, or one finding."""
+    """Findings on the pictures `names` of `total` that nobody labelled: none, or one finding."""
     skipped = is_skipped(how, options)
-    if not names or (options.tags_from == "masks" and not skipped):
-        return ()
     common = options.unlabeled == "auto" and len(names) > how.usual * total
     if skipped:
         cure = f"Label them{how.labels}; --unlabeled negative takes them as pictures that show none of the classes."
     else:
         cure = f"--unlabeled skip leaves them out, which is right where nobody has looked at them{how.empty}."
-    return (
-        Finding(
-            severity="warning" if common else "note",
-            code="unlabeled",
-            message=f"{source}: {len(names)} of {some(total, 'picture')} without {how.lacks}: "
-            f"{'left out' if skipped else 'taken as negatives'}.",
-            cure=cure,
-            **named(names),
-        ),
+    return about(
+        () if options.tags_from == "masks" and not skipped else names,
+        severity="warning" if common else "note",
+        code="unlabeled",
+        message=f"{source}: {len(names)} of {some(total, 'picture')} without {how.lacks}: "
+        f"{'left out' if skipped else 'taken as negatives'}.",
+        cure=cure,
     )
 
 
 def unlisted(paths: Mapping[str, Path], root: Path, source: object, *, usual: bool = False) -> tuple[Finding, ...]:
-    """What is said of picture files below `root`, by their names, that no annotation lists."""
+    """Findings on picture files below `root`, by their names, that no annotation lists."""
     return about(
         list(paths),
         [(path,) for path in paths.values()],
@@ -88,7 +88,7 @@ def unlisted(paths: Mapping[str, Path], root: Path, source: object, *, usual: bo
 def other_tags(
     tags: Iterable[Sequence[str]], classes: Sequence[str], source: object, *, chosen: bool
 ) -> tuple[Finding, ...]:
-    """What is said of tags that are none of `classes`.
+    """Findings on tags that are none of `classes`.
 
     Args:
         tags: Tags of each picture; background is not one of them.
@@ -114,14 +114,13 @@ def other_tags(
 
 
 def same_name(names: Iterable[tuple[object, str]], source: object) -> tuple[Finding, ...]:
-    """What is said of several numbers of a class list (`names`: number, name) that bear one name."""
+    """Findings on several numbers of a class list (`names`: number, name) that bear one name."""
     by_name: dict[str, list[object]] = {}
     for number, name in names:
         by_name.setdefault(class_name(name), []).append(number)
     twins = [f"{name}: {', '.join(map(str, numbers))}" for name, numbers in by_name.items() if len(numbers) > 1]
     return about(
         twins,
-        severity="warning",
         code="same_name",
         message=(
             f"{source}: {some(len(twins), 'class name')} stands for several numbers ({'; '.join(twins[:3])}): "
@@ -132,7 +131,7 @@ def same_name(names: Iterable[tuple[object, str]], source: object) -> tuple[Find
 
 
 def other_columns(table: TagTable) -> tuple[Finding, ...]:
-    """What is said of columns of a table that are not used."""
+    """Findings on columns of a table that are not used."""
     return about(
         table.ignored,
         severity="note",
@@ -143,10 +142,9 @@ def other_columns(table: TagTable) -> tuple[Finding, ...]:
 
 
 def without_picture(names: Sequence[str], what: str, source: object) -> tuple[Finding, ...]:
-    """What is said of annotations, `what` as in `label file`, whose picture is not there."""
+    """Findings on annotations, `what` as in `label file`, whose picture is not there."""
     return about(
         names,
-        severity="warning",
         code="without_picture",
         message=f"{source}: {some(len(names), what)} without a picture: not used.",
         cure="Add the pictures, give both the same name, or remove them.",
@@ -154,7 +152,7 @@ def without_picture(names: Sequence[str], what: str, source: object) -> tuple[Fi
 
 
 def other_files(names: Sequence[str], taken: str, root: Path) -> tuple[Finding, ...]:
-    """What is said of annotation files that are not read because others are."""
+    """Findings on annotation files that are not read because others are."""
     return about(
         names,
         severity="note",
@@ -165,7 +163,7 @@ def other_files(names: Sequence[str], taken: str, root: Path) -> tuple[Finding, 
 
 
 def tags_or_shapes(pictures: Sequence[Kinds], source: object, options: DataOptions) -> tuple[bool, tuple[Finding, ...]]:
-    """Whether the labels of shapes are the tags, and what is said of the kind that is left out.
+    """Whether the labels of shapes are the tags, and findings on the kind that is left out.
 
     Shapes are taken where they are asked for, or where no picture at all has a tag of its own but `background`. Where
     masks give the tags, this is only about the class list.
@@ -183,47 +181,32 @@ def tags_or_shapes(pictures: Sequence[Kinds], source: object, options: DataOptio
         f"{source}: {len(tagged)} of {some(len(pictures), 'picture')} with image tags ({counted(of_tags)}), "
         f"{len(shaped)} with shapes ({counted(of_shapes)})"
     )
+    names_tagged, names_shaped = ([each.picture for each in some_of] for some_of in (tagged, shaped))
     if options.tags_from == "shapes":
         if not shaped:
             raise DataError(f"{source} has no shape with a label. Leave --tags-from shapes out to take the image tags.")
-        if not tagged:
-            return True, ()
-        return True, (_both(f"{there}: the image tags are left out, as asked.", "", [each.picture for each in tagged]),)
-    if not shaped:
-        return False, ()
-    if not tagged:
-        return True, (
-            Finding(
-                severity="note",
-                code="shapes_as_tags",
-                message=f"{source} has no image tags: the labels of its shapes are taken as tags.",
-                cure="Nothing, if the shapes show all that is in the pictures.",
-                **named([each.picture for each in shaped]),
-            ),
+        return True, _both(f"{there}: the image tags are left out, as asked.", names_tagged)
+    if shaped and not tagged:
+        return True, about(
+            names_shaped,
+            severity="note",
+            code="shapes_as_tags",
+            message=f"{source} has no image tags: the labels of its shapes are taken as tags.",
+            cure="Nothing, if the shapes show all that is in the pictures.",
         )
     lost = [each.picture for each in shaped if not set(each.shapes) <= set(each.tags)]
     if not lost:
-        return False, (_both(f"{there}: they agree, and the image tags are taken.", "", [e.picture for e in shaped]),)
+        return False, _both(f"{there}: they agree, and the image tags are taken.", names_shaped)
     message = (
         f"{there}: the image tags are taken, and the shapes are left out, though {len(lost)} of these pictures have "
         "shapes of classes that they are not tagged with."
     )
-    return False, (_both(message, "Take the labels of the shapes instead with --tags-from shapes.", lost),)
+    return False, _both(message, lost, "Take the labels of the shapes instead with --tags-from shapes.")
 
 
-def background_of(tags: Sequence[str]) -> tuple[str, ...]:
-    """The tags that say of a picture without shapes that it shows none of the classes."""
-    return tuple(tag for tag in tags if is_background(tag))
-
-
-def _both(message: str, cure: str, names: Sequence[str]) -> Finding:
-    return Finding(
-        severity="warning" if cure else "note",
-        code="both_kinds",
-        message=message,
-        cure=cure or "None needed.",
-        **named(names),
-    )
+def _both(message: str, names: Sequence[str], cure: str = "") -> tuple[Finding, ...]:
+    severity: Severity = "warning" if cure else "note"
+    return about(names, severity=severity, code="both_kinds", message=message, cure=cure or "None needed.")
 
 
 def counted(counts: Counter[str]) -> str:

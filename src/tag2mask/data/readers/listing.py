@@ -1,9 +1,8 @@
-"""What the readers of other tools' formats find, and how it becomes a `PictureSet`. Imports no torch."""
+"""What the readers of formats find, and how it becomes a `PictureSet`. Imports no torch."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,14 +14,14 @@ from tag2mask.data.findings import Finding, warned
 from tag2mask.data.masks.labels import MaskFiles, own_codes
 from tag2mask.data.masks.survey import tags_of_masks
 from tag2mask.data.readers.class_names import background_finding, name_findings
-from tag2mask.data.readers.companions import masks_among
-from tag2mask.data.readers.folder import mask_files, split_files, split_names
+from tag2mask.data.readers.companions import mask_files, masks_among
 from tag2mask.data.readers.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.readers.locating import PictureFiles, find_picture_files, folders_near, found_at, locate
+from tag2mask.data.readers.splits import no_split, split_files, split_names
 from tag2mask.data.storage.naming import NO_SPLIT
 from tag2mask.data.storage.searching import not_searched
 from tag2mask.data.storage.suffixes import is_picture, passed_over
-from tag2mask.data.storage.tables import checked_classes, class_indices, read_classes
+from tag2mask.data.storage.tables import checked_classes, class_indices, near_word, read_classes, without_background
 
 
 class Entry(NamedTuple):
@@ -47,15 +46,16 @@ class Entry(NamedTuple):
 class Listing:
     """All annotated pictures of a data set; no picture has been looked at."""
 
-    data_format: str
     source: Path
     """What the tags were read from, for messages."""
     splits: dict[str, list[Entry]]
     """By split; all under "" where the format has none."""
-    classes: tuple[str, ...] | None
+    classes: tuple[str, ...] | None = None
     """The classes that the format declares, in its order; None: those that occur, sorted."""
-    closed: bool
+    closed: bool = False
     """Whether tags come from a fixed list, so that classes.txt may choose from it; else a tag outside is a mistake."""
+    about_files: bool = True
+    """Whether findings on the files that no entry names are still missing; some readers give their own."""
     numbered: bool = False
     """Whether classes.txt names the classes by number, so that `background` may be one of them."""
     files: PictureFiles | None = None
@@ -66,6 +66,11 @@ class Listing:
     """What is done with entries that are not `labeled`; None where there can be none."""
     left_out: tuple[Entry, ...] = ()
     """Entries that were not `labeled` and are left out."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries of all splits."""
+        return [entry for entries in self.splits.values() for entry in entries]
 
 
 class _Placed(NamedTuple):
@@ -79,7 +84,7 @@ def settled(listing: Listing, options: DataOptions) -> Listing:
     how = listing.unlabeled
     if how is None:
         return listing
-    entries = [entry for entries in listing.splits.values() for entry in entries]
+    entries = listing.entries
     each_once = {(entry.reference, entry.near): entry.labeled for entry in entries}
     names = [name for (name, _), labeled in each_once.items() if not labeled]
     found = unlabeled(how, names, len(each_once), listing.source, options)
@@ -90,7 +95,9 @@ def settled(listing: Listing, options: DataOptions) -> Listing:
     return replace(listing, splits=splits, left_out=tuple(entry for entry in entries if not entry.labeled))
 
 
-def picture_set(listing: Listing, root: Path, *, split: str | None, options: DataOptions) -> PictureSet:
+def picture_set(
+    listing: Listing, root: Path, data_format: str, *, split: str | None, options: DataOptions
+) -> PictureSet:
     """One split of a listing (`settled`), with classes.txt, masks/ and splits/ of the data folder as in a plain folder.
 
     Pictures of other splits need not be there.
@@ -102,8 +109,7 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
     classes = class_list(listing, root)
     own = NO_SPLIT not in listing.splits and not split_files(root)
     if own and nfc(split) not in listing.splits and not Path(split).is_file():
-        known = ", ".join(listing.splits)
-        raise SplitError(f"{root} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.")
+        raise no_split(root, split, ", ".join(listing.splits))
     files = _files(listing, root)
     list_findings: tuple[Finding, ...] = ()
     if own and nfc(split) in listing.splits:
@@ -122,28 +128,52 @@ def picture_set(listing: Listing, root: Path, *, split: str | None, options: Dat
     findings = (
         *listing.findings,
         *name_findings(classes),
-        *_background_finding(listing),
+        *background_finding((entry.reference, entry.tags) for entry in listing.entries),
         *_other_tags(listing, root, classes),
         *_about_files(listing, root, files, placed),
         *(() if files is None else not_searched(root, files.left_out)),
         *list_findings,
     )
-    if options.tags_from == "masks":
-        tags, found = tags_of_masks(masks, classes, codes, split)
-        findings += found
-    else:
-        cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
-        tags = {name: _tags(placed[name].entry, listing, classes, cure) for name in names}
-    pictures = tuple(Picture(placed[name].path, name, tags[name], masks[name]) for name in names)
-    if beside is not None:
-        others = [entry.reference for entries in listing.splits.values() for entry in entries]
-        findings += beside.findings(pictures, [*placed, *others])
-    return PictureSet(classes, pictures, codes, root, split, listing.data_format, findings)
+    pictures = tuple(Picture(placed[name].path, name, (), masks[name]) for name in names)
+    found = PictureSet(classes, pictures, codes, root, split, data_format, findings)
+    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
+
+    def read() -> tuple[dict[str, tuple[int, ...]], tuple[Finding, ...]]:
+        return {name: _tags(placed[name].entry, listing, classes, cure) for name in names}, ()
+
+    known = [*placed, *(entry.reference for entry in listing.entries)]
+    return completed(found, options, read, [] if beside is None else [beside], known)
+
+
+def completed(
+    pictures: PictureSet,
+    options: DataOptions,
+    read_tags: Callable[[], tuple[dict[str, tuple[int, ...]], tuple[Finding, ...]]],
+    folders: Sequence[MaskFiles],
+    names: Iterable[str],
+) -> PictureSet:
+    """The last step of every reader: tags, and findings on the files in folders of masks.
+
+    Args:
+        pictures: With masks and codes, and without tags.
+        options: Whether the tags are those of the masks.
+        read_tags: Gives the tags of pictures by name and findings on them; pictures without are left out.
+        folders: Of masks.
+        names: Pictures of all splits, as far as they are known.
+
+    Raises:
+        DataError: tags or masks cannot be used.
+    """
+    tags, told = tags_of_masks(pictures) if options.tags_from == "masks" else read_tags()
+    kept = tuple(replace(each, tags=tags[each.name]) for each in pictures.pictures if each.name in tags)
+    names = list(names)
+    strays = dict.fromkeys(finding for folder in folders for finding in folder.findings(kept, names))
+    return replace(pictures, pictures=kept, findings=(*pictures.findings, *told, *strays))
 
 
 def _composed(listing: Listing) -> Listing:
     """The listing with all names as they are kept (`spelling`)."""
-    spelt = {tag: class_name(tag) for entries in listing.splits.values() for each in entries for tag in each.tags}
+    spelt = {tag: class_name(tag) for entry in listing.entries for tag in entry.tags}
     changed = any(tag != name for tag, name in spelt.items())
     splits: dict[str, list[Entry]] = {}
     for split, entries in listing.splits.items():
@@ -162,7 +192,7 @@ def _composed(listing: Listing) -> Listing:
 
 def _files(listing: Listing, root: Path) -> PictureFiles | None:
     """The picture files, where pictures are files of their own."""
-    if listing.files is not None or all(e.stored is not None for entries in listing.splits.values() for e in entries):
+    if listing.files is not None or all(entry.stored is not None for entry in listing.entries):
         return listing.files
     return find_picture_files(root)
 
@@ -180,15 +210,16 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
         classes = tuple(each for each in read_classes(path, numbered=listing.numbered) if not is_background(each))
         for name in classes if listing.classes is not None else ():
             if name not in (listing.classes or ()):
-                near = difflib.get_close_matches(name, listing.classes or (), n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                near = near_word(name, listing.classes or ())
+                hint = f" Did you mean {near!r}?" if near else ""
                 raise DataError(
                     f"{path}: {listing.source} has no class {name!r}; its classes are "
                     f"{', '.join(listing.classes or ())}.{hint} Correct the name or remove the line."
                 )
         return classes
-    occurring = {tag for entries in listing.splits.values() for entry in entries for tag in entry.tags}
-    names = sorted(occurring) if listing.classes is None else listing.classes
+    names = listing.classes
+    if names is None:
+        names = tuple(sorted({tag for entry in listing.entries for tag in entry.tags}))
     classes = tuple(name for name in dict.fromkeys(names) if not is_background(name))
     if not classes:
         told = warned(listing.findings)
@@ -199,37 +230,28 @@ def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
 
 
 def _tags(entry: Entry, listing: Listing, classes: tuple[str, ...], cure: str) -> tuple[int, ...]:
-    tags = [tag for tag in entry.tags if not is_background(tag)]
-    if listing.closed:
-        tags = [tag for tag in tags if tag in classes]
-    return class_indices(tags, classes, entry.where, cure)
-
-
-def _background_finding(listing: Listing) -> tuple[Finding, ...]:
-    entries = [entry for each in listing.splits.values() for entry in each if any(map(is_background, entry.tags))]
-    alone = [entry.reference for entry in entries if all(map(is_background, entry.tags))]
-    together = [entry.reference for entry in entries if not all(map(is_background, entry.tags))]
-    return background_finding(alone, together)
+    tags = without_background(entry.tags)
+    kept = [tag for tag in tags if tag in classes] if listing.closed else tags
+    return class_indices(kept, classes, entry.where, cure)
 
 
 def _other_tags(listing: Listing, root: Path, classes: tuple[str, ...]) -> tuple[Finding, ...]:
-    """What is said of tags that are no class."""
+    """Findings on tags that are no class."""
     if not listing.closed:
         return ()
-    entries = [entry for entries in listing.splits.values() for entry in entries]
-    tags = [[tag for tag in entry.tags if not is_background(tag)] for entry in entries]
+    tags = [without_background(entry.tags) for entry in listing.entries]
     return other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
 
 
 def _about_files(
     listing: Listing, root: Path, files: PictureFiles | None, placed: Mapping[str, _Placed]
 ) -> tuple[Finding, ...]:
-    """What is said of masks among the pictures, of pictures that no split lists, and of files that are no pictures."""
-    if listing.data_format == "imagefolder":  # its reader knows more
+    """Findings on masks among the pictures, of pictures that no split lists, and of files that are no pictures."""
+    if not listing.about_files:
         return ()
     if files is None:
         return mask_files(masks_among(placed), placed, root)
-    entries = [*(entry for entries in listing.splits.values() for entry in entries), *listing.left_out]
+    entries = [*listing.entries, *listing.left_out]
     listed = {found_at(files, entry.reference, entry.near) for entry in entries}
     masks = dict.fromkeys(masks_among(files.names))
     rest = {name: files.path(name) for name in files.names if name not in listed and name not in masks}
@@ -242,7 +264,7 @@ def _about_files(
 
 
 def _passed_over(files: PictureFiles, entries: Iterable[Entry], placed: Mapping[str, _Placed]) -> tuple[Finding, ...]:
-    """What is said of files that are no pictures by their suffix, and that no entry names."""
+    """Findings on files that are no pictures by their suffix, and that no entry names."""
     used = {nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values()}
     for entry in entries:  # also those of splits that are not asked for
         if not is_picture(entry.reference):

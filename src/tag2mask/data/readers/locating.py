@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
@@ -34,14 +34,10 @@ class PictureFiles:
     root: Path
     names: tuple[str, ...]
     """Paths relative to `root`, with forward slashes, composed (`spelling.nfc`), sorted."""
-    known: frozenset[str]
-    """The same, to look one up."""
-    by_base: dict[str, list[str]]
-    """The same by file name."""
     links_out: tuple[str, ...]
     """Links to files or folders outside `homes`; they are not followed."""
     homes: tuple[Path, ...]
-    """`root`, and the folder elsewhere that its images/ may be a link to."""
+    """Folders that links may lead into: `root`, and the folder elsewhere that its images/ may be a link to."""
     others: tuple[str, ...] = ()
     """Files that are no pictures by their suffix, as `names`."""
     on_disk: Mapping[str, str] = field(default_factory=dict)
@@ -54,8 +50,21 @@ class PictureFiles:
         return self.root / self.on_disk.get(name, name)
 
     @cached_property
+    def known(self) -> frozenset[str]:
+        """All `names`, to look one up."""
+        return frozenset(self.names)
+
+    @cached_property
+    def by_base(self) -> dict[str, list[str]]:
+        """All `names` by file name."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.names:
+            found[name.rpartition("/")[2]].append(name)
+        return dict(found)
+
+    @cached_property
     def by_upload(self) -> dict[str, list[str]]:
-        """The same by the name that Label Studio gives an uploaded file: blanks become `_`, signs and accents go."""
+        """All `names` by the name that Label Studio gives an uploaded file: blanks become `_`, signs and accents go."""
         found: defaultdict[str, list[str]] = defaultdict(list)
         for name in self.names:
             base = name.rpartition("/")[2].strip().replace(" ", "_")
@@ -73,16 +82,35 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
     Raises:
         DataError: two pictures whose names differ in their form (composed or not) alone.
     """
-    names: list[str] = []
-    others: list[str] = []
-    links_out: list[str] = []
-    on_disk: dict[str, str] = {}
     homes = [root.resolve()]
     left_out: list[str] = []
     found = walk(root, "", frozenset(skip), left_out)
     if linked_images(root):
         homes.append((root / IMAGES).resolve())
         found = chain((each for each in found if each[0] != IMAGES), walk(root, IMAGES, left_out=left_out))
+    return _sorted_out(root, found, homes, left_out)
+
+
+def files_of_folder(root: Path, folder: str) -> PictureFiles:
+    """The picture files below one folder of a data folder, by their paths from there; none where it is not there.
+
+    Links may lead anywhere in the data folder; those that leave it are refused by `links.refuse_links_out`.
+
+    Raises:
+        DataError: as `find_picture_files`.
+    """
+    place, left_out = root / folder, list[str]()
+    found = walk(place, "", left_out=left_out) if place.is_dir() else ()
+    files = _sorted_out(place, found, [root.resolve(), place.resolve()], left_out)
+    return replace(files, left_out=tuple(f"{folder}/{name}" for name in files.left_out))
+
+
+def _sorted_out(root: Path, found: Iterable[tuple[str, bool]], homes: list[Path], left_out: list[str]) -> PictureFiles:
+    """What `walk` has found: pictures, other files, links that leave `homes`; `left_out` as `walk` has filled it."""
+    names: list[str] = []
+    others: list[str] = []
+    links_out: list[str] = []
+    on_disk: dict[str, str] = {}
     for stored, is_link in found:
         name = nfc(stored)
         if is_link and not is_inside(root / stored, homes):
@@ -95,22 +123,15 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
                 on_disk[name] = stored
         else:
             others.append(name)
-    by_base = defaultdict(list)
     names.sort()
-    known = frozenset(names)
-    if len(known) < len(names):
-        twin = next(name for name, after in pairwise(names) if name == after)
+    if twin := next((name for name, after in pairwise(names) if name == after), None):
         raise DataError(
             f"{root} has two pictures {twin!r}: one name is composed, the other decomposed (as macOS writes accents). "
             "Rename or remove one."
         )
-    for name in names:
-        by_base[name.rpartition("/")[2]].append(name)
     return PictureFiles(
         root,
         tuple(names),
-        known,
-        dict(by_base),
         tuple(sorted(links_out)),
         tuple(homes),
         others=tuple(sorted(others)),

@@ -13,16 +13,7 @@ from tag2mask.data.findings import Finding
 from tag2mask.data.readers.left_out import other_columns
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.storage.naming import by_folder
-from tag2mask.data.storage.tables import (
-    TagRow,
-    TagTable,
-    numbered_lines,
-    read_tag_table,
-    safe_name,
-    shown,
-    split_tags,
-    tag_row,
-)
+from tag2mask.data.storage.tables import TagRow, TagTable, numbered_lines, read_tag_table, safe_name, shown, split_tags
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 
@@ -51,18 +42,10 @@ def list_metadata(root: Path, options: DataOptions) -> Listing:
         findings += other_columns(table)
         folder = "" if path.parent == root else f"{path.parent.name}/"
         for name, row in table.rows.items():
-            tags = (*row.tags, *(("background",) if row.background else ()))
-            entries.append(Entry(nfc(folder) + name, tags, f"{path} line {row.line}"))
+            entries.append(Entry(nfc(folder) + name, row.with_background, f"{path} line {row.line}"))
     occurring = columns | {tag for entry in entries for tag in entry.tags}
-    splits = by_folder(entries, lambda entry: entry.reference)
-    return Listing(
-        "hf-imagefolder",
-        paths[0],
-        splits,
-        tuple(sorted(occurring)) if columns else None,
-        closed=False,
-        findings=tuple(findings),
-    )
+    classes = tuple(sorted(occurring)) if columns else None
+    return Listing(paths[0], by_folder(entries, lambda entry: entry.reference), classes, findings=tuple(findings))
 
 
 def metadata_files(root: Path) -> list[Path]:
@@ -90,7 +73,7 @@ def read_jsonl(path: Path, separator: str = ";") -> TagTable:
         name = safe_name(row["file_name"], where)
         if name in rows:
             raise DataError(f"{where}: {name!r} is already on line {rows[name].line}. Keep one row per picture.")
-        rows[name] = tag_row(line, as_tags(row["tags"], where, separator))
+        rows[name] = TagRow(line, as_tags(row["tags"], where, separator))
         keys.update(dict.fromkeys(row))
     return TagTable(path, rows, (), tuple(key for key in keys if key not in ("file_name", "tags")))
 

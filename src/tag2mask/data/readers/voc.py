@@ -13,17 +13,26 @@ from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureS
 from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.masks.labels import VOC_CLASSES as VOC_CLASSES
 from tag2mask.data.masks.labels import VOC_FOLDERS, MaskFiles, own_codes
-from tag2mask.data.masks.survey import tags_of_masks
 from tag2mask.data.readers.class_names import background_finding, name_findings
-from tag2mask.data.readers.companions import masks_among
-from tag2mask.data.readers.folder import FolderFiles, folder_files, mask_files
+from tag2mask.data.readers.companions import mask_files, masks_among
 from tag2mask.data.readers.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
+from tag2mask.data.readers.listing import completed
 from tag2mask.data.readers.lists import read_list
+from tag2mask.data.readers.locating import PictureFiles, files_of_folder
+from tag2mask.data.readers.splits import no_split
 from tag2mask.data.storage.links import refuse_links_out
 from tag2mask.data.storage.searching import not_searched
 from tag2mask.data.storage.suffixes import passed_over, suffix_of, without_suffix
-from tag2mask.data.storage.tables import class_indices, read_classes, read_tag_table
+from tag2mask.data.storage.tables import (
+    class_indices,
+    named_xml_errors,
+    read_classes,
+    read_tag_table,
+    without_background,
+)
 
+LISTS = "ImageSets/Segmentation"
+"""Folder of the lists of a VOC tree."""
 _FIRST_SUFFIXES = (".jpg", ".jpeg", ".png")
 """Of several pictures with one id the one with the first of these is taken."""
 _log = logging.getLogger(__name__)
@@ -39,28 +48,31 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     classes = read_classes(classes_file) if classes_file.is_file() else VOC_CLASSES
     folders = [MaskFiles(root / name) for name in reversed(VOC_FOLDERS)]
     codes = own_codes(root / VOC_FOLDERS[0], classes, options, usual=mask_classes(classes))
-    list_file = split_file(root, split)
+    list_file = _split_file(root, split)
     refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
-    files = folder_files(root, "JPEGImages")
+    files = files_of_folder(root, "JPEGImages")
     by_id, twins = _by_id(files)
-    lines, findings = read_list(list_file, lambda name: picture_id(name) in by_id)
-    lines = _ids(lines, list_file)
-    paths = {each: _picture_path(root, each, by_id, files, f"{list_file} line {line}") for each, line in lines.items()}
-    masks = {each: _mask(folders, each) for each in lines}
+    texts, findings = read_list(list_file, lambda name: picture_id(name) in by_id)
+    lines = _ids(texts, list_file)
+    if missing := next((key for key in lines if key not in by_id), None):
+        raise MissingDataError(
+            f"{list_file} line {lines[missing]}: there is no picture {files.root / missing}.jpg. Add it or remove the "
+            "line."
+        )
+    masks = {key: next(filter(None, (each.find(f"{key}.png") for each in folders)), None) for key in lines}
+    pictures = tuple(Picture(files.path(by_id[key]), by_id[key], (), masks[key]) for key in lines)
     findings += (*twins, *name_findings(classes), *_about_files(root, files, by_id, lines))
-    findings += not_searched(root / "JPEGImages", files.left_out)
-    name = split or list_file.stem
-    if options.tags_from == "masks":
-        tags, found = tags_of_masks(masks, classes, codes, name)
-        findings += found
-    else:
+    findings += not_searched(files.root, files.left_out)
+    found = PictureSet(classes, pictures, codes, root, split or list_file.stem, "voc", findings)
+
+    def read() -> tuple[dict[str, tuple[int, ...]], tuple[Finding, ...]]:
         tags, said = _tags(root, lines, list_file, classes, options, need_tags=need_tags)
-        findings += said
-    pictures = [Picture(path, each, tags[key], masks[key]) for key, (each, path) in paths.items() if key in tags]
-    if not pictures:
+        return {by_id[key]: each for key, each in tags.items()}, said
+
+    found = completed(found, options, read, folders, files.names)
+    if not found.pictures:
         raise SplitError(f"No usable picture: nobody labeled any of {list_file}. Leave --unlabeled skip out.")
-    findings += _mask_findings(files, folders, pictures)
-    return PictureSet(classes, tuple(pictures), codes, root, name, "voc", findings)
+    return found
 
 
 def mask_classes(classes: tuple[str, ...]) -> dict[int, str]:
@@ -74,19 +86,24 @@ def mask_classes(classes: tuple[str, ...]) -> dict[int, str]:
     return dict(enumerate(VOC_CLASSES, start=1))
 
 
-def split_file(root: Path, split: str | None) -> Path:
+def split_lists(root: Path) -> dict[str, Path]:
+    """The lists of a VOC tree, by the name of the split."""
+    return {path.stem: path for path in sorted((root / LISTS).glob("*.txt"))}
+
+
+def _split_file(root: Path, split: str | None) -> Path:
     """The list of a split; None means train_aug.txt where that exists, else train.txt.
 
     Raises:
         SplitError: no such split.
     """
-    folder = root / "ImageSets" / "Segmentation"
+    folder = root / LISTS
     names = ("train_aug", "train") if split is None else (split,)
     candidates = [folder / f"{name}.txt" for name in names]
     for path in candidates if split is None else [*candidates, Path(split)]:
         if (found := existing(path.parent, path.name)) is not None and found.is_file():
             return found
-    known = ", ".join(path.stem for path in sorted(folder.glob("*.txt"))) or "none"
+    known = ", ".join(split_lists(root)) or "none"
     if split == "train_aug":
         raise SplitError(
             f"{folder} has no train_aug.txt; splits: {known}. It is no part of VOC 2012: put the list of the 10,582 "
@@ -94,9 +111,7 @@ def split_file(root: Path, split: str | None) -> Path:
             "and their tags in Annotations/*.xml already (or write tags.csv); masks are not needed. To train on the "
             "1,464 pictures of VOC's own list instead: --train-split train"
         )
-    raise SplitError(
-        f"{folder} has no split {split or 'train'!r}; splits: {known}. Or give the path of a list of pictures."
-    )
+    raise no_split(folder, split or "train", known)
 
 
 def listed_ids(path: Path, known: Container[str] | None = None) -> dict[str, int]:
@@ -104,7 +119,7 @@ def listed_ids(path: Path, known: Container[str] | None = None) -> dict[str, int
 
     Args:
         path: One picture per line; a number after it, as in VOC's lists per class, is not used (`lists.read_list`).
-        known: The ids that there are; with them a name that ends in a blank and a number is told from such a line.
+        known: The ids that there are; with them a name that ends in a blank and a number is recognised as a name.
 
     Raises:
         SplitError: empty list.
@@ -129,70 +144,42 @@ def picture_id(name: str) -> str:
     return without_suffix(nfc(name).removeprefix("JPEGImages/"))
 
 
-def _by_id(files: FolderFiles) -> tuple[dict[str, str], tuple[Finding, ...]]:
-    """Name of the picture of each id, and what is said of ids with several."""
+def _by_id(files: PictureFiles) -> tuple[dict[str, str], tuple[Finding, ...]]:
+    """Name of the picture of each id, and findings on ids with several."""
     first = {suffix: index for index, suffix in enumerate(_FIRST_SUFFIXES)}
     by_id: dict[str, str] = {}
     twins: dict[str, list[str]] = {}
-    for name in sorted(files.pictures, key=lambda name: first.get(suffix_of(name), len(first))):
+    for name in sorted(files.names, key=lambda name: first.get(suffix_of(name), len(first))):
         taken = by_id.setdefault(picture_id(name), name)
         if taken != name:
             twins.setdefault(taken, [taken]).append(name)
     return by_id, about(
         [" / ".join(names) for names in twins.values()],
-        severity="warning",
         code="same_id",
         message=f"{some(len(twins), 'id')} of JPEGImages with more than one picture: the first of each is taken.",
         cure="An id is the name without suffix: give each picture its own.",
     )
 
 
-def _picture_path(root: Path, key: str, by_id: Mapping[str, str], files: FolderFiles, where: str) -> tuple[str, Path]:
-    """Name and file of the picture of an id."""
-    folder = root / "JPEGImages"
-    if key in by_id:
-        return by_id[key], folder / files.pictures[by_id[key]]
-    raise MissingDataError(f"{where}: there is no picture {folder / key}.jpg. Add it or remove the line.")
-
-
-def _mask(folders: Sequence[MaskFiles], name: str) -> Path | None:
-    return next(filter(None, (files.find(f"{name}.png") for files in folders)), None)
-
-
-def _mask_findings(
-    files: FolderFiles, folders: Sequence[MaskFiles], pictures: Sequence[Picture]
-) -> tuple[Finding, ...]:
-    """Of files that are no picture's mask, where masks are missing."""
-    if all(picture.mask is not None for picture in pictures):
-        return ()
-    return tuple(dict.fromkeys(each for folder in folders for each in folder.findings(pictures, list(files.pictures))))
-
-
 def _about_files(
-    root: Path, files: FolderFiles, by_id: Mapping[str, str], lines: Mapping[str, int]
+    root: Path, files: PictureFiles, by_id: Mapping[str, str], lines: Mapping[str, int]
 ) -> tuple[Finding, ...]:
-    """What is said of masks in JPEGImages/, pictures in no list, and files that are no pictures."""
-    folder = root / "JPEGImages"
+    """Findings on masks in JPEGImages/, pictures in no list, and files that are no pictures."""
     listed = set(lines)
-    for path in (root / "ImageSets" / "Segmentation").glob("*.txt"):
+    for path in split_lists(root).values():
         try:
             listed |= listed_ids(path, by_id).keys()
         except SplitError:  # an empty list
             continue
         except DataError:  # opening that split says it
-            return passed_over(files.others, folder)
+            return passed_over(files.others, files.root)
     used = {name for key, name in by_id.items() if key in listed}
-    rest = dict.fromkeys(sorted(name for key, name in by_id.items() if key not in listed))
-    masks = dict.fromkeys(name for name in masks_among(files.pictures) if name in used or name in rest)
+    masks = [name for name in masks_among(files.names) if by_id[picture_id(name)] == name]
+    rest = sorted(set(by_id.values()) - used - set(masks))
     return (
-        *mask_files(masks, used, folder),
-        *unlisted(
-            {name: folder / files.pictures[name] for name in rest if name not in masks},
-            folder,
-            "the lists of ImageSets/Segmentation",
-            usual=True,
-        ),
-        *passed_over(files.others, folder),
+        *mask_files(masks, used, files.root),
+        *unlisted({name: files.path(name) for name in rest}, files.root, f"the lists of {LISTS}", usual=True),
+        *passed_over(files.others, files.root),
     )
 
 
@@ -212,10 +199,17 @@ def _tags(
     """Tags of the listed pictures, without those that are left out: of tags.csv if there, else of Annotations/*.xml."""
     table, folder = root / "tags.csv", root / "Annotations"
     from_table = table.is_file() and options.tags_from != "shapes"
+    names: _Names
+
+    def listed_id(name: str) -> str | None:
+        return key if (key := picture_id(name)) in lines else None
+
     if from_table:
-        names = _csv_names(table, lines, options.tag_separator)
+        rows = read_tag_table(table, listed_id, options.tag_separator).rows
+        names = {key: (f"{table} line {row.line}", row.with_background) for key, row in rows.items()}
     elif any(folder.glob("*.xml")):
-        names = _xml_names(folder, lines)
+        files = {key: existing(folder, f"{key}.xml") for key in lines}
+        names = {key: (str(path), _objects(path)) for key, path in files.items() if path is not None and path.is_file()}
     elif options.tags_from == "shapes":
         raise MissingDataError(f"{root} has no Annotations/*.xml. Leave --tags-from shapes out to take tags.csv.")
     elif need_tags:
@@ -226,54 +220,27 @@ def _tags(
     else:
         return dict.fromkeys(lines, ()), ()
     found = _indices(names, classes, root, from_table=from_table)
-    findings = _background_finding(names)
+    findings = background_finding((key, tags) for key, (_, tags) in names.items())
     if not from_table:
-        objects = [[tag for tag in tags if not is_background(tag)] for _, tags in names.values()]
+        objects = [without_background(tags) for _, tags in names.values()]
         findings += other_tags(objects, classes, folder, chosen=True)
     missing = [name for name in lines if name not in found]
     if options.unlabeled == "auto":
         if missing and need_tags:
-            where = f"{list_file} line {lines[missing[0]]}"
-            raise _no_row(where, table, missing) if from_table else _no_xml(folder, missing)
+            place = f"{list_file} line {lines[missing[0]]}: {missing[0]!r} has no row in {table}"
+            raise _no_tags(place if from_table else f"There is no {folder / missing[0]}.xml", missing, from_table)
         return found | dict.fromkeys(missing, ()), findings
     how = Unlabeled(f"a row in {table}" if from_table else f"an XML file in {folder}", options.unlabeled)
     findings += unlabeled(how, missing, len(lines), list_file, options)
     return found if is_skipped(how, options) else found | dict.fromkeys(missing, ()), findings
 
 
-def _no_row(where: str, table: Path, missing: list[str]) -> DataError:
-    return DataError(
-        f"{where}: {missing[0]!r} has no row in {table}{_first_of(missing)}. Add the row (with an empty tag cell if it "
-        "shows no class), remove the line, or say --unlabeled skip or --unlabeled negative."
-    )
-
-
-def _no_xml(folder: Path, missing: list[str]) -> MissingDataError:
-    return MissingDataError(
-        f"There is no {folder / missing[0]}.xml{_first_of(missing)}. Add it, write tags.csv for all pictures, or say "
-        "--unlabeled skip or --unlabeled negative."
-    )
-
-
-def _first_of(missing: list[str]) -> str:
-    return f" (the first of {len(missing)} such pictures)" if len(missing) > 1 else ""
-
-
-def _csv_names(path: Path, lines: Mapping[str, int], separator: str) -> _Names:
-    def key(name: str) -> str | None:
-        return picture_id(name) if picture_id(name) in lines else None
-
-    table = read_tag_table(path, key, separator)
-    return {
-        name: (f"{table.path} line {row.line}", row.tags if not row.background else (*row.tags, "background"))
-        for name, row in table.rows.items()
-    }
-
-
-def _xml_names(folder: Path, lines: Mapping[str, int]) -> _Names:
-    """Names of the objects of the pictures that have an annotation."""
-    files = {name: existing(folder, f"{name}.xml") for name in lines}
-    return {name: (str(path), _objects(path)) for name, path in files.items() if path is not None and path.is_file()}
+def _no_tags(what: str, missing: Sequence[str], from_table: bool) -> DataError:
+    first = f" (the first of {len(missing)} such pictures)" if len(missing) > 1 else ""
+    add = "Add the row (with an empty tag cell if it shows no class), remove the line"
+    add = add if from_table else "Add it, write tags.csv for all pictures"
+    kind = DataError if from_table else MissingDataError
+    return kind(f"{what}{first}. {add}, or say --unlabeled skip or --unlabeled negative.")
 
 
 def _indices(names: _Names, classes: tuple[str, ...], root: Path, *, from_table: bool) -> dict[str, tuple[int, ...]]:
@@ -288,19 +255,8 @@ def _indices(names: _Names, classes: tuple[str, ...], root: Path, *, from_table:
     }
 
 
-def _background_finding(names: _Names) -> tuple[Finding, ...]:
-    marked = {key: tags for key, (_, tags) in names.items() if any(map(is_background, tags))}
-    alone = {key: None for key, tags in marked.items() if all(map(is_background, tags))}
-    return background_finding(list(alone), [key for key in marked if key not in alone])
-
-
 def _objects(path: Path) -> tuple[str, ...]:
     """Names of the objects of a VOC annotation."""
-    try:
+    with named_xml_errors(path, "Correct it or write tags.csv.", "Save it as UTF-8 or write tags.csv."):
         objects = ElementTree.parse(path).getroot().findall("object")
-    except ElementTree.ParseError as error:
-        line, _ = error.position
-        raise DataError(f"{path} line {line}: not valid XML ({error}). Correct it or write tags.csv.") from error
-    except (LookupError, ValueError) as error:  # an encoding that nobody knows
-        raise DataError(f"{path}: not valid XML ({error}). Save it as UTF-8 or write tags.csv.") from error
     return tuple(class_name(item.findtext("name") or "") for item in objects)

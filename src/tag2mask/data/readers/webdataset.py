@@ -53,7 +53,7 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
     (`tags`, a list or text with `;`), KEY.txt (text with `;`) or KEY.cls (a class number, with classes.txt beside the
     shards, or a class name); optionally KEY.mask.png. Where there is no KEY.jpg, KEY.input.jpg is the picture, and its
     tags may be KEY.input.json or KEY.tags.txt. Shards whose names say train, val or test are splits. A picture without
-    tags is left out, or a negative if so asked.
+    tags is left out, or a negative on request.
 
     Raises:
         MissingDataError: a shard is not there.
@@ -62,7 +62,8 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
     """
     shards = find_shards(root)
     folder = shards[0].parent
-    split_of = {shard: _split_of(shard) for shard in shards}
+    named_so = {shard: _NAMED_SPLIT.search(shard.stem) for shard in shards}
+    split_of = {shard: known_split(match.group(1)) if match else None for shard, match in named_so.items()}
     has_splits = all(split_of.values()) and len(set(split_of.values())) > 1
     classes = read_classes(folder / "classes.txt", numbered=True) if (folder / "classes.txt").is_file() else None
     splits: dict[str, list[Entry]] = {}
@@ -87,11 +88,8 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
             entries.append(entry._replace(labeled=tags is not None))
     beside = f" (beside them: {counted(untagged)})" if untagged else ""
     return Listing(
-        "webdataset",
         shards[0],
         splits,
-        None,
-        closed=False,
         numbered=True,
         findings=(*without_picture(spare, "member with tags", folder), *_unread(others, folder), *_beside(root)),
         unlabeled=Unlabeled(f"tags{beside}", "skip", labels=' (KEY.json with "tags", KEY.txt or KEY.cls)'),
@@ -109,7 +107,9 @@ def read_shard(shard: Path, separator: str = ";") -> Iterator[ShardSample | str]
     """
     groups: dict[str, dict[str, tuple[int, int]]] = {}
     for member in members(shard):
-        key, suffix = _key(member.name)
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, suffix = base.partition(".")
+        key = f"{folder}{slash}{stem}"
         place = (member.offset, member.size)
         if groups.setdefault(key, {}).setdefault(sys.intern(suffix), place) is not place:
             raise DataError(f"{shard} has the member {member.name!r} twice. Keep one.")
@@ -162,13 +162,6 @@ def _tag_suffixes(group: Iterable[str], picture: str) -> list[str]:
     return [suffix for *_, suffix in sorted(found)]
 
 
-def _key(name: str) -> tuple[str, str]:
-    """Key and suffix of a member, by the first dot of its file name."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return f"{folder}{slash}{stem}", suffix
-
-
 def _tags(
     shard: Path, members: Mapping[str, Member], separator: str
 ) -> tuple[tuple[str, ...] | None, int | None, str | None]:
@@ -196,7 +189,7 @@ def _tags(
 
 
 def _unread(others: Counter[str], folder: Path) -> tuple[Finding, ...]:
-    """What is said of members of tagged samples that are not read, by suffix."""
+    """Findings on members of tagged samples that are not read, by suffix."""
     return about(
         [f"{suffix}: {count}" for suffix, count in others.most_common()],
         severity="note",
@@ -207,13 +200,12 @@ def _unread(others: Counter[str], folder: Path) -> tuple[Finding, ...]:
 
 
 def _beside(root: Path) -> tuple[Finding, ...]:
-    """What is said of compressed shards and of loose pictures in the folder of the shards."""
+    """Findings on compressed shards and of loose pictures in the folder of the shards."""
     names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
     packed = [name for name in names if _COMPRESSED.search(name)]
     found = unlisted({name: root / name for name in names if is_picture(name)}, root, "the shards")
     return found + about(
         packed,
-        severity="warning",
         code="passed_over",
         message=f"{some(len(packed), 'compressed tar file')} in {root} passed over.",
         cure="Unpack what is a shard (gunzip), as pictures are read in place.",
@@ -229,8 +221,3 @@ def _class_name(number: int, classes: tuple[str, ...] | None, where: str, folder
     if number >= len(classes):
         raise DataError(f"{where}: class number {number}, but {folder / 'classes.txt'} has {len(classes)} names.")
     return classes[number]
-
-
-def _split_of(shard: Path) -> str | None:
-    match = _NAMED_SPLIT.search(shard.stem)
-    return known_split(match.group(1)) if match else None

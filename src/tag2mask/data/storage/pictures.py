@@ -27,11 +27,6 @@ _ORIENTATION, _IMAGE_WIDTH = 0x0112, 0x0100
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 _PART = 1 << 24
 """Values of a mask in colors that are looked up at a time."""
-__all__ = [
-    "PictureError", "PictureTooLarge",
-    "check_pixels", "file_size", "is_stored", "open_picture", "opened", "read_ids", "read_mask", "read_picture",
-    "shown_size", "to_rgb", "upright", "upright_size",
-]  # fmt: skip
 
 
 class PictureError(ValueError):
@@ -135,17 +130,27 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.u
         MemoryError: the machine has not the memory to unpack it.
         FileNotFoundError: there is no such file.
     """
+    with _named_errors(path), open_picture(path) as file, opened(file, max_pixels) as image:
+        image.load()
+        return to_rgb(upright(image))
+
+
+@contextmanager
+def _named_errors(path: str | Path, kind: str = "picture") -> Iterator[None]:
+    """A block that reads a picture or mask, whose errors name the file.
+
+    Raises:
+        PictureError, PictureTooLarge: as `read_picture`.
+    """
     try:
-        with open_picture(path) as file, opened(file, max_pixels) as image:
-            image.load()
-            return to_rgb(upright(image))
+        yield
     except PictureTooLarge as error:
-        raise PictureTooLarge(f"{path} is left out: {error}") from error
+        raise PictureTooLarge(f"{'Mask ' if kind == 'mask' else ''}{path} is left out: {error}") from error
     except (FileNotFoundError, MemoryError, PictureError):
         raise
     except Exception as error:  # the decoders raise nearly anything on damaged files
         needs = missing_reader(str(path))
-        raise PictureError(f"{path} cannot be read as a picture: {error}{needs}. Replace or remove it.") from error
+        raise PictureError(f"{path} cannot be read as a {kind}: {error}{needs}. Replace or remove it.") from error
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -249,28 +254,16 @@ def file_size(path: str | Path) -> tuple[int, int]:
 
 
 def _head(path: str | Path, size_of: Callable[[Image.Image], tuple[int, int]]) -> tuple[int, int]:
-    try:
-        with open_picture(path) as file, opened(file, None) as image:
-            return size_of(image)
-    except (FileNotFoundError, MemoryError, PictureError):
-        raise
-    except Exception as error:  # the decoders raise nearly anything on damaged files
-        raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
+    with _named_errors(path), open_picture(path) as file, opened(file, None) as image:
+        return size_of(image)
 
 
 def _mask_ids(path: Path, colors: LabelMap | None) -> NDArray[np.uint8]:
-    try:
-        with open_picture(path) as file, opened(file) as image:
-            # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
-            stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
-            kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
-            ids = np.asarray(image) if colors is None else _color_ids(image, colors)
-    except PictureTooLarge as error:
-        raise PictureTooLarge(f"Mask {path} is left out: {error}") from error
-    except (FileNotFoundError, MemoryError, PictureError):
-        raise
-    except Exception as error:  # the decoders raise nearly anything on damaged files
-        raise PictureError(f"{path} cannot be read as a mask: {error}. Replace or remove it.") from error
+    with _named_errors(path, "mask"), open_picture(path) as file, opened(file) as image:
+        # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
+        stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
+        kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
+        ids = np.asarray(image) if colors is None else _color_ids(image, colors)
     if stretched or kind not in (("P", "L", "1") if colors is None else ("P", "L", "1", "RGB", "RGBA")):
         cure = (
             f", or name its colors in {LABELMAP} beside the masks or their folder, a line 'CLASS:r,g,b::' each"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from PIL import features
 
-from tag2mask.data.findings import Finding, named, some
+from tag2mask.data.findings import Finding, about, some
 
 _SUFFIXES = {
     "BMP": (".bmp", ".dib"),
@@ -78,33 +78,29 @@ def missing_reader(name: str) -> str:
 
 
 def passed_over(names: Iterable[str], where: object, *, companions: bool = False) -> tuple[Finding, ...]:
-    """What is said of files that are passed over because of their suffix: none, or one finding that counts them.
+    """Findings on files that are passed over because of their suffix: none, or one finding that counts them.
 
     Args:
         names: Paths of all files, hidden ones left out, with forward slashes; pictures among them are no matter.
         where: The folder or pattern, for the message.
         companions: Whether files that lie beside pictures, such as .txt and .json, are counted too.
     """
-    others = [name for name in names if not is_picture(name) and (companions or not _is_companion(name))]
-    if not others:
-        return ()
+    others = [
+        name
+        for name in names
+        if not is_picture(name)
+        and (companions or not (suffix_of(name) in COMPANIONS or name.rpartition("/")[2].lower() in _NOTES))
+    ]
     counts = Counter(suffix_of(name) or "no suffix" for name in others)
     kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(counts.items(), key=lambda each: -each[1]))
-    cures = [f"{'/'.join(_SUFFIXES[name])}: {needs}" for name, needs in _NEEDS.items() if _is_missing(name, counts)]
-    return (
-        Finding(
-            severity="warning",
-            code="passed_over",
-            message=f"{some(len(others), 'file')} in {where} passed over by suffix: {kinds}.",
-            cure="; ".join([*cures, "convert what shows a picture to JPEG or PNG, and remove what does not."]),
-            **named(sorted(others)),
-        ),
+    cures = [
+        f"{'/'.join(_SUFFIXES[name])}: {needs}"
+        for name, needs in _NEEDS.items()
+        if name not in FORMATS and counts.keys() & set(_SUFFIXES[name])
+    ]
+    return about(
+        sorted(others),
+        code="passed_over",
+        message=f"{some(len(others), 'file')} in {where} passed over by suffix: {kinds}.",
+        cure="; ".join([*cures, "convert what shows a picture to JPEG or PNG, and remove what does not."]),
     )
-
-
-def _is_companion(name: str) -> bool:
-    return suffix_of(name) in COMPANIONS or name.rpartition("/")[2].lower() in _NOTES
-
-
-def _is_missing(name: str, counts: Counter[str]) -> bool:
-    return name not in FORMATS and any(suffix in counts for suffix in _SUFFIXES[name])

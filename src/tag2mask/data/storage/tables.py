@@ -8,11 +8,13 @@ import difflib
 import json
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 from tag2mask.base.spelling import class_name, class_names, is_background, nfc
 from tag2mask.data.dataset import DataError, MissingDataError
@@ -33,10 +35,13 @@ class TagRow:
     """One row of tags.csv."""
 
     line: int
-    tags: tuple[str, ...]
-    """Without `background`, which is no class."""
-    background: bool = False
-    """Whether the row says `background`."""
+    with_background: tuple[str, ...]
+    """Its tags, `background` perhaps among them, which is no class."""
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags that are classes."""
+        return without_background(self.with_background)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,23 @@ def read_json(path: Path) -> Any:
         raise
     except ValueError as error:  # a number of thousands of digits
         raise DataError(f"{path}: not valid JSON ({error}). Export or download it again.") from error
+
+
+@contextmanager
+def named_xml_errors(path: Path, cure: str, encoding_cure: str) -> Iterator[None]:
+    """A block that reads an XML file, whose errors name file, line and cure.
+
+    Raises:
+        DataError: not XML, or in an encoding that nobody knows.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except ParseError as error:
+        raise DataError(f"{path} line {error.position[0]}: not valid XML ({error}). {cure}") from error
+    except (LookupError, ValueError) as error:
+        raise DataError(f"{path}: not valid XML ({error}). {encoding_cure}") from error
 
 
 def shown(value: object) -> str:
@@ -236,7 +258,7 @@ def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: n
                 continue
             if name in rows:
                 raise DataError(f"{where}: {name!r} is already on line {rows[name].line}. Keep one row per picture.")
-            rows[name] = tag_row(reader.line_num, _row_tags(where, cell_of, columns, separator))
+            rows[name] = TagRow(reader.line_num, _row_tags(where, cell_of, columns, separator))
     except csv.Error as error:
         cure = _header_cure(read_text(path).splitlines()[:1])
         raise DataError(f"{path} line {reader.line_num}: not valid csv ({error}). Correct the quotes.{cure}") from error
@@ -244,14 +266,9 @@ def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: n
     return TagTable(path, rows, tuple(column for column in columns if not is_background(column)), ignored)
 
 
-def tag_row(line: int, tags: tuple[str, ...]) -> TagRow:
-    """The row of a table with these tags, `background` perhaps among them."""
-    kept = _without_background(tags)
-    return TagRow(line, kept, len(kept) < len(tags))
-
-
 @lru_cache(maxsize=4096)
-def _without_background(tags: tuple[str, ...]) -> tuple[str, ...]:
+def without_background(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """The tags that are classes: `background` is none."""
     return tuple(tag for tag in tags if not is_background(tag))
 
 
@@ -300,6 +317,11 @@ def _row_tags(where: str, cell_of: dict[str, str], columns: tuple[str, ...], sep
     return tuple(column for column in columns if _ON_OFF[cell_of[column].strip().lower()])
 
 
+def near_word(word: str, known: Sequence[str]) -> str | None:
+    """The word of `known` that is spelt most like `word`; None where none is near."""
+    return next(iter(difflib.get_close_matches(word, known, n=1)), None)
+
+
 def class_indices(tags: Iterable[str], classes: Sequence[str], where: str, cure: str) -> tuple[int, ...]:
     """Ascending indices of `tags` in `classes`.
 
@@ -309,8 +331,8 @@ def class_indices(tags: Iterable[str], classes: Sequence[str], where: str, cure:
     indices = set()
     for tag in tags:
         if tag not in classes:
-            close = difflib.get_close_matches(tag, classes, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            near = near_word(tag, classes)
+            hint = f" Did you mean {near!r}?" if near else ""
             raise DataError(f"{where}: unknown class {tag!r}; the classes are {', '.join(classes)}.{hint} {cure}")
         indices.add(classes.index(tag))
     return tuple(sorted(indices))

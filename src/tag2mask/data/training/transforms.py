@@ -95,7 +95,7 @@ def joint_transform(
     picture = tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1))
     truth = tv_tensors.Mask(torch.from_numpy(labels)[None])
     factor = drawn.scale * (1.0 if image_size is None else image_size / max(height, width))
-    size = _scaled((height, width), factor)
+    size = (max(2, round(height * factor)), max(2, round(width * factor)))
     rows, columns = (_place(side, crop_size, u) for side, u in zip(size, (drawn.row, drawn.column), strict=True))
 
     def geometry(image: Tensor) -> Tensor:
@@ -129,11 +129,6 @@ def _place(side: int, crop_size: int, u: float) -> _Span:
     length = side - side % 2
     target = 2 * int(u * ((crop_size - length) // 2 + 1))
     return _Span(0, target, length)
-
-
-def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    height, width = (max(2, round(side * factor)) for side in size)
-    return height, width
 
 
 def _pad(image: Tensor, rows: _Span, columns: _Span, crop_size: int, fill: float | list[float]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from tag2mask.config import AugmentConfig
 from tag2mask.config.formats import DataOptions
-from tag2mask.data.dataset import Picture, PictureSet
+from tag2mask.data.dataset import Picture, PictureSet, label_codes
 from tag2mask.data.findings import SEVERITIES, Finding
 from tag2mask.data.masks.labels import expected_mask
 from tag2mask.jobs.checking.class_findings import class_findings, held_out_findings
@@ -23,6 +24,13 @@ from tag2mask.jobs.checking.picture_findings import mask_findings, picture_findi
 from tag2mask.jobs.checking.results import CheckReport, SplitSummary, report_lines
 
 __all__ = ["CheckReport", "Finding", "SplitSummary", "check", "report_lines"]
+
+_NOTHING_HELD_OUT = Finding(
+    severity="note",
+    code="nothing_held_out",
+    message="No split is held out (val, test), so nothing can be scored on pictures that training has not seen.",
+    cure="Make a split named val; see docs/data.md for the format's way.",
+)
 
 
 def check(
@@ -69,10 +77,13 @@ def check(
     reading = DataOptions.merged(data_options, fields)
     opened = open_splits(Path(data).expanduser(), train_split=train_split, options=reading)
     pictures, members = _each_once(opened.splits)
-    looks = _looks(opened, pictures, jobs, progress)
+    codes = next((each.mask_codes for each in opened.splits.values()), label_codes(0, others="ignore"))
+    looks = look_at_pictures(pictures, codes, jobs=jobs, progress=progress)
+    looks_of = {name: [looks[i] for i in members[name]] for name in opened.splits}
+    tags = {name: _tag_matrix(opened.splits[name], looks_of[name]) for name in opened.splits if name in opened.tagged}
     findings = list(opened.findings)
     findings += dict.fromkeys(each for split in opened.splits.values() for each in split.findings)
-    findings += _split_findings(opened, looks, members, min_images)
+    findings += _split_findings(opened, looks_of, tags, min_images)
     findings += picture_findings(pictures, looks, crop_size)
     findings += _copies(opened, pictures, looks, members)
     report = CheckReport(
@@ -80,10 +91,7 @@ def check(
         data_format=opened.data_format,
         train_split=opened.train,
         classes=opened.classes,
-        splits={
-            name: _summary(each, [looks[i] for i in members[name]], tagged=name in opened.tagged)
-            for name, each in opened.splits.items()
-        },
+        splits={name: _summary(each, looks_of[name], tags.get(name)) for name, each in opened.splits.items()},
         findings=tuple(sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))),
         side_histogram=side_histogram(looks),
     )
@@ -103,33 +111,33 @@ def _each_once(splits: dict[str, PictureSet]) -> tuple[list[Picture], dict[str, 
     return pictures, members
 
 
-def _looks(opened: Opened, pictures: list[Picture], jobs: int, progress: Progress | None) -> list[Look]:
-    if not pictures:
-        return []
-    codes = next(iter(opened.splits.values())).mask_codes
-    return look_at_pictures(pictures, codes, jobs=jobs, progress=progress)
-
-
-def _split_findings(opened: Opened, looks: list[Look], members: dict[str, Indices], min_images: int) -> list[Finding]:
-    """What tags and masks say, for the split to train on and the held-out ones."""
-    findings = []
-    counts = {}
+def _split_findings(
+    opened: Opened, looks: dict[str, list[Look]], tags: dict[str, NDArray[np.bool_]], min_images: int
+) -> list[Finding]:
+    """Findings on tags and masks of the split to train on and the held-out ones."""
+    findings: list[Finding] = []
+    trained = tags.get(opened.train)
     for name, pictures in opened.splits.items():
-        mine = [looks[i] for i in members[name]]
         held_out = is_held_out(name) and name != opened.train
-        if name in opened.tagged:
-            tags = _tag_matrix(pictures, mine)
-            counts[name] = _class_counts(pictures, tags)
-            if name == opened.train:
-                findings += class_findings(tags, pictures.classes, name, min_images)
-            elif held_out and opened.train in counts:
-                findings += held_out_findings(counts[name], counts[opened.train], name)
+        if name in tags and name == opened.train:
+            findings += class_findings(tags[name], pictures.classes, name, min_images)
+        elif name in tags and held_out and trained is not None:
+            counts = _class_counts(pictures.classes, tags[name])
+            findings += held_out_findings(counts, _class_counts(opened.splits[opened.train].classes, trained), name)
         if name == opened.train or held_out:
-            findings += mask_findings(pictures, mine)
+            findings += mask_findings(pictures, looks[name])
         if held_out and not pictures.has_masks:
-            findings.append(_no_masks(name, expected_mask(pictures)))
+            cures = ["Draw masks of a few of its pictures, 50 say; training needs none.", expected_mask(pictures)]
+            findings.append(
+                Finding(
+                    severity="note",
+                    code="no_masks",
+                    message=f"The split {name!r} has no masks: `tag2mask evaluate` cannot give an mIoU on it.",
+                    cure=" ".join(filter(None, cures)),
+                )
+            )
     if not any(is_held_out(name) and name != opened.train for name in opened.splits):
-        findings.append(_nothing_held_out())
+        findings.append(_NOTHING_HELD_OUT)
     return findings
 
 
@@ -142,26 +150,8 @@ def _tag_matrix(pictures: PictureSet, looks: list[Look]) -> NDArray[np.bool_]:
     return tags
 
 
-def _class_counts(pictures: PictureSet, tags: NDArray[np.bool_]) -> dict[str, int]:
-    return dict(zip(pictures.classes, map(int, tags.sum(axis=0)), strict=True))
-
-
-def _no_masks(split: str, expected: str) -> Finding:
-    return Finding(
-        severity="note",
-        code="no_masks",
-        message=f"The split {split!r} has no masks: `tag2mask evaluate` cannot give an mIoU on it.",
-        cure=" ".join(filter(None, ["Draw masks of a few of its pictures, 50 say; training needs none.", expected])),
-    )
-
-
-def _nothing_held_out() -> Finding:
-    return Finding(
-        severity="note",
-        code="nothing_held_out",
-        message="No split is held out (val, test), so nothing can be scored on pictures that training has not seen.",
-        cure="Make a split named val; see docs/data.md for the format's way.",
-    )
+def _class_counts(classes: Sequence[str], tags: NDArray[np.bool_]) -> dict[str, int]:
+    return dict(zip(classes, map(int, tags.sum(axis=0)), strict=True))
 
 
 def _copies(opened: Opened, pictures: list[Picture], looks: list[Look], members: dict[str, Indices]) -> list[Finding]:
@@ -172,19 +162,14 @@ def _copies(opened: Opened, pictures: list[Picture], looks: list[Look], members:
     return copy_findings(pictures, looks, members.get(train, none), held_out, tagged)
 
 
-def _summary(pictures: PictureSet, looks: list[Look], *, tagged: bool) -> SplitSummary:
+def _summary(pictures: PictureSet, looks: list[Look], tags: NDArray[np.bool_] | None) -> SplitSummary:
     good = [look for look in looks if look.error is None]
-    counts = negatives = None
-    if tagged:
-        tags = _tag_matrix(pictures, looks)
-        counts = _class_counts(pictures, tags)
-        negatives = int((~tags.any(axis=1)).sum())
     return SplitSummary(
         num_images=len(looks),
         num_broken=len(looks) - len(good),
-        num_negatives=negatives,
+        num_negatives=None if tags is None else int((~tags.any(axis=1)).sum()),
         num_masks=sum(picture.mask is not None for picture in pictures.pictures),
-        class_counts=counts,
+        class_counts=None if tags is None else _class_counts(pictures.classes, tags),
         heights=size_summary([look.height for look in good]),
         widths=size_summary([look.width for look in good]),
     )

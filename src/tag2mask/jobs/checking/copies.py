@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.data.dataset import Picture
-from tag2mask.data.findings import Finding, are, named, some
+from tag2mask.data.findings import Finding, about, are, some
 from tag2mask.jobs.checking.fingerprint import NEAR, near_pairs
 from tag2mask.jobs.checking.looking import Look
 
@@ -37,9 +38,12 @@ def copy_findings(
     """
     equal = equal_files(looks)
     group, twin = similar_pictures(looks, trained)
-    findings = [_leak(pictures, looks, equal, twin, trained, split, held) for split, held in held_out.items()]
-    findings += [_contradictions(pictures, equal, tagged), _equal(pictures, equal), _similar(pictures, equal, group)]
-    return [finding for finding in findings if finding is not None]
+    return [
+        *chain(*(_leak(pictures, looks, equal, twin, trained, split, held) for split, held in held_out.items())),
+        *_contradictions(pictures, equal, tagged),
+        *_equal(pictures, equal),
+        *_similar(pictures, equal, group),
+    ]
 
 
 def equal_files(looks: Sequence[Look]) -> Indices:
@@ -119,7 +123,7 @@ def _leak(
     trained: Indices,
     split: str,
     held: Indices,
-) -> Finding | None:
+) -> tuple[Finding, ...]:
     """Pictures of a held-out split that train as well, as the same file, as an equal one, or nearly."""
     in_training = set(trained.tolist())
     copy_in_training = {int(equal[i]): int(i) for i in reversed(trained) if looks[i].error is None}
@@ -132,66 +136,51 @@ def _leak(
         elif twin[i] >= 0:
             near.append((i, int(twin[i])))
     leaks = [*same, *copied, *near]
-    if not leaks:
-        return None
     kinds = ((same, "listed in both"), (copied, "copied"), (near, "nearly the same"))
     how = ", ".join(f"{len(each)} {what}" for each, what in kinds if each)
     names = [
         f"{pictures[pair[0]].name}: {f'looks like {pictures[pair[1]].name}' if len(pair) > 1 else 'in both lists'}"
         for pair in leaks
     ]
-    return Finding(
-        severity="warning",
+    return about(
+        names,
+        [tuple(pictures[i].path for i in pair) for pair in leaks],
         code="leak",
-        message=f"{len(leaks)} of {some(len(held), 'picture')} of the split {split!r} ({len(leaks) / len(held):.1%}) "
-        f"also train ({how}): scores on it are too good.",
+        message=f"{len(leaks)} of {some(len(held), 'picture')} of the split {split!r} "
+        f"({len(leaks) / max(1, len(held)):.1%}) also train ({how}): scores on it are too good.",
         cure="Take them out of one of the two. Pictures of one scene belong into one split.",
-        **named(names, [tuple(pictures[i].path for i in pair) for pair in leaks]),
     )
 
 
-def _contradictions(pictures: Sequence[Picture], equal: Indices, tagged: Indices) -> Finding | None:
+def _contradictions(pictures: Sequence[Picture], equal: Indices, tagged: Indices) -> tuple[Finding, ...]:
     unlike = [
         group for group in _groups(equal, tagged.tolist()) if len({frozenset(pictures[i].tags) for i in group}) > 1
     ]
-    if not unlike:
-        return None
-    names, files = _written(pictures, unlike)
-    return Finding(
-        severity="warning",
+    return about(
+        *_written(pictures, unlike),
         code="contradictions",
         message=f"{some(len(unlike), 'group')} of equal files whose tags differ: the network is told two things.",
         cure="Keep one file of each group, with all tags that are true.",
-        **named(names, files),
     )
 
 
-def _equal(pictures: Sequence[Picture], equal: Indices) -> Finding | None:
+def _equal(pictures: Sequence[Picture], equal: Indices) -> tuple[Finding, ...]:
     groups = _groups(equal, range(len(pictures)))
-    if not groups:
-        return None
-    names, files = _written(pictures, groups)
-    return Finding(
-        severity="warning",
+    return about(
+        *_written(pictures, groups),
         code="duplicates",
         message=f"{are(sum(map(len, groups)) - len(groups), 'file')} the same, byte for byte, as another one "
         f"({some(len(groups), 'group')}).",
         cure="Keep one of each group: copies weigh twice in training and in scores.",
-        **named(names, files),
     )
 
 
-def _similar(pictures: Sequence[Picture], equal: Indices, group: Indices) -> Finding | None:
-    once = [i for i in range(len(pictures)) if equal[i] == i]
-    groups = _groups(group, once)
-    if not groups:
-        return None
-    names, files = _written(pictures, groups)
-    return Finding(
-        severity="warning",
+def _similar(pictures: Sequence[Picture], equal: Indices, group: Indices) -> tuple[Finding, ...]:
+    groups = _groups(group, [i for i in range(len(pictures)) if equal[i] == i])
+    return about(
+        *_written(pictures, groups),
         code="near_duplicates",
         message=f"{some(len(groups), 'group')} of pictures that look (almost) the same, {sum(map(len, groups))} in "
         f"all: at most {NEAR} of 64 bits of their fingerprints differ.",
         cure="Keep one of each group, or at least keep a group in one split.",
-        **named(names, files),
     )

@@ -1,9 +1,9 @@
-"""Opens every split of a data set and turns what its reader refuses into findings. Imports no torch."""
+"""Opens every split of a data set and turns the errors of its reader into findings. Imports no torch."""
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -12,12 +12,14 @@ from tag2mask.base.spelling import existing
 from tag2mask.config.formats import DataFormat, DataOptions
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, detect_format, list_splits, open_data
 from tag2mask.data.dataset import label_codes
-from tag2mask.data.findings import Finding, named, some
-from tag2mask.data.readers.folder import folder_files, table_findings
-from tag2mask.data.readers.voc import VOC_CLASSES, listed_ids, picture_id
-from tag2mask.data.storage.tables import TagTable, read_classes, read_tag_table
+from tag2mask.data.findings import Finding, about, some
+from tag2mask.data.readers.folder import table_findings
+from tag2mask.data.readers.locating import files_of_folder
+from tag2mask.data.readers.voc import VOC_CLASSES, listed_ids, picture_id, split_lists
+from tag2mask.data.storage.tables import TagTable, near_word, read_classes, read_tag_table
 
 _HELD_OUT = ("val", "test", "dev", "eval", "holdout")
+_DO = "Do what the message says, then check again."
 UNLISTED = "files"
 """Name of the stand-in split where no split can be opened: every picture file."""
 
@@ -63,7 +65,7 @@ def open_splits(root: Path, *, train_split: str | Path | None, options: DataOpti
         try:
             pictures, problem = _open(root, asked, options)
         except SplitError as error:
-            # that there are too few pictures for a `val` by hash is no mistake
+            # too few pictures for a `val` by hash are no mistake
             if name == first or name in own:
                 findings.append(_unreadable(name, error, fatal=name == first))
             continue
@@ -113,7 +115,7 @@ def _open(root: Path, split: str | Path | None, options: DataOptions) -> tuple[P
         try:
             return open_data(root, split=split, options=replace(options, tags_from="tags"), need_tags=False), error
         except DataError:
-            raise error from None  # what is wrong with tags too says more
+            raise error from None  # the first error says more
 
 
 def _unreadable(split: str, error: DataError, *, fatal: bool) -> Finding:
@@ -121,18 +123,17 @@ def _unreadable(split: str, error: DataError, *, fatal: bool) -> Finding:
         severity="error" if fatal else "warning",
         code="unreadable",
         message=f"The split {split!r} cannot be opened: {error}",
-        cure="Do what the message says, then check again.",
+        cure=_DO,
     )
 
 
 def _untagged(split: str, error: DataError, *, fatal: bool) -> Finding:
+    others = "Without tags and masks nothing can be scored on these pictures. Add either, or leave the split out."
     return Finding(
         severity="error" if fatal else "warning",
         code="no_tags",
         message=f"The tags of the split {split!r} cannot be used: {error}",
-        cure="Do what the message says, then check again."
-        if fatal
-        else "Without tags and masks nothing can be scored on these pictures. Add either, or leave the split out.",
+        cure=_DO if fatal else others,
     )
 
 
@@ -145,110 +146,93 @@ def _merged(findings: list[Finding]) -> list[Finding]:
 
 
 def _files(root: Path, data_format: str) -> PictureSet | None:
-    folder = root / {"folder": "images", "voc": "JPEGImages"}.get(data_format, "")
-    if folder == root:
+    """The picture files of a plain folder or VOC tree as they lie there; None where there is none."""
+    folder = {"folder": "images", "voc": "JPEGImages"}.get(data_format)
+    if folder is None:
         return None
     try:
-        files = folder_files(root, folder.name).pictures
+        files = files_of_folder(root, folder)
     except DataError:
         return None
-    pictures = tuple(Picture(folder / path, name, (), None) for name, path in files.items())
-    return PictureSet((), pictures, label_codes(0, others="ignore"), root, UNLISTED, data_format) if files else None
+    pictures = tuple(Picture(files.path(name), name, (), None) for name in files.names)
+    return PictureSet((), pictures, label_codes(0, others="ignore"), root, UNLISTED, data_format) if pictures else None
 
 
 def _table_findings(
     root: Path, data_format: str, splits: dict[str, PictureSet], train: str, options: DataOptions
-) -> list[Finding]:
+) -> tuple[Finding, ...]:
     """Everything that is wrong in tags.csv at once, where the readers stop at the first."""
-    path = root / "tags.csv"
+    path, is_voc = root / "tags.csv", data_format == "voc"
     if data_format not in ("folder", "voc") or options.tags_from != "tags" or not path.is_file():
-        return []
+        return ()
     try:
         table = read_tag_table(path, separator=options.tag_separator)
-        classes = _listed_classes(root, data_format)
-        used = set(table.rows) if data_format == "folder" else _used_rows(root, table)
+        has_list = (root / "classes.txt").is_file()
+        classes = read_classes(root / "classes.txt") if has_list else VOC_CLASSES if is_voc else None
+        used = _used_rows(root, table) if is_voc else table.rows.keys()
     except DataError:
-        return []  # this is what the splits could not be opened for
-    found = _unknown_tags(table, classes, used)
-    if data_format == "folder":
-        found += _missing_pictures(root, table)
-        if UNLISTED in splits:  # a split that can be opened says it itself
-            found += table_findings(root, table, folder_files(root, "images"))
-    elif options.unlabeled == "auto":
-        found += _missing_rows(splits, table, train)
-    return found
-
-
-def _listed_classes(root: Path, data_format: str) -> tuple[str, ...] | None:
-    """Classes that tags must be of; None where the tags themselves are the class list."""
-    path = root / "classes.txt"
-    if path.is_file():
-        return read_classes(path)
-    return VOC_CLASSES if data_format == "voc" else None
+        return ()  # the splits could not be opened for this reason, which is reported already
+    found = () if classes is None else _unknown_tags(table, classes, used, has_list=has_list)
+    if is_voc:
+        return found + (_missing_rows(splits, table, train) if options.unlabeled == "auto" else ())
+    found += _missing_pictures(root, table)
+    # a split that can be opened says it itself
+    return found + (table_findings(root, table, files_of_folder(root, "images")) if UNLISTED in splits else ())
 
 
 def _used_rows(root: Path, table: TagTable) -> set[str]:
     """Rows of a VOC tree's tags.csv that a list names; the others are ignored, whatever they say."""
-    files, known = (root / "ImageSets" / "Segmentation").glob("*.txt"), {picture_id(name) for name in table.rows}
-    ids = {name for path in files for name in listed_ids(path, known)}
+    known = {picture_id(name) for name in table.rows}
+    ids = {name for path in split_lists(root).values() for name in listed_ids(path, known)}
     return {name for name in table.rows if picture_id(name) in ids}
 
 
-def _unknown_tags(table: TagTable, classes: tuple[str, ...] | None, used: set[str]) -> list[Finding]:
+def _unknown_tags(
+    table: TagTable, classes: tuple[str, ...], used: Container[str], *, has_list: bool
+) -> tuple[Finding, ...]:
     lines: defaultdict[str, list[int]] = defaultdict(list)
-    for name, row in table.rows.items() if classes else ():
+    for name, row in table.rows.items():
         for tag in row.tags if name in used else ():
-            if tag not in (classes or ()):
+            if tag not in classes:
                 lines[tag].append(row.line)
-    if not lines:
-        return []
     names = []
     for tag, where in sorted(lines.items(), key=lambda each: -len(each[1])):
-        close = difflib.get_close_matches(tag, classes or (), n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
+        near = near_word(tag, classes)
+        hint = f", did you mean {near!r}?" if near else ""
         names.append(f"{tag!r}: {some(len(where), 'picture')}, first on line {where[0]}{hint}")
-    return [
-        Finding(
-            severity="error",
-            code="unknown_tags",
-            message=f"{table.path} has {some(len(lines), 'tag')} that are no classes: "
-            f"{'classes.txt does' if (table.path.parent / 'classes.txt').is_file() else 'the twenty VOC classes do'} "
-            "not name them.",
-            cure="Correct the tags, or add the classes to classes.txt.",
-            **named(names),
-        )
-    ]
+    return about(
+        names,
+        severity="error",
+        code="unknown_tags",
+        message=f"{table.path} has {some(len(lines), 'tag')} that are no classes: "
+        f"{'classes.txt does' if has_list else 'the twenty VOC classes do'} not name them.",
+        cure="Correct the tags, or add the classes to classes.txt.",
+    )
 
 
-def _missing_pictures(root: Path, table: TagTable) -> list[Finding]:
+def _missing_pictures(root: Path, table: TagTable) -> tuple[Finding, ...]:
     names = [f"{name} (line {row.line})" for name, row in table.rows.items() if not existing(root / "images", name)]
-    if not names:
-        return []
-    return [
-        Finding(
-            severity="error",
-            code="missing_pictures",
-            message=f"{some(len(names), 'row')} of {table.path} without a picture in {root / 'images'}.",
-            cure="Add the pictures, correct file_name (relative to images/), or remove the rows.",
-            **named(names),
-        )
-    ]
+    return about(
+        names,
+        severity="error",
+        code="missing_pictures",
+        message=f"{some(len(names), 'row')} of {table.path} without a picture in {root / 'images'}.",
+        cure="Add the pictures, correct file_name (relative to images/), or remove the rows.",
+    )
 
 
-def _missing_rows(splits: dict[str, PictureSet], table: TagTable, train: str) -> list[Finding]:
+def _missing_rows(splits: dict[str, PictureSet], table: TagTable, train: str) -> tuple[Finding, ...]:
     rows = {picture_id(name) for name in table.rows}
-    found = []
+    found: tuple[Finding, ...] = ()
     for split, pictures in splits.items():
-        names = [each.name for each in pictures.pictures if picture_id(each.name) not in rows]
-        if not names or is_held_out(split) or split == UNLISTED:
+        if is_held_out(split) or split == UNLISTED:
             continue
-        found.append(
-            Finding(
-                severity="error" if split == train else "warning",
-                code="missing_tags",
-                message=f"{some(len(names), 'picture')} of the split {split!r} without a row in {table.path}.",
-                cure="Add a row for each (with an empty tag cell if it shows no class), or remove the list's lines.",
-                **named(names),
-            )
+        names = [each.name for each in pictures.pictures if picture_id(each.name) not in rows]
+        found += about(
+            names,
+            severity="error" if split == train else "warning",
+            code="missing_tags",
+            message=f"{some(len(names), 'picture')} of the split {split!r} without a row in {table.path}.",
+            cure="Add a row for each (with an empty tag cell if it shows no class), or remove the list's lines.",
         )
     return found

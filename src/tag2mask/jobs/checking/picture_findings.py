@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tag2mask.data.dataset import Picture, PictureSet
-from tag2mask.data.findings import Finding, are, named, some
-from tag2mask.data.masks.survey import MaskTally
+from tag2mask.data.findings import Finding, Severity, about, are, some
+from tag2mask.data.masks.tally import MaskTally
 from tag2mask.jobs.checking.looking import ALPHA, ANIMATED, CMYK, DEEP, GREY, Look
 
 ELONGATED = 4.0
@@ -25,7 +25,7 @@ _KINDS = {
 }
 
 
-def picture_findings(pictures: Sequence[Picture], looks: Sequence[Look], crop_size: int) -> list[Finding]:
+def picture_findings(pictures: Sequence[Picture], looks: Sequence[Look], crop_size: int) -> tuple[Finding, ...]:
     """Findings on the files of all splits, each picture once.
 
     Args:
@@ -33,69 +33,59 @@ def picture_findings(pictures: Sequence[Picture], looks: Sequence[Look], crop_si
         looks: A look at each.
         crop_size: Height and width of a training crop in pixels.
     """
-    good = [(picture, look) for picture, look in zip(pictures, looks, strict=True) if look.error is None]
-    findings = _broken(pictures, looks, none_good=not good)
-    tiny = [(p, f"{p.name} ({x.height} x {x.width})") for p, x in good if 2 * max(x.height, x.width) < crop_size]
-    if tiny:
-        findings.append(
-            Finding(
-                severity="warning",
-                code="tiny",
-                message=f"{some(len(tiny), 'picture')} with a longer side below half a training crop "
-                f"({crop_size} pixels): enlarged, it is all blur.",
-                cure="Use the pictures at their original size, or a smaller --image-size and --augment.crop-size.",
-                **named([name for _, name in tiny], [(p.path,) for p, _ in tiny]),
-            )
-        )
+    pairs = list(zip(pictures, looks, strict=True))
+    bad = [(picture, f"{picture.name}: {look.error}") for picture, look in pairs if look.error is not None]
+    good = [(picture, look) for picture, look in pairs if look.error is None]
+    sized = [(picture, f"{picture.name} ({look.height} x {look.width})", look) for picture, look in good]
+    tiny = [(picture, name) for picture, name, look in sized if 2 * max(look.height, look.width) < crop_size]
     long = [
-        (p, f"{p.name} ({x.height} x {x.width})")
-        for p, x in good
-        if max(x.height, x.width) >= ELONGATED * min(x.height, x.width)
+        (picture, name)
+        for picture, name, look in sized
+        if max(look.height, look.width) >= ELONGATED * min(look.height, look.width)
     ]
-    if long:
-        findings.append(
-            Finding(
-                severity="warning",
-                code="elongated",
-                message=f"{some(len(long), 'picture')} at least {ELONGATED:g} times as long as wide: most of such a "
-                "crop is padding, and small things vanish.",
-                cure="Cut them into pieces, with the tags of what each piece shows.",
-                **named([name for _, name in long], [(p.path,) for p, _ in long]),
-            )
-        )
-    blank = [p for p, x in good if x.flat]
-    if blank:
-        findings.append(
-            Finding(
-                severity="warning",
-                code="blank",
-                message=f"{some(len(blank), 'picture')} of (nearly) one grey value that show next to nothing.",
-                cure="Remove them, or leave them as negatives if such pictures will be seen later.",
-                **named([p.name for p in blank], [(p.path,) for p in blank]),
-            )
-        )
-    for kind, (what, cure) in _KINDS.items():
-        names = [p.name for p, x in good if kind in x.kinds]
-        if names:
-            message = f"{are(len(names), 'picture')} {what}."
-            findings.append(Finding(severity="note", code=kind, message=message, cure=cure, **named(names)))
-    return findings
-
-
-def _broken(pictures: Sequence[Picture], looks: Sequence[Look], *, none_good: bool) -> list[Finding]:
-    bad = [(picture, look.error) for picture, look in zip(pictures, looks, strict=True) if look.error is not None]
-    if not bad:
-        return []
-    return [
-        Finding(
-            severity="error" if none_good else "warning",
+    blank = [(picture, picture.name) for picture, look in good if look.flat]
+    found = (
+        *_shown(
+            bad,
+            severity="warning" if good else "error",
             code="broken",
-            message=f"{'All' if none_good else len(bad)} of {some(len(pictures), 'picture')} cannot be read. Training "
+            message=f"{len(bad) if good else 'All'} of {some(len(pictures), 'picture')} cannot be read. Training "
             "passes over broken pictures.",
             cure="Replace or remove them.",
-            **named([f"{p.name}: {error}" for p, error in bad], [(p.path,) for p, _ in bad]),
-        )
-    ]
+        ),
+        *_shown(
+            tiny,
+            code="tiny",
+            message=f"{some(len(tiny), 'picture')} with a longer side below half a training crop "
+            f"({crop_size} pixels): enlarged, it is all blur.",
+            cure="Use the pictures at their original size, or a smaller --image-size and --augment.crop-size.",
+        ),
+        *_shown(
+            long,
+            code="elongated",
+            message=f"{some(len(long), 'picture')} at least {ELONGATED:g} times as long as wide: most of such a "
+            "crop is padding, and small things vanish.",
+            cure="Cut them into pieces, with the tags of what each piece shows.",
+        ),
+        *_shown(
+            blank,
+            code="blank",
+            message=f"{some(len(blank), 'picture')} of (nearly) one grey value that show next to nothing.",
+            cure="Remove them, or leave them as negatives if such pictures will be seen later.",
+        ),
+    )
+    for kind, (what, cure) in _KINDS.items():
+        names = [picture.name for picture, look in good if kind in look.kinds]
+        found += about(names, severity="note", code=kind, message=f"{are(len(names), 'picture')} {what}.", cure=cure)
+    return found
+
+
+def _shown(
+    pictures: Sequence[tuple[Picture, str]], *, code: str, message: str, cure: str, severity: Severity = "warning"
+) -> tuple[Finding, ...]:
+    """A finding on pictures, each with its text, whose files the page shows."""
+    names, files = [name for _, name in pictures], [(picture.path,) for picture, _ in pictures]
+    return about(names, files, severity=severity, code=code, message=message, cure=cure)
 
 
 def mask_findings(pictures: PictureSet, looks: Sequence[Look]) -> list[Finding]:

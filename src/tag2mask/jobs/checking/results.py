@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +73,7 @@ class CheckReport:
     def as_dict(self) -> dict[str, Any]:
         """JSON values: the object of --json."""
         splits = {
-            name: {
-                "num_images": each.num_images,
-                "num_broken": each.num_broken,
-                "num_negatives": each.num_negatives,
-                "num_masks": each.num_masks,
-                "class_counts": each.class_counts,
-                "heights": each.heights and list(each.heights),
-                "widths": each.widths and list(each.widths),
-            }
+            name: {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(each).items()}
             for name, each in self.splits.items()
         }
         return {

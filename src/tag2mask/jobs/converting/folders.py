@@ -16,7 +16,7 @@ from tag2mask.base.files import make_folder_atomically, write_text
 from tag2mask.config.formats import DataOptions
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_split
 from tag2mask.data.findings import Finding
-from tag2mask.data.masks.survey import MaskTally
+from tag2mask.data.masks.tally import MaskTally
 from tag2mask.data.storage.pictures import is_stored, read_ids
 from tag2mask.data.storage.result_names import result_names
 from tag2mask.data.storage.tables import class_indices, read_classes, read_tag_table

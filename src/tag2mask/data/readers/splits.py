@@ -1,0 +1,141 @@
+"""Which pictures a split has: by the lists in splits/, by a list of the user, else by the hash of the name.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from tag2mask.base.spelling import nfc
+from tag2mask.data.dataset import DataError, SplitError
+from tag2mask.data.findings import Finding, about, some, warned
+from tag2mask.data.readers.lists import PictureNames, read_list
+from tag2mask.data.storage.naming import known_split
+from tag2mask.data.storage.suffixes import without_suffix
+
+HELD_OUT = 10
+"""One picture in ten is held out where there is no splits folder."""
+
+
+def split_files(root: Path) -> dict[str, Path]:
+    """Lists in the folder splits/ of a data folder, by name."""
+    return {nfc(path.stem): path for path in sorted((root / "splits").glob("*.[tT][xX][tT]"))}
+
+
+def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
+    """Names of the pictures of a split: from a list, or by the hash of the name where there is no list at all.
+
+    Also the findings on the lists.
+
+    Raises:
+        SplitError: no such split, or no picture in it.
+        DataError: a line that names no picture of the data set, or one twice.
+    """
+    names = list(names)
+    files = split_files(root)
+    if nfc(split) in files:
+        chosen, found = _listed_names(files[nfc(split)], names)
+        return chosen, (*found, *_in_no_list(root, files, names), *_unused_lists(root, files))
+    by_hash = not files and split in ("train", "val")
+    if not by_hash and Path(split).is_file():
+        return _listed_names(Path(split), names)
+    if not by_hash:
+        known = ", ".join(files) or "train, val (by hash, as there is no splits folder)"
+        raise no_split(root, split, known, warned(_unused_lists(root, files)))
+    train, held_out = hash_split(names)
+    chosen = train if split == "train" else held_out
+    if not chosen:
+        raise SplitError(f"{root} has {len(names)} picture, too few to hold any out. Add pictures or splits/val.txt.")
+    return chosen, _unused_lists(root, files)
+
+
+def no_split(place: Path, split: str, known: str, told: str = "") -> SplitError:
+    """The error that a data folder, or the folder of its lists, has no such split."""
+    return SplitError(f"{place} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.{told}")
+
+
+def hash_split(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(train, val): a tenth is held out by the SHA-256 of the name, so that new pictures move no old one.
+
+    Of two or more pictures at least one is on either side.
+    """
+    digests = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names}
+    order = sorted(digests, key=digests.__getitem__)
+    val = {name for name in order if digests[name] % HELD_OUT == 0}
+    if len(order) > 1 and not val:
+        val = {order[0]}
+    elif len(val) == len(order):  # also of a single picture: it trains
+        val -= {order[-1]}
+    return sorted(set(order) - val), sorted(val)
+
+
+def _listed_names(path: Path, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
+    """The pictures that a list means, of `names`, and the findings on it.
+
+    Raises:
+        SplitError: empty list.
+        DataError: a line that means no picture or several, or one twice.
+    """
+    names = list(names)
+    known = PictureNames(names)
+    texts, findings = read_list(path, lambda text: bool(known.find(text)))
+    lines: dict[str, int] = {}
+    for text, line in texts.items():
+        found = known.find(text)
+        if len(found) > 1:
+            raise DataError(
+                f"{path} line {line}: {text!r} could be {' or '.join(found[:3])}. Write it with its suffix."
+            )
+        if not found:
+            raise DataError(
+                f"{path} line {line}: {text!r} is no picture of this data set.{_hint(text, names)} Write its path "
+                "from the folder of pictures, one picture per line, or remove the line."
+            )
+        if found[0] in lines:
+            raise DataError(f"{path} line {line}: {text!r} is already on line {lines[found[0]]}. Remove one.")
+        lines[found[0]] = line
+    return list(lines), findings
+
+
+def _hint(text: str, names: list[str]) -> str:
+    stem = without_suffix(text).casefold()
+    near = next((name for name in names if without_suffix(name).casefold() == stem), None)
+    return f" Did you mean {near!r}?" if near else ""
+
+
+def _in_no_list(root: Path, files: dict[str, Path], names: list[str]) -> tuple[Finding, ...]:
+    """Findings on pictures that no list of splits/ names."""
+    listed: set[str] = set()
+    for path in files.values():
+        try:
+            listed.update(_listed_names(path, names)[0])
+        except SplitError:  # an empty list
+            continue
+        except DataError:  # opening that split says it
+            return ()
+    rest = [name for name in names if name not in listed]
+    return about(
+        rest,
+        severity="note",
+        code="in_no_split",
+        message=f"{some(len(rest), 'picture')} in no list of {root / 'splits'}: in no split and not used.",
+        cure="Add them to a list, if they are meant to be used.",
+    )
+
+
+def _unused_lists(root: Path, files: dict[str, Path]) -> tuple[Finding, ...]:
+    """Findings on lists that are not read: in splits/ what is no .txt, and train.txt and the like beside it."""
+    folder = root / "splits"
+    inside = sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+    beside = [] if files else [path for path in sorted(root.glob("*.txt")) if known_split(path.stem)]
+    lists = [path.relative_to(root).as_posix() for path in (*inside, *beside) if path not in files.values()]
+    by_hash = "" if files else ": one picture in ten is held out by the hash of its name"
+    return about(
+        lists,
+        code="unused_lists",
+        message=f"{some(len(lists), 'list')} of splits in {root} not read{by_hash}.",
+        cure=f"Write them as {folder / 'train.txt'}, {folder / 'val.txt'}, one picture per line; or remove them.",
+    )
