@@ -18,16 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tag2mask import __version__
+from tag2mask.base.files import check_new_folder, model_file, whole_file, write_atomically
+from tag2mask.base.processes import usable_cores
+from tag2mask.base.spelling import stored_classes
 from tag2mask.config import RunConfig, parse_config, require_finished
 from tag2mask.data.findings import Finding
-from tag2mask.base.spelling import stored_classes
 from tag2mask.data.storage.tables import MAX_CLASSES, is_class_name
-from tag2mask.base.files import check_new_folder, model_file, whole_file, write_atomically
-from tag2mask.runs.learned import FINDINGS
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits
-from tag2mask.base.processes import usable_cores
+from tag2mask.runs.learned import FINDINGS
 
 log = logging.getLogger("tag2mask")
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tag2mask.config import NO_SPLIT, RetrainConfig, RunConfig, TrainConfig, load_config
-from tag2mask.data import Picture, PictureSet, split_list
 from tag2mask.base.files import write_text
+from tag2mask.config import NO_SPLIT, RetrainConfig, RunConfig, TrainConfig, load_config
 from tag2mask.config.formats import DataOptions
+from tag2mask.data import Picture, PictureSet, split_list
 
 _Config = TypeVar("_Config", bound=RunConfig)
 

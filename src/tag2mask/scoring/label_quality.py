@@ -235,8 +235,7 @@ def _first_step_protocol(
     segmenter: Segmenter, pictures: PictureSet, count: int, scales: Sequence[float]
 ) -> dict[str, Any]:
     _, method = segmenter.first_step()
-    unknown = [name for name in pictures.classes if name not in segmenter.classes]
-    return data_protocol(pictures, count, unknown, segmenter.classes) | {
+    return data_protocol(pictures, count, segmenter.classes) | {
         "image_size": segmenter.config.image_size,
         "scales": list(scales),
         "flip": method.cam_flip,

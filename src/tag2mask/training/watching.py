@@ -25,8 +25,9 @@ from tag2mask.method import taught
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.outputs.render import SampleRow, sample_sheet, save_picture
-from tag2mask.scoring.evaluation import score_pictures, score_tags
+from tag2mask.scoring.evaluation import score_pictures
 from tag2mask.scoring.report import Progress, Report, model_codes
+from tag2mask.scoring.tags import score_tags
 from tag2mask.training.objective import Moment
 
 log = logging.getLogger("tag2mask")
