@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _COLORS = ("#1f5fbf", "#d1495b", "#2e933c", "#9a5fb5")
 _INK, _FAINT, _LINE = "#1c2028", "#616875", "#e2e5ea"
-_STEADY = {"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}
+_STEADY: Any = {"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}
 """Text stays text, and equal charts are equal files."""
 _NOT_IN_PAGES = re.compile(r' (?:id="[a-z0-9.]+_\d+"|xmlns(?::xlink)?="[^"]*")|(?<= )xlink:(?=href)')
 """Names of groups, which would occur once per chart of a page, and name spaces, which HTML has by itself."""
@@ -140,21 +140,6 @@ def save_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str,
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    return save_figure(path, figure)
-
-
-def save_bars(path: Path, values: Mapping[str, float], *, x_label: str) -> Path:
-    """Write a horizontal bar per value with its number, as SVG or PNG by the suffix of `path`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 0.8 + 0.3 * len(values)), layout="constrained")
-    axes = figure.add_subplot()
-    names = list(values)[::-1]
-    bars = axes.barh(names, [values[name] for name in names], color=_COLORS[0], height=0.7)
-    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
-    axes.set(xlabel=x_label, xlim=(0, max(values.values()) * 1.15))
-    axes.tick_params(labelsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
     return save_figure(path, figure)
 
 

@@ -29,7 +29,7 @@ def free_bytes() -> int:
     """Memory in bytes that this process may still take: of the machine, its container and its own limit (ulimit -v)."""
     import psutil
 
-    left = [psutil.virtual_memory().available]
+    left: list[int] = [psutil.virtual_memory().available]
     for limit, used in _CGROUPS:
         for path in control_group_files("memory", limit):
             with suppress(OSError, ValueError):  # no such group, or "max"

@@ -29,7 +29,6 @@ from tag2mask.inference.tiles import TILE
 from tag2mask.inference.torch_backend import Segmenter, need_network
 from tag2mask.scoring.label_quality import THRESHOLDS, cam_curves, score_reliable_labels
 from tag2mask.scoring.masks import score_masks
-from tag2mask.scoring.reading import readable
 from tag2mask.scoring.report import (
     CamCurve,
     MaskCounter,
@@ -38,6 +37,7 @@ from tag2mask.scoring.report import (
     TagSource,
     data_protocol,
     model_codes,
+    readable,
     stage,
     with_masks,
 )
@@ -217,6 +217,7 @@ def score_pictures(
     counter = MaskCounter(segmenter.classes, boundary=boundary)
 
     def read(picture: Picture) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        assert picture.mask is not None  # see with_masks
         rgb = read_picture(picture.path, inference.max_pixels)
         return rgb, read_mask(picture.mask, codes, rgb.shape[:2])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,12 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 from tag2mask.base.tables import text_table
 from tag2mask.base.values import Value
 from tag2mask.config import IGNORE
-from tag2mask.data import Picture, PictureSet
+from tag2mask.data import Picture, PictureError, PictureSet
 from tag2mask.data.dataset import MaskCodes
 from tag2mask.data.masks.labels import class_label, expected_mask
 from tag2mask.runs.protocol import protocol_line
 from tag2mask.scoring.boundary import BoundaryCounter, BoundaryScore
 
+if TYPE_CHECKING:
+    from tag2mask.base.team import Team
+
+_T = TypeVar("_T")
 _STRIP = 1 << 20
 """Pixels that are counted at a time."""
 
@@ -270,6 +274,37 @@ def tracked(items: Sequence[Any], progress: Progress | None) -> Iterator[Any]:
         yield item
         if progress is not None:
             progress(done, len(items))
+
+
+def readable(
+    pictures: Sequence[Picture],
+    read: Callable[[Picture], _T],
+    *,
+    broken: dict[str, str] | None,
+    progress: Progress | None,
+    team: Team,
+) -> Iterator[tuple[Picture, _T]]:
+    """This process's share of the pictures, each with what `read` makes of it; all processes must take all of them.
+
+    Args:
+        pictures: Of all processes.
+        read: Reads a file of the picture.
+        broken: Gets the message per picture that cannot be read, of all processes; None raises it.
+        progress: Called with (done, all).
+        team: The processes.
+    """
+    for picture in tracked(team.share(pictures), progress):
+        try:
+            found = read(picture)
+        except PictureError as error:
+            if broken is None:
+                raise
+            broken[picture.name] = str(error)
+            continue
+        yield picture, found
+    for notes in team.gather(broken):
+        if broken is not None and notes is not None:
+            broken.update(notes)
 
 
 def stage(progress: Progress | None, index: int, count: int) -> Progress | None:

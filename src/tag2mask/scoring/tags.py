@@ -12,8 +12,7 @@ from torch import Tensor
 from tag2mask.base.team import ALONE, Team
 from tag2mask.data import PictureSet, read_picture
 from tag2mask.inference.torch_backend import Segmenter
-from tag2mask.scoring.reading import readable
-from tag2mask.scoring.report import Progress
+from tag2mask.scoring.report import Progress, readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ def score_tags(
     chosen = pictures.pictures[: limit or None]
     read = readable(chosen, lambda each: read_picture(each.path), broken=broken, progress=progress, team=team)
     for picture, rgb in read:
-        scores.append(segmenter.score_maps([rgb])[0][1][None])
+        scores.append(torch.as_tensor(segmenter.score_maps([rgb])[0][1])[None])
         names = {pictures.classes[i] for i in picture.tags}
         tags.append([name in names for name in segmenter.classes])
     truth = torch.tensor(tags, dtype=torch.bool).reshape(-1, len(segmenter.classes))

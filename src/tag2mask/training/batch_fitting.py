@@ -44,7 +44,7 @@ def with_fitting_batches(
 
     Raises:
         MemoryError: not even one picture fits.
-        ValueError: the system does not tell how much memory is free.
+        ValueError: the system does not tell how much memory some work takes.
     """
     names = {phase.name: name for phase, name in zip(config.phases, config.batch_fields, strict=True)}
     for phase in config.phases:
