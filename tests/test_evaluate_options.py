@@ -182,7 +182,8 @@ def test_bad_thresholds(thresholds):
 def test_the_lowest_of_equal_thresholds_is_named():
     sweep = CamSweep(2, (0.2, 0.3, 0.3, 0.9))
     sweep.update(torch.tensor([[[0.5, 0.0]]]), torch.tensor([[1, 0]]))
-    assert sweep.best(("a",), 1, {}).protocol["background_threshold"] == 0.2
+    best = max(sweep.reports(("a",), 1, {}), key=lambda report: report.miou)
+    assert best.protocol["background_threshold"] == 0.2
     assert [r.miou for r in sweep.reports(("a",), 1, {})] == [1.0, 1.0, 0.25]
 
 

@@ -73,15 +73,8 @@ def table_lines(results: Sequence[RowResult]) -> list[str]:
         cells = [f"{by_seed[seed]:.3f}" if seed in by_seed else "" for seed in seeds]
         shared = f" + {row.shared_minutes:.1f}" if row.shared_minutes else ""
         title = row.title + ("" if row.pseudo_miou is None else f" (masks: mIoU {row.pseudo_miou:.3f})")
-        table.append(
-            [
-                row.group if row.group != group else "",
-                title,
-                *cells,
-                *_difference(scores, name),
-                f"{row.minutes:.1f}{shared}",
-            ]
-        )
+        first = row.group if row.group != group else ""
+        table.append([first, title, *cells, *_difference(scores, name), f"{row.minutes:.1f}{shared}"])
         group = row.group
     return markdown_table(table)
 

@@ -1,4 +1,4 @@
-"""This process and its children: cores it may use, what a fork inherits, scripts that children import anew.
+"""This process and its children: cores it may use, what a fork inherits, scripts that children run again.
 
 Imports no torch.
 """
@@ -33,7 +33,7 @@ _NO_GUARD = (
     "or, for a training, load the pictures in its own process (workers=0)."
 )
 _GUARDS = {"__name__", "current_process", "parent_process"}
-"""What a file asks to learn whether it is run again."""
+"""Names by which a script finds out whether it is run again."""
 
 
 def usable_cores() -> int:

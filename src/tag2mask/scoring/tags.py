@@ -1,9 +1,8 @@
-"""Scores of the tag classifier: average precision per class and its mean."""
+"""Scores of the tag classifier: average precision of a class, and its mean."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 
 import numpy as np
 import torch
@@ -13,17 +12,6 @@ from tag2mask.base.team import ALONE, Team
 from tag2mask.data import PictureSet, read_picture
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.scoring.report import Progress, readable
-
-
-@dataclass(frozen=True, kw_only=True)
-class TagReport:
-    """How well the tags are predicted."""
-
-    map: float
-    """Mean of the average precision over the classes that occur, in 0..1; NaN if none does."""
-    ap: dict[str, float | None]
-    """Average precision per class; None where no picture has the class."""
-    num_images: int
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> float:
@@ -40,13 +28,13 @@ def average_precision(scores: Tensor, positive: Tensor) -> float:
     return float((recall.diff(prepend=torch.zeros(1)) * precision).flip(0).sum())
 
 
-def tag_report(scores: Tensor, tags: Tensor, classes: Sequence[str]) -> TagReport:
-    """Average precision of tag scores float [N, C] against tags bool [N, C]."""
-    ap: dict[str, float | None] = dict.fromkeys(classes)
-    for i in tags.bool().any(0).nonzero().flatten().tolist():
-        ap[classes[i]] = average_precision(scores[:, i], tags[:, i])
-    scored = [value for value in ap.values() if value is not None]
-    return TagReport(map=float(np.mean(scored)) if scored else float("nan"), ap=ap, num_images=len(scores))
+def tag_map(scores: Tensor, tags: Tensor) -> float:
+    """Mean average precision of tag scores float [N, C] against tags bool [N, C], in 0..1, over the classes that occur.
+
+    NaN if none does.
+    """
+    occurring = tags.any(0).nonzero().flatten().tolist()
+    return float(np.mean([average_precision(scores[:, i], tags[:, i]) for i in occurring])) if occurring else math.nan
 
 
 def score_tags(
@@ -57,8 +45,8 @@ def score_tags(
     broken: dict[str, str] | None = None,
     progress: Progress | None = None,
     team: Team = ALONE,
-) -> TagReport:
-    """The mAP of the tag classifier on tagged pictures, which needs no masks; the rest as in `score_pictures`."""
+) -> float:
+    """The mAP (`tag_map`) of the tag classifier on tagged pictures, masks or not; the rest as in `score_pictures`."""
     scores, tags = [torch.zeros(0, len(segmenter.classes))], []
     chosen = pictures.pictures[: limit or None]
     read = readable(chosen, lambda each: read_picture(each.path), broken=broken, progress=progress, team=team)
@@ -69,4 +57,4 @@ def score_tags(
     truth = torch.tensor(tags, dtype=torch.bool).reshape(-1, len(segmenter.classes))
     shares = team.gather((torch.cat(scores), truth))  # in the order of the pictures, each once
     every_score, every_tag = (torch.cat(parts) for parts in zip(*shares, strict=True))
-    return tag_report(every_score, every_tag, segmenter.classes)
+    return tag_map(every_score, every_tag)

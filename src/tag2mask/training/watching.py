@@ -76,8 +76,8 @@ def validate(
             if team.is_main:
                 _write_details(details / FOLDER, segmenter, pictures, report, every)
     else:
-        scored = score_tags(segmenter, pictures, limit=limit, broken=broken, progress=progress, team=team)
-        name, score = "tag_map", scored.map
+        score = score_tags(segmenter, pictures, limit=limit, broken=broken, progress=progress, team=team)
+        name = "tag_map"
     for message in broken.values():
         log.warning("left out of the validation: %s", message)
     return {} if math.isnan(score) else {name: score}
