@@ -158,7 +158,7 @@ def evaluate_command(
         cam_tags: Classes of the CAM: from the data's tags, or predicted.
         reliable: Also coverage, precision, recall of the reliable labels.
         limit: Score only the first so many pictures; 0 for all.
-        out: Folder for evaluation.json, and cam.svg, cam.png with --cam; default RUN.
+        out: Folder for evaluation.json and the curves of --cam; else RUN.
         device: auto, cpu, cuda or mps.
         reading: How a data set is read.
         json: Print one JSON object on stdout and nothing else.

@@ -204,7 +204,7 @@ def score_pictures(
         inference: How it predicts.
         true_tags: Let the network know which classes are in the picture (an easier task; said in the protocol).
         boundary: Also score the boundaries.
-        limit: Score only the first so many pictures; 0 for all.
+        limit: As in `evaluate`.
         broken: Where to note the message per picture that cannot be read, which is then left out; None raises it.
         each: Called with every picture of this process and its own confusion matrix int64 [K, K].
         progress: Called with (done, all).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def write_report(
         warnings=[each.as_dict() for each in nothing_learned(run)],
         numbers=tiles,
         scores=scores,
-        score_rows=_score_rows(list((scores or {}).values())),
+        score_rows=_score_rows((scores or {}).values()),
         figures=figures,
         validation=_json(run / "validation" / "scores.json"),
         sheets=_sheets(run / "validation"),
@@ -113,17 +113,12 @@ def _metrics(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _score_rows(reports: Sequence[Report]) -> list[tuple[str, list[float | None], float | None]]:
-    """Per label, and for the mean: its name, the IoU of each report, and the best of several."""
+def _score_rows(reports: Collection[Report]) -> dict[str, list[float | None]]:
+    """The IoU of each report by label, and its mean last."""
     labels = dict.fromkeys(name for report in reports for name in report.iou)
-    rows: list[tuple[str, list[float | None]]] = [(name, [each.iou.get(name) for each in reports]) for name in labels]
-    rows.append(("mean IoU", [report.miou for report in reports]))
-    return [(name, values, _best(values)) for name, values in rows]
-
-
-def _best(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return max(known) if len(known) > 1 else None
+    return {name: [each.iou.get(name) for each in reports] for name in labels} | {
+        "mean IoU": [each.miou for each in reports]
+    }
 
 
 def _sheets(folder: Path) -> list[Figure]:
