@@ -8,6 +8,7 @@ from typing import Any
 
 from tag2mask.config import CRFParams
 
+
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     """One line that says how a number came about; what the protocol does not hold is left out."""
     parts = [f"data {protocol['data']}" if "data" in protocol else "", _split(protocol), _source(protocol)]
