@@ -13,6 +13,7 @@ from torchmetrics import JaccardIndex
 from tag2mask import cli
 from tag2mask.batch import Outputs
 from tag2mask.config import CRFParams, TrainConfig
+from tag2mask.config.inference import Inference
 from tag2mask.data import Picture, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.dataset import label_codes
 from tag2mask.inference.first_step import picture_cams, predicted_tags, tag_vector
@@ -30,6 +31,7 @@ from tag2mask.scoring.label_quality import (
     score_cams,
     score_reliable_labels,
 )
+from tag2mask.scoring.report import confusion_matrix, report_from_confusion
 from tag2mask.teacher import teacher_rule
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
@@ -81,12 +83,12 @@ def test_miou_equals_a_confusion_by_hand_and_torchmetrics(seed):
     truth[rng.random(truth.shape) < 0.1] = 255
     names = tuple("abcdef")
     total = sum(
-        ev.confusion_matrix(torch.from_numpy(p), torch.from_numpy(t), labels)
+        confusion_matrix(torch.from_numpy(p), torch.from_numpy(t), labels)
         for p, t in zip(predicted, truth, strict=True)
     )
     by_hand = confusion_by_hand(predicted, truth, labels)
     np.testing.assert_array_equal(total, by_hand)
-    report = ev.report_from_confusion(total, names, 3, {})
+    report = report_from_confusion(total, names, 3, {})
     expected = {}
     for label, name in enumerate(("background", *names)):
         union = by_hand[label].sum() + by_hand[:, label].sum() - by_hand[label, label]
@@ -153,7 +155,7 @@ def test_cam_curves_equal_thresholding_one_by_one(segmenter, data):
                 cams = F.interpolate(picture_cams(segmenter, rgb, tags, curve.scales)[0], truth.shape, mode="bilinear")
                 value, winner = cams[0].max(0)
                 total += confusion_by_hand(torch.where(value > threshold, winner + 1, 0).numpy(), truth, 6)
-            assert miou == pytest.approx(ev.report_from_confusion(total, CLASSES, 4, {}).miou)
+            assert miou == pytest.approx(report_from_confusion(total, CLASSES, 4, {}).miou)
         assert curve.best.miou == max(curve.miou)
         assert curve.best.protocol["background_threshold"] == curve.thresholds[np.argmax(curve.miou)]
         assert curve.best.protocol["scales"] == list(curve.scales)
@@ -180,7 +182,8 @@ def test_bad_thresholds(thresholds):
 def test_the_lowest_of_equal_thresholds_is_named():
     sweep = CamSweep(2, (0.2, 0.3, 0.3, 0.9))
     sweep.update(torch.tensor([[[0.5, 0.0]]]), torch.tensor([[1, 0]]))
-    assert sweep.best(("a",), 1, {}).protocol["background_threshold"] == 0.2
+    best = max(sweep.reports(("a",), 1, {}), key=lambda report: report.miou)
+    assert best.protocol["background_threshold"] == 0.2
     assert [r.miou for r in sweep.reports(("a",), 1, {})] == [1.0, 1.0, 0.25]
 
 
@@ -320,7 +323,7 @@ def test_protocol_line_names_what_is_left_out(segmenter, data):
 
 
 def test_protocol_line_names_labels_outside_the_mean():
-    report = ev.report_from_confusion(np.diag([4, 0, 3]).astype(np.int64), ("a", "b"), 1, {"split": "val"})
+    report = report_from_confusion(np.diag([4, 0, 3]).astype(np.int64), ("a", "b"), 1, {"split": "val"})
     assert report.protocol_line == "split val, ? pictures; not in the mean: a"
 
 
@@ -342,6 +345,40 @@ def test_protocol_of_a_set_whose_other_ids_are_background(tmp_path):
 
 
 # the command
+
+
+def test_a_run_folder_keeps_its_newest_evaluation(segmenter, data, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    save_model(run / "model.safetensors", segmenter.model, segmenter.config)
+    (run / "config.json").write_text(segmenter.config.to_json())
+    for limit in (1, 2):
+        report = ev.evaluate(run, data=data, limit=limit, scales=(1.0, 0.5), data_format="folder")
+        assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(report.as_dict()))
+    assert cli.main(["evaluate", str(run), "--data", str(data), "--limit", "1"]) == 0
+    assert str(run / "evaluation.json") in capsys.readouterr().out
+    kept = (run / "evaluation.json").read_bytes()
+    assert json.loads(kept)["protocol"]["num_images"] == 1
+
+    ev.evaluate(run, data=data, limit=2, out=tmp_path / "other")
+    ev.evaluate(Segmenter.load(run), data=data, limit=2)
+    ev.evaluate(run / "model.safetensors", data=data, limit=2)
+    assert (run / "evaluation.json").read_bytes() == kept
+    assert json.loads((tmp_path / "other" / "evaluation.json").read_text())["num_images"] == 2
+    assert cli.main(["evaluate", str(run / "model.safetensors"), "--data", str(data), "--limit", "1"]) == 0
+    assert "no file was written, as there is no run folder" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
+
+
+def test_options_of_the_network_by_name_or_as_a_record(segmenter, data):
+    record = Inference(scales=(0.5,), flip=True)
+    one = ev.evaluate(segmenter, data=data, limit=2, inference=record)
+    assert one == ev.evaluate(segmenter, data=data, limit=2, scales=(0.5,), flip=True)
+    assert ev.evaluate(segmenter, data=data, limit=2, tile=64).protocol["network_input"].endswith("in tiles of 64")
+    with pytest.raises(TypeError, match="unknown argument blip"):
+        ev.evaluate(segmenter, data=data, blip=1)
+    with pytest.raises(ValueError, match="takes no tags"):
+        ev.evaluate(segmenter, data=data, tags=["ball"])
 
 
 def test_command_writes_prints_and_equals_the_function(segmenter, data, tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.functional.classification import binary_average_precision
 
 from tag2mask.data import open_data, read_mask
 from tag2mask.inference.torch_backend import Segmenter
@@ -16,6 +17,8 @@ from tag2mask.jobs.pseudo_labels import pseudo_label
 from tag2mask.models import build_network
 from tag2mask.scoring import evaluation as ev
 from tag2mask.scoring.label_quality import THRESHOLDS, CamSweep, LabelCounter, score_cams, score_reliable_labels
+from tag2mask.scoring.report import confusion_matrix, model_codes, report_from_confusion
+from tag2mask.scoring.tags import average_precision, score_tags, tag_map
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 
@@ -30,9 +33,9 @@ def data(tmp_path_factory):
 def test_iou_by_hand():
     truth = torch.tensor([[0, 0, 1, 1], [2, 2, 255, 1]])
     predicted = torch.tensor([[0, 1, 1, 1], [0, 2, 2, 1]])
-    confusion = ev.confusion_matrix(predicted, truth, 4)
+    confusion = confusion_matrix(predicted, truth, 4)
     assert confusion.tolist() == [[1, 1, 0, 0], [0, 3, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
-    report = ev.report_from_confusion(confusion, ("a", "b", "c"), 1, {})
+    report = report_from_confusion(confusion, ("a", "b", "c"), 1, {})
     assert report.iou == {
         "background": pytest.approx(1 / 3),
         "a": pytest.approx(3 / 4),
@@ -44,8 +47,8 @@ def test_iou_by_hand():
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero():
-    confusion = ev.confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 0]), 2)
-    assert ev.report_from_confusion(confusion, ("a",), 1, {}).iou == {"background": 0.5, "a": 0.0}
+    confusion = confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 0]), 2)
+    assert report_from_confusion(confusion, ("a",), 1, {}).iou == {"background": 0.5, "a": 0.0}
 
 
 def test_miou_equals_torchmetrics():
@@ -54,10 +57,8 @@ def test_miou_equals_torchmetrics():
     truth[:, :5] = 255
     metric = MulticlassJaccardIndex(4, ignore_index=255)
     metric.update(predicted, truth)
-    total = sum(ev.confusion_matrix(p, t, 4) for p, t in zip(predicted, truth, strict=True))
-    assert ev.report_from_confusion(total, ("a", "b", "c"), 2, {}).miou == pytest.approx(
-        metric.compute().item(), abs=1e-6
-    )
+    total = sum(confusion_matrix(p, t, 4) for p, t in zip(predicted, truth, strict=True))
+    assert report_from_confusion(total, ("a", "b", "c"), 2, {}).miou == pytest.approx(metric.compute().item(), abs=1e-6)
 
 
 def test_evaluate_equals_a_loop_over_predictions(segmenter, data):
@@ -135,34 +136,47 @@ def test_classes_are_matched_by_name(segmenter, data):
     reordered = ("starfish", "leaf", "zebra")
     model = build_network(segmenter.config, reordered)
     pictures = open_data(data, split="val")
-    codes = ev.model_codes(reordered, pictures)
+    codes = model_codes(reordered, pictures)
     assert codes[:6].tolist() == [0, 255, 255, 255, 2, 1]
     report = ev.score_pictures(Segmenter(model, segmenter.config), pictures)
     assert report.protocol["classes_counted_as_255"] == ["ball", "crate", "donut"]
     with pytest.raises(ValueError, match="no class in common"):
-        ev.model_codes(("zebra",), pictures)
+        model_codes(("zebra",), pictures)
 
 
 def test_tag_map_by_hand():
     scores = torch.tensor([[0.9, 0.1, 0.5], [0.8, 0.9, 0.5], [0.1, 0.2, 0.5]])
     tags = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 0]]).bool()
-    report = ev.tag_report(scores, tags, ("a", "b", "c"))
-    assert report.ap["a"] == pytest.approx((1 / 1 + 2 / 3) / 2)
-    assert report.ap["b"] == 1.0
-    assert report.ap["c"] is None
-    assert report.map == pytest.approx((5 / 6 + 1) / 2)
+    assert average_precision(scores[:, 0], tags[:, 0]) == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert average_precision(scores[:, 1], tags[:, 1]) == 1.0
+    assert tag_map(scores, tags) == pytest.approx((5 / 6 + 1) / 2)  # the last class does not occur
+    assert np.isnan(tag_map(scores[:, 2:], tags[:, 2:]))
 
 
 def test_tag_map_where_one_class_occurs():
     """As in a data set of one class, or in a few held-out pictures."""
     scores, tags = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.3]]), torch.tensor([[1, 0], [0, 0], [1, 0]]).bool()
     for width in (1, 2):
-        report = ev.tag_report(scores[:, :width], tags[:, :width], ("a", "b")[:width])
-        assert report.map == report.ap["a"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+        assert tag_map(scores[:, :width], tags[:, :width]) == pytest.approx((1 / 1 + 2 / 3) / 2)
+
+
+def test_average_precision_with_ties_equals_torchmetrics():
+    torch.manual_seed(0)
+    for size in range(1, 60):
+        scores, tags = (torch.rand(size) * 10).round() / 10, torch.rand(size) < 0.3
+        tags[size // 2] = True
+        assert average_precision(scores, tags) == float(binary_average_precision(scores, tags.long()))
+
+
+def test_a_label_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="labels must be less than 3, or 255"):
+        confusion_matrix(torch.tensor([0, 3]), torch.tensor([0, 1]), 3)
+    with pytest.raises(ValueError, match="differ in size"):
+        confusion_matrix(np.zeros(3, np.uint8), np.zeros(4, np.uint8), 3)
 
 
 def test_score_tags(segmenter, data):
-    assert 0 <= ev.score_tags(segmenter, open_data(data, split="val")).map <= 1
+    assert 0 <= score_tags(segmenter, open_data(data, split="val")) <= 1
 
 
 def test_cam_sweep_equals_thresholding_one_by_one():
@@ -175,9 +189,9 @@ def test_cam_sweep_equals_thresholding_one_by_one():
     for i, threshold in enumerate(THRESHOLDS):
         value, winner = cams.max(1)
         labels = torch.where(value > np.float32(threshold), winner + 1, 0)
-        expected = sum(ev.confusion_matrix(p, t, 4) for p, t in zip(labels, truth, strict=True))
+        expected = sum(confusion_matrix(p, t, 4) for p, t in zip(labels, truth, strict=True))
         np.testing.assert_array_equal(sweep.confusion(i), expected)
-    best = sweep.best(("a", "b", "c"), 2, {})
+    best = max(sweep.reports(("a", "b", "c"), 2, {}), key=lambda report: report.miou)
     assert best.protocol["background_threshold"] in THRESHOLDS
 
 
@@ -187,7 +201,7 @@ def test_cam_sweep_finds_the_threshold():
     cams = torch.where(truth == 1, 0.45, 0.31)[None]
     sweep = CamSweep(2)
     sweep.update(cams, truth)
-    best = sweep.best(("a",), 1, {})
+    best = max(sweep.reports(("a",), 1, {}), key=lambda report: report.miou)
     assert best.miou == 1.0
     assert 0.31 < best.protocol["background_threshold"] < 0.45
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.base.charts import Series, line_chart, ticks
+from tag2mask.base.charts import Series, histogram, line_chart
 from tag2mask.config import TrainConfig
-from tag2mask.scoring.evaluation import report_from_confusion
+from tag2mask.scoring.report import report_from_confusion
 from tag2mask.training.page import Figure, write_report
 
 
@@ -29,8 +29,8 @@ def run(tmp_path):
 
 
 def test_the_report_is_one_file_with_everything(run):
-    scores = report_from_confusion(np.array([[8, 2], [0, 0]]), ("cat",), 3, {"split": "val"})
-    other = report_from_confusion(np.array([[9, 0], [1, 0]]), ("cat",), 3, {"split": "val"})
+    scores = report_from_confusion(np.array([[8, 2], [0, 0]]), ('<i>"cat"',), 3, {"split": "val", "data": "<u>"})
+    other = report_from_confusion(np.array([[9, 0], [1, 0]]), ('<i>"cat"',), 3, {"split": "val"})
     path = write_report(
         run,
         title="cats & <dogs>",
@@ -42,12 +42,13 @@ def test_the_report_is_one_file_with_everything(run):
     page = path.read_text()
     assert path == run / "report.html"
     assert "cats &amp; &lt;dogs&gt;" in page
-    assert "<b>photos</b>" not in page
+    assert not any(text in page for text in ("<b>photos", '<i>"cat"', "<u>"))
+    assert "&lt;i&gt;&#34;cat&#34;" in page
     assert not re.search(r"https?://", page)
     assert "<script" not in page
     assert re.findall(r'src="(\w+):', page) == ["data"] * 4  # the figure and three sample sheets
     assert ">80.0 %<" in page  # 8 / (8 + 2)
-    assert "class=best>90.0 %" in page
+    assert 'class="best">90.0 %' in page
     assert all(f">{name}</text>" in page for name in ("Losses", "Share of reliable pixels"))
     assert 'name="viewport"' in page
     assert "method.reliable.keep" in page
@@ -58,21 +59,22 @@ def test_a_bare_run_has_a_report_too(tmp_path):
     assert "config.json" in write_report(tmp_path).read_text()
 
 
-def test_ticks_are_round_and_inside():
-    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks(0, 600) == [0, 200, 400, 600]
-    assert ticks(-0.03, 0.04) == [-0.02, 0.0, 0.02, 0.04]
-    assert ticks(5, 5) == [5]
+def test_line_chart_shows_every_line_and_survives_odd_values():
+    """The same chart is the same text, names are escaped, and no value leaves a path that is no number."""
+    series = [Series(name="x < y", points=((0, 0.0), (5, 1.0), (10, 2.0))), Series(name="one", points=((5, -1.0),))]
+    svg = line_chart("a < b", series, mark=5)
+    assert svg == line_chart("a < b", series, mark=5)
+    texts = ["".join(each.itertext()) for each in ET.fromstring(svg).iter("text")]
+    assert {"a < b", "x < y 2", "one -1"} <= set(texts)
+    assert not re.search(r"<metadata|<!DOCTYPE|\d{4}-\d{2}-\d{2}", svg)
+    odd = Series(name="t", points=((0, float("nan")), (1, float("inf"))))
+    assert "nan" not in line_chart("t", [odd]) and "inf" not in line_chart("t", [odd])
 
 
-def test_line_chart_places_points_and_survives_odd_values():
-    svg = line_chart("a < b", [Series(name="x", points=((0, 0.0), (5, 1.0), (10, 2.0)))], mark=5)
-    root = ET.fromstring(svg)
-    points = [tuple(map(float, p.split(","))) for p in root.find("polyline").get("points").split()]
-    assert points[1] == pytest.approx(((points[0][0] + points[2][0]) / 2, (points[0][1] + points[2][1]) / 2), abs=0.1)
-    assert points[0][1] > points[2][1]  # up is up
-    broken = ET.fromstring(line_chart("t", [Series(name="x", points=((0, float("nan")), (1, float("inf"))))]))
-    assert broken.find("polyline").get("points") == ""
+def test_a_histogram_names_its_counts_and_lower_bounds():
+    svg = histogram([(32 * 2**i, i) for i in range(6)])
+    texts = ["".join(each.itertext()) for each in ET.fromstring(svg).iter("text")]
+    assert [text for text in texts if text] == ["32", "64", "128", "256", "512", "1024", "1", "2", "3", "4", "5"]
 
 
 def test_a_finished_run_reports_its_validation_time_and_memory(tiny_config):

@@ -15,8 +15,7 @@ import tag2mask
 from tag2mask.base.values import equal
 from tag2mask.data import open_data
 from tag2mask.inference.segmenter import Prediction
-from tag2mask.scoring.evaluation import report_from_confusion
-from tag2mask.scoring.report import CamCurve
+from tag2mask.scoring.report import CamCurve, report_from_confusion
 
 
 def prediction(mask=((0, 1), (2, 1)), first=0.5, classes=("cat", "dog")):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
 from experiments.ablation.rows import PARTS_BASE, ROWS
 from experiments.ablation.running import Ablation, RowResult
-from tag2mask.base.charts import Series, save_bars, save_plot
+from tag2mask.base.charts import Series, save_figure, save_plot
 from tag2mask.base.files import write_text
+from tag2mask.base.tables import markdown_table
 from tag2mask.config import ReliableConfig
 from tag2mask.runs.folder import environment
 
@@ -65,19 +66,17 @@ def table_lines(results: Sequence[RowResult]) -> list[str]:
     seeds = sorted({result.seed for result in results})
     scores = _scores(results)
     head = ["", "row", *(f"mIoU, seed {seed}" for seed in seeds), "difference", "to", "minutes"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    table = [head]
     group = None
     for name, by_seed in scores.items():
         row = next(result for result in results if result.name == name)
         cells = [f"{by_seed[seed]:.3f}" if seed in by_seed else "" for seed in seeds]
         shared = f" + {row.shared_minutes:.1f}" if row.shared_minutes else ""
         title = row.title + ("" if row.pseudo_miou is None else f" (masks: mIoU {row.pseudo_miou:.3f})")
-        lines.append(
-            f"| {row.group if row.group != group else ''} | {title} | {' | '.join(cells)} | "
-            f"{_difference(scores, name)} | {row.minutes:.1f}{shared} |"
-        )
+        first = row.group if row.group != group else ""
+        table.append([first, title, *cells, *_difference(scores, name), f"{row.minutes:.1f}{shared}"])
         group = row.group
-    return lines
+    return markdown_table(table)
 
 
 def _scores(results: Sequence[RowResult]) -> dict[str, dict[int, float]]:
@@ -87,13 +86,13 @@ def _scores(results: Sequence[RowResult]) -> dict[str, dict[int, float]]:
     return scores
 
 
-def _difference(scores: dict[str, dict[int, float]], name: str) -> str:
+def _difference(scores: dict[str, dict[int, float]], name: str) -> tuple[str, str]:
     """Mean over the seeds that both rows have, in points, and the name of the other row."""
     other = ROWS[name].against
     common = sorted(set(scores[name]) & set(scores.get(other, {})))
     if name == other or not common:
-        return " | "
-    return f"{100 * mean(scores[name][seed] - scores[other][seed] for seed in common):+.1f} | `{other}`"
+        return "", ""
+    return f"{100 * mean(scores[name][seed] - scores[other][seed] for seed in common):+.1f}", f"`{other}`"
 
 
 def _plots(out: Path, results: Sequence[RowResult]) -> None:
@@ -114,6 +113,21 @@ def _plots(out: Path, results: Sequence[RowResult]) -> None:
         )
     if len(scores) > 1:
         titles = {result.name: result.title.replace("`", "") for result in results}
-        save_bars(
+        _save_bars(
             out / "ablation-rows.svg", {titles[name]: value for name, value in scores.items()}, x_label="mIoU on val"
         )
+
+
+def _save_bars(path: Path, values: Mapping[str, float], *, x_label: str) -> Path:
+    """Write a horizontal bar per value with its number, as SVG or PNG by the suffix of `path`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 0.8 + 0.3 * len(values)), layout="constrained")
+    axes = figure.add_subplot()
+    names = list(values)[::-1]
+    bars = axes.barh(names, [values[name] for name in names], color="#1f5fbf", height=0.7)
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
+    axes.set(xlabel=x_label, xlim=(0, max(values.values()) * 1.15))
+    axes.tick_params(labelsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    return save_figure(path, figure)

@@ -12,19 +12,11 @@ from numpy.typing import NDArray
 
 LARGE = 1 << 22
 """Pixels above which a picture is handled in parts: tiles where it enters the network at its own size, and the CRF."""
-
-
 _IN_MEMORY = 1 << 29
 """Bytes above which an array lives in a temporary file."""
-
-
 _STRIP = 1 << 20
 """Pixels that are counted at a time."""
-
-
 _Number = TypeVar("_Number", bound=np.generic)
-
-
 Size: TypeAlias = tuple[int, int]
 
 

@@ -1,22 +1,27 @@
-"""Line charts: inline SVG, so that a report needs no other file and no library, and plots as files of their own."""
+"""Charts by matplotlib: files of their own, and SVG that stands inside a page. Imports no torch."""
 
 from __future__ import annotations
 
-import html
+import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tag2mask.base.files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLORS = ("#1f5fbf", "#d1495b", "#2e933c", "#9a5fb5")
-_WIDTH, _HEIGHT = 420, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 72, 28
+_INK, _FAINT, _LINE = "#1c2028", "#616875", "#e2e5ea"
+_STEADY: Any = {"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}
+"""Text stays text, and equal charts are equal files."""
+_NOT_IN_PAGES = re.compile(r' (?:id="[a-z0-9.]+_\d+"|xmlns(?::xlink)?="[^"]*")|(?<= )xlink:(?=href)')
+"""Names of groups, which would occur once per chart of a page, and name spaces, which HTML has by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +31,10 @@ class Series:
     name: str
     points: tuple[tuple[float, float], ...]
 
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
-    if not low < high:
-        return [low]
-    raw = (high - low) / count
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    @property
+    def finite(self) -> list[tuple[float, float]]:
+        """The points whose y is a finite number."""
+        return [(x, y) for x, y in self.points if math.isfinite(y)]
 
 
 def line_chart(title: str, series: Sequence[Series], *, mark: float | None = None) -> str:
@@ -46,54 +45,83 @@ def line_chart(title: str, series: Sequence[Series], *, mark: float | None = Non
         series: At least one, with points in the order of x, which counts steps.
         mark: x of a dashed vertical line.
     """
-    lines = [[(x, y) for x, y in each.points if math.isfinite(y)] for each in series]
-    points = [point for line in lines for point in line] or [(0.0, 0.0)]
-    x_low, x_high = _span([x for x, _ in points])
-    y_low, y_high = _span([*(y for _, y in points), 0.0])
+    from matplotlib.ticker import MaxNLocator
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / (x_high - x_low)
-        up = (y - y_low) / (y_high - y_low)
-        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
-
-    parts = [f'<text x="8" y="20" font-size="16" font-weight="600">{html.escape(title)}</text>']
-    for y in ticks(y_low, y_high):
-        _, py = place(x_low, y)
-        parts.append(f'<path d="M{_LEFT} {py:.1f}H{_WIDTH - _RIGHT}" stroke="#e2e5ea"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{py + 4:.1f}" text-anchor="end" fill="#616875">{y:g}</text>')
-    for x in (tick for tick in ticks(x_low, x_high) if tick == int(tick)):
-        px, _ = place(x, y_low)
-        parts.append(f'<text x="{px:.1f}" y="{_HEIGHT - 10}" text-anchor="middle" fill="#616875">{x:g}</text>')
-    if mark is not None and x_low <= mark <= x_high:
-        px, _ = place(mark, y_low)
-        parts.append(f'<path d="M{px:.1f} {_TOP}V{_HEIGHT - _BOTTOM}" stroke="#616875" stroke-dasharray="4 4"/>')
-    x, row = 8.0, 0
-    for color, each, line in zip(_cycle(len(series)), series, lines, strict=True):
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(*point) for point in line))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        if len(line) == 1:
-            px, py = place(*line[0])
-            parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{color}"/>')
-        last = f" {line[-1][1]:.3g}" if line else ""
-        name = html.escape(each.name + last)
-        if x > 8 and x + 17 + 6.6 * len(name) > _WIDTH:
-            x, row = 8.0, row + 1
-        parts.append(f'<rect x="{x:.0f}" y="{33 + 17 * row}" width="12" height="4" fill="{color}"/>')
-        parts.append(f'<text x="{x + 17:.0f}" y="{40 + 17 * row}">{name}</text>')
-        x += 34 + 6.6 * len(name)
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}" font-size="12" '
-        f'font-family="system-ui, sans-serif" fill="#1c2028">{"".join(parts)}</svg>'
+    figure, axes = _page_chart(280)
+    axes.grid(axis="y", color=_LINE)
+    for i, each in enumerate(series):
+        points = each.finite
+        last = f" {points[-1][1]:.3g}" if points else ""
+        axes.plot(
+            *([point[axis] for point in points] for axis in (0, 1)),
+            color=_COLORS[i % len(_COLORS)],
+            linewidth=2,
+            marker="o" if len(points) == 1 else None,
+            label=each.name + last,
+        )
+    steps = [x for each in series for x, _ in each.finite] or [0.0, 1.0]
+    axes.update_datalim([(min(steps), 0)])
+    axes.margins(x=0.01, y=0.03)
+    if mark is not None and min(steps) <= mark <= max(steps):
+        axes.axvline(mark, color=_FAINT, linewidth=1, linestyle="--")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.spines[:].set_visible(False)
+    legend = axes.legend(
+        title=title,
+        title_fontproperties={"size": 16, "weight": "bold"},
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1),
+        ncols=2,
+        fontsize=12,
+        frameon=False,
+        handlelength=1,
+        labelcolor=_INK,
+        borderaxespad=0.2,
     )
+    legend.get_title().set_color(_INK)
+    return _inline(figure)
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return (low, high) if low < high else (low, low + 1)
+def histogram(bins: Sequence[tuple[int, int]]) -> str:
+    """An SVG element with a bar per bin, its count above it (of 16 bins at most) and its lower bound at its left.
+
+    Args:
+        bins: Lower bound and count of each, at least one.
+    """
+    figure, axes = _page_chart(190)
+    bars = axes.bar(range(len(bins)), [count for _, count in bins], width=0.96, align="edge", color=_COLORS[0])
+    if len(bins) <= 16:
+        axes.bar_label(bars, [str(count) if count else "" for _, count in bins], padding=3, fontsize=12, color=_INK)
+    shown = range(0, len(bins), -(-len(bins) // 9))
+    axes.set_xticks(shown, [str(bins[i][0]) for i in shown], ha="left")
+    axes.set_yticks([])
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.spines["bottom"].set_color(_FAINT)
+    axes.margins(x=0.01, y=0.15)
+    return _inline(figure)
 
 
-def _cycle(count: int) -> list[str]:
-    return [_COLORS[i % len(_COLORS)] for i in range(count)]
+def _page_chart(height: int) -> tuple[Figure, Axes]:
+    """An empty chart for a page, 420 points wide: its letters can be read where a telephone shrinks it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(420 / 72, height / 72), layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(length=0, pad=6, labelsize=12, labelcolor=_FAINT)
+    return figure, axes
+
+
+def _inline(figure: Figure) -> str:
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context(_STEADY | {"font.sans-serif": ["DejaVu Sans"]}):  # the page has a type of its own
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    return _NOT_IN_PAGES.sub("", svg[svg.index("<svg") :])
 
 
 def save_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> Path:
@@ -103,7 +131,7 @@ def save_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str,
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for each in series:
-        points = [(x, y) for x, y in each.points if math.isfinite(y)]
+        points = each.finite
         top = max(points, key=lambda point: point[1], default=(math.nan, math.nan))
         label = f"{each.name}: {top[1]:.3f} at {top[0]:g}"
         (line,) = axes.plot([x for x, _ in points], [y for _, y in points], label=label)
@@ -115,28 +143,10 @@ def save_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str,
     return save_figure(path, figure)
 
 
-def save_bars(path: Path, values: Mapping[str, float], *, x_label: str) -> Path:
-    """Write a horizontal bar per value with its number, as SVG or PNG by the suffix of `path`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 0.8 + 0.3 * len(values)), layout="constrained")
-    axes = figure.add_subplot()
-    names = list(values)[::-1]
-    bars = axes.barh(names, [values[name] for name in names], color=_COLORS[0], height=0.7)
-    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
-    axes.set(xlabel=x_label, xlim=(0, max(values.values()) * 1.15))
-    axes.tick_params(labelsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
-    return save_figure(path, figure)
-
-
 def save_figure(path: Path, figure: Figure) -> Path:
-    """Write a matplotlib figure as SVG or PNG by the suffix of `path`.
-
-    Text stays text and nothing depends on the day: a file that changes only with the numbers.
-    """
+    """Write a matplotlib figure as SVG or PNG by the suffix of `path`; the file changes only with the numbers."""
     import matplotlib as mpl
 
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tag2mask"}):
+    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with mpl.rc_context(_STEADY):
         return write_atomically(path, lambda p: figure.savefig(p, dpi=160, metadata=metadata))

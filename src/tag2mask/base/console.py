@@ -1,4 +1,4 @@
-"""What the command line shows and hears: progress on stderr, tables of scores, Ctrl-C. Imports no torch."""
+"""Progress on stderr, and Ctrl-C. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-
 log = logging.getLogger("tag2mask")
 
 SECONDS_PER_LINE = 5.0
 _PACE_SECONDS, _PACE_ITEMS = 30.0, 8
-"""The pace is that of so many seconds, or of so many items where they are slow."""
+"""The pace is measured over so many seconds, or over so many items where they are slow."""
 _FIRST_SECONDS, _FIRST_ITEMS = 3.0, 3
-"""Before this there is no pace."""
+"""Before this no pace is told."""
 
 
 class Remaining:
     """How long the rest will take, from the pace of the last items; nothing until that means something.
 
-    What comes before the first item (processes that start, a first slow step) is no pace.
+    What comes before the first item (processes that start, a first slow step) does not count.
     """
 
     def __init__(self) -> None:
@@ -74,7 +73,7 @@ class Bar:
             self.rich.stop()
 
     def update(self, done: int, total: int, text: str = "") -> None:
-        """Show that `done` of `total` are done, with a word about the last one."""
+        """Show that `done` of `total` are done, and a text about the last one."""
         now = time.monotonic()
         text = "  ".join(filter(None, (text, _left(self.remaining.update(now, done, total)))))
         if self.rich is not None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and where a run keeps its model. Imports no torch."""
+"""Files that are either complete or absent, and where a run keeps its model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check_new_folder(folder: Path, option: str = "--out") -> None:
 
 
 def _kind_of_run(folder: Path) -> str | None:
-    """The command that went as far as a saved state in this folder, or None."""
+    """The command whose interrupted run this folder holds, or None."""
     if not (folder / "last" / "state.pt").is_file():
         return None
     try:
@@ -97,7 +97,7 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The word keeps two writers apart, on any machines; the suffix stays because writers choose the format by it.
+    # The random part keeps two writers apart, also on two machines; writers choose the format by the suffix.
     writer = "" if durable else f".{secrets.token_hex(4)}"
     stem = path.stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore")
     temporary = path.with_name(f".{stem}{writer}.part{path.suffix}")
@@ -135,7 +135,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bo
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 text file as a whole."""
+    """Write a UTF-8 text file: all of it or nothing."""
     return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tag2mask.base.processes import control_group_files
 
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "failed to allocate memory", "bad_alloc")
 """How torch on the CPU, onnxruntime and drivers put it."""
-_MIB = 1 << 20
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 """Limit and use of a control group, as versions 2 and 1 call them."""
@@ -25,13 +25,22 @@ def ran_out(error: BaseException) -> str | None:
     return words if any(word in str(error).lower() for word in _WORDS) else None
 
 
-def free_bytes() -> int | None:
-    """Memory that this process may still take: of the machine, its container and its own limit; None if unknown."""
-    groups = [
-        _left(path, path.with_name(used)) for limit, used in _CGROUPS for path in control_group_files("memory", limit)
-    ]
-    known = [_kib(Path("/proc/meminfo"), "MemAvailable"), *groups, _left_of_limit()]
-    return min((number for number in known if number is not None), default=None)
+def free_bytes() -> int:
+    """Memory in bytes that this process may still take: of the machine, its container and its own limit (ulimit -v)."""
+    import psutil
+
+    left: list[int] = [psutil.virtual_memory().available]
+    for limit, used in _CGROUPS:
+        for path in control_group_files("memory", limit):
+            with suppress(OSError, ValueError):  # no such group, or "max"
+                left.append(int(path.read_text()) - int(path.with_name(used).read_text()))
+    with suppress(ImportError):  # Windows
+        import resource
+
+        limit_of_addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit_of_addresses != resource.RLIM_INFINITY:
+            left.append(limit_of_addresses - psutil.Process().memory_info().vms)
+    return max(0, min(left))
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -48,32 +57,5 @@ def peak_bytes(work: Callable[[], object]) -> int:
             "give a number."
         ) from error
     work()
-    peak = _kib(_STATUS, "VmHWM")
-    assert peak is not None  # the line is there where clear_refs is
-    return peak
-
-
-def _kib(path: Path, name: str) -> int | None:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
-
-
-def _left(limit: Path, used: Path) -> int | None:
-    """What a control group may still take; None where it has no limit."""
-    try:
-        return max(0, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # no such group, or "max"
-        return None
-
-
-def _left_of_limit() -> int | None:
-    """What the limit of the address space (ulimit -v) leaves."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _kib(_STATUS, "VmSize")
-    return None if limit == resource.RLIM_INFINITY or used is None else max(0, limit - used)
+    lines = _STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -1,4 +1,4 @@
-"""This process and its children: cores it may use, what a fork inherits, scripts that children import anew.
+"""This process and its children: cores it may use, what a fork inherits, scripts that children run again.
 
 Imports no torch.
 """
@@ -33,13 +33,12 @@ _NO_GUARD = (
     "or, for a training, load the pictures in its own process (workers=0)."
 )
 _GUARDS = {"__name__", "current_process", "parent_process"}
-"""What a file asks to learn whether it is run again."""
+"""Names by which a script finds out whether it is run again."""
 
 
 def usable_cores() -> int:
     """Cores that this process may use: those of its affinity, and no more than its container's quota, rounded up."""
-    quota = min((_quota(*files) for files in _quota_files()), default=math.inf)
-    return max(1, min(_cores_of_affinity(), math.ceil(min(quota, 1 << 20))))
+    return max(1, min([_cores_of_affinity(), *map(math.ceil, _quotas())]))
 
 
 def usual_threads() -> int:
@@ -103,20 +102,15 @@ def _cores_of_affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quota_files() -> Iterator[tuple[Path, ...]]:
-    for path in control_group_files("cpu", "cpu.max"):
-        yield (path,)
-    for path in control_group_files("cpu", "cpu.cfs_quota_us"):
-        yield path, path.with_name("cpu.cfs_period_us")
-
-
-def _quota(*files: Path) -> float:
-    """Cores of "QUOTA PERIOD", in one file or two; infinite where there is no limit."""
-    try:
-        quota, period = (int(word) for file in files for word in file.read_text(encoding="utf-8").split())
-    except (OSError, ValueError):  # "max"
-        return math.inf
-    return quota / period if quota > 0 and period > 0 else math.inf
+def _quotas() -> Iterator[float]:
+    """Cores of every quota that holds here; each is "QUOTA PERIOD", in one file or in two."""
+    files = [(path,) for path in control_group_files("cpu", "cpu.max")]
+    pairs = [(path, path.with_name("cpu.cfs_period_us")) for path in control_group_files("cpu", "cpu.cfs_quota_us")]
+    for each in (*files, *pairs):
+        with contextlib.suppress(OSError, ValueError):  # "max"
+            quota, period = (int(word) for file in each for word in file.read_text(encoding="utf-8").split())
+            if quota > 0 and period > 0:
+                yield quota / period
 
 
 def survive_forks(one_thread: Callable[[], None]) -> None:

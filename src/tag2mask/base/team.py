@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tag2mask.base.errors import first_line
 from tag2mask.base.share import Share
 
 _T = TypeVar("_T")
@@ -139,10 +140,8 @@ def together() -> Iterator[None]:
         if not _is_lost(error):
             _tell(error)
             raise
-        said = (str(error).strip().splitlines() or ["?"])[0][:300]
-        reason = _told() or (
-            f"it was killed, hangs, or its machine cannot be reached ({said}); memory may have run out"
-        )
+        said = first_line(error)[:300]
+        reason = _told() or f"it was killed, hangs, or its machine cannot be reached ({said}); memory may have run out"
         raise ProcessLost(
             f"Another process of this job is lost: {reason}. Cure that, then go on with --resume where last/state.pt "
             f"is there. A process that is only slow gets more time with {TIMEOUT}, in seconds."

@@ -25,7 +25,7 @@ class Value:
 
 
 def equal(one: Any, two: Any) -> bool:
-    """Whether two values are the same; a number that is none (NaN) is the same as itself."""
+    """Whether two values are the same; NaN equals NaN."""
     if one is two:
         return True
     if isinstance(one, np.ndarray) or isinstance(two, np.ndarray):

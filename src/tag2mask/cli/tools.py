@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tag2mask.cli.advice import beside, next_command, pictures_of
 from tag2mask.cli.common import Misuse, Result, Run, jsonable
-from tag2mask.scoring.report import score_lines
 
 
 def demo_command(out: str | None = None, json: bool = False) -> Result:
@@ -18,6 +17,7 @@ def demo_command(out: str | None = None, json: bool = False) -> Result:
         json: Print one JSON object on stdout and nothing else.
     """
     from tag2mask.jobs.demonstration import demo
+    from tag2mask.scoring.report import score_lines
 
     result = demo(out)
     table = score_lines({"segmentation": result.segmentation, "CAM with true tags": result.cam})

@@ -158,7 +158,7 @@ def evaluate_command(
         cam_tags: Classes of the CAM: from the data's tags, or predicted.
         reliable: Also coverage, precision, recall of the reliable labels.
         limit: Score only the first so many pictures; 0 for all.
-        out: Folder for evaluation.json, and cam.svg, cam.png with --cam.
+        out: Folder for evaluation.json and the curves of --cam; else RUN.
         device: auto, cpu, cuda or mps.
         reading: How a data set is read.
         json: Print one JSON object on stdout and nothing else.
@@ -166,7 +166,7 @@ def evaluate_command(
     if (run is None) == (masks is None):
         raise Misuse("evaluate needs either RUN or --masks DIR.")
     curves = _scale_sets(cam_scales)
-    from tag2mask.scoring.evaluation import evaluate
+    from tag2mask.scoring.evaluation import evaluate, evaluation_folder
     from tag2mask.scoring.label_quality import THRESHOLDS
     from tag2mask.scoring.report import report_lines
 
@@ -192,8 +192,9 @@ def evaluate_command(
             data_options=reading,
         )
     lines = report_lines(report)
-    written = f"scores: {out / 'evaluation.json'}" if out else "no file was written; --out DIR writes evaluation.json"
-    lines.append(written)
+    place = evaluation_folder(run, out)
+    nowhere = "no file was written, as there is no run folder; --out DIR writes evaluation.json"
+    lines.append(nowhere if place is None else f"scores: {place / 'evaluation.json'}")
     if masks is not None:
         lines.append(after_scoring_masks(masks, data, reading, split))
     else:

@@ -22,9 +22,9 @@ from tag2mask.inference.first_step import picture_cams, tag_vector
 from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.outputs.render import SampleRow, sample_sheet
 from tag2mask.runs.folder import new_run_folder
-from tag2mask.scoring.evaluation import Report, score_pictures
+from tag2mask.scoring.evaluation import score_pictures
 from tag2mask.scoring.label_quality import score_cams, score_reliable_labels
-from tag2mask.scoring.report import LabelQuality
+from tag2mask.scoring.report import LabelQuality, Report
 from tag2mask.training.first_step import train
 from tag2mask.training.page import Figure, percent, write_report
 

@@ -23,7 +23,7 @@ from tag2mask.inference.score_maps import probability_parts
 from tag2mask.inference.torch_backend import CRFChoice, Segmenter, need_network, resolve_crf
 from tag2mask.outputs import render
 from tag2mask.runs.learned import NEARLY_ALL
-from tag2mask.scoring.evaluation import Progress, tracked
+from tag2mask.scoring.report import Progress, tracked
 
 log = logging.getLogger("tag2mask")
 _EMPTY = "masks_without_objects"

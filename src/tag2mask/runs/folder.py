@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from tag2mask import __version__
 from tag2mask.base.files import check_new_folder
@@ -86,13 +86,16 @@ def log_to(run: Path) -> Iterator[None]:
     Raises:
         FileExistsError: another process trains in this folder.
     """
-    handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
-    if handler.stream is not None and _is_locked(handler.stream):
-        handler.close()
+    lock = FileLock(run / ".lock", timeout=0)
+    try:
+        with suppress(NotImplementedError):  # a file system without locks
+            lock.acquire()
+    except Timeout as error:
         raise FileExistsError(
             f"Another process is training in {run}, and two would overwrite each other's files: wait for its end, or "
             "stop it first."
-        )
+        ) from error
+    handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     level = log.level
     log.addHandler(handler)
@@ -108,19 +111,9 @@ def log_to(run: Path) -> Iterator[None]:
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
-
-
-def _is_locked(file: IO[str]) -> bool:
-    """Lock a file until it is closed or this process ends; True where another process holds the lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks children would hold too
-    except OSError as error:  # others: a file system without locks
-        return error.errno in (errno.EAGAIN, errno.EACCES)
-    return False
+        with suppress(OSError):  # Windows removes no open file
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

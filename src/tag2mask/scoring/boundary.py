@@ -100,7 +100,7 @@ def label_boundary(labels: NDArray[Any], label: int) -> Mask:
 
 def near(points: Mask, distance: float) -> Mask:
     """Pixels bool [H, W] whose Euclidean distance to one of the points [H, W] is at most `distance`."""
-    rows = _rows_to(points)
+    rows, _ = _nearest_in_column(points)
     out = np.zeros_like(points)
     for dx, here, there in _shifts(points.shape[1], distance):
         out[:, here] |= rows[:, there] <= math.isqrt(int(distance**2) - dx * dx)
@@ -116,7 +116,8 @@ def close_bands(labels: NDArray[Any], distance: float) -> NDArray[Any]:
     known = labels != IGNORE
     if known.all():
         return labels
-    rows, column_label = _rows_to(known), _nearest_in_column(labels, known)
+    rows, source = _nearest_in_column(known)
+    column_label = np.take_along_axis(labels, source, axis=0)
     best = np.full(labels.shape, distance**2 + 1e-9)
     out = labels.copy()
     for dx, here, there in _shifts(labels.shape[1], distance):
@@ -134,25 +135,14 @@ def _shifts(width: int, distance: float) -> list[tuple[int, slice, slice]]:
     return [(dx, slice(max(0, -dx), width - max(0, dx)), slice(max(0, dx), width + min(0, dx))) for dx in offsets]
 
 
-def _rows_to(points: Mask) -> NDArray[np.int32]:
-    """Distance in rows [H, W] to the nearest point of the same column; larger than any picture where it has none."""
-    above, below = _rows_above_below(points)
-    row = np.arange(points.shape[0], dtype=np.int32)[:, None]
-    return np.asarray(np.minimum(row - above, below - row), dtype=np.int32)
+def _nearest_in_column(points: Mask) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Distance in rows [H, W] to the nearest point of the same column, and its row; of two equally near ones the upper.
 
-
-def _rows_above_below(points: Mask) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Row of the nearest point at or above, and at or below, each pixel; far outside where there is none."""
+    Without a point in the column the distance is larger than any picture, and the row means nothing.
+    """
     far = 1 << 20
     row = np.arange(points.shape[0], dtype=np.int32)[:, None]
     above = np.maximum.accumulate(np.where(points, row, -far).astype(np.int32), axis=0)
     below = np.minimum.accumulate(np.where(points, row, far).astype(np.int32)[::-1], axis=0)[::-1]
-    return above, below
-
-
-def _nearest_in_column(labels: NDArray[Any], known: Mask) -> NDArray[Any]:
-    """Label of the nearest known pixel of the same column; of two equally near ones the upper."""
-    above, below = _rows_above_below(known)
-    row = np.arange(len(labels), dtype=np.int32)[:, None]
-    source = np.where(row - above <= below - row, above, below).clip(0, len(labels) - 1)
-    return np.asarray(np.take_along_axis(labels, source, axis=0))
+    up, down = row - above, below - row
+    return np.minimum(up, down), np.where(up <= down, above, below).clip(0, len(points) - 1)

@@ -77,10 +77,6 @@ class CamSweep:
             for i, t in enumerate(self.thresholds)
         ]
 
-    def best(self, classes: Sequence[str], num_images: int, protocol: dict[str, Any]) -> Report:
-        """The report at the threshold with the highest mIoU, the lowest of equally good ones."""
-        return max(self.reports(classes, num_images, protocol), key=lambda report: report.miou)
-
 
 class LabelCounter:
     """Collects the quality of partial labels picture by picture."""
@@ -93,8 +89,7 @@ class LabelCounter:
     def update(self, labels: Tensor, truth: Tensor) -> None:
         """Count one picture: labels and truth [H, W] in {0..C, 255}."""
         self.confusion += confusion_matrix(labels, truth, len(self.confusion))
-        known = truth[truth != IGNORE].long()
-        self.true_pixels += torch.bincount(known, minlength=len(self.true_pixels)).numpy()
+        self.true_pixels += np.bincount(np.asarray(truth).ravel(), minlength=256)[: len(self.true_pixels)]
         self.num_images += 1
 
     def quality(self, classes: Sequence[str], protocol: dict[str, Any] | None = None) -> LabelQuality:
@@ -196,9 +191,8 @@ def score_cams(
     progress: Progress | None = None,
 ) -> Report:
     """The mIoU of the CAM with the true tags given and the background threshold that suits it best, at mask size."""
-    return cam_curves(segmenter, pictures, scales=None if scales is None else [scales], limit=limit, progress=progress)[
-        0
-    ].best
+    several = None if scales is None else [scales]
+    return cam_curves(segmenter, pictures, scales=several, limit=limit, progress=progress)[0].best
 
 
 def score_reliable_labels(
@@ -234,8 +228,7 @@ def score_reliable_labels(
 def _first_step_protocol(
     segmenter: Segmenter, pictures: PictureSet, count: int, scales: Sequence[float]
 ) -> dict[str, Any]:
-    unknown = [name for name in pictures.classes if name not in segmenter.classes]
-    return data_protocol(pictures, count, unknown, segmenter.classes) | {
+    return data_protocol(pictures, count, segmenter.classes) | {
         "image_size": segmenter.config.image_size,
         "scales": list(scales),
         "flip": False,

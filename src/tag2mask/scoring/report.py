@@ -1,24 +1,33 @@
-"""What a score is: the report, IoU from a confusion matrix, and the protocol that makes two numbers comparable."""
+"""What a score is: the report, IoU from a confusion matrix, and the protocol that makes two numbers comparable.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from numpy.typing import ArrayLike, NDArray
 
+from tag2mask.base.tables import text_table
 from tag2mask.base.values import Value
 from tag2mask.config import IGNORE
-from tag2mask.data import Picture, PictureSet
+from tag2mask.data import Picture, PictureError, PictureSet
 from tag2mask.data.dataset import MaskCodes
 from tag2mask.data.masks.labels import class_label, expected_mask
 from tag2mask.runs.protocol import protocol_line
-from tag2mask.scoring.boundary import BoundaryScore
+from tag2mask.scoring.boundary import BoundaryCounter, BoundaryScore
+
+if TYPE_CHECKING:
+    from tag2mask.base.team import Team
+
+_T = TypeVar("_T")
+_STRIP = 1 << 20
+"""Pixels that are counted at a time."""
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
@@ -150,19 +159,68 @@ def report_from_confusion(
     )
 
 
-def confusion_matrix(predicted: Tensor, truth: Tensor, num_labels: int) -> NDArray[np.int64]:
-    """Pixels int64 [K, K], rows truth; pixels that are IGNORE in the truth or in the prediction count nowhere."""
-    scored = predicted != IGNORE
-    matrix = multiclass_confusion_matrix(
-        predicted[scored].long(), truth[scored].long(), num_classes=num_labels, ignore_index=IGNORE
-    )
-    return np.asarray(matrix.numpy(), dtype=np.int64)
+def confusion_matrix(predicted: ArrayLike, truth: ArrayLike, num_labels: int) -> NDArray[np.int64]:
+    """Pixels int64 [K, K], rows truth; pixels that are IGNORE in the truth or in the prediction count nowhere.
 
+    Args:
+        predicted: Labels in {0..K-1, 255} of any shape: an array, or a tensor on the CPU.
+        truth: As many labels.
+        num_labels: K.
 
-def data_protocol(pictures: PictureSet, count: int, unknown: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """The part of a protocol that speaks of the data: `count` pictures were scored with the labels of `classes`,
-    `unknown` classes were not.
+    Raises:
+        ValueError: the sizes differ, or there is another label.
     """
+    ours, theirs = (np.asarray(labels).ravel() for labels in (predicted, truth))
+    if ours.size != theirs.size:
+        raise ValueError(f"predicted and true labels differ in size: {ours.size} and {theirs.size} pixels")
+    counts = np.zeros(256 * 256, dtype=np.int64)
+    for start in range(0, ours.size, _STRIP):
+        part = slice(start, start + _STRIP)
+        counts += np.bincount(theirs[part].astype(np.int64) * 256 + ours[part], minlength=counts.size)
+    pairs = counts.reshape(256, 256)
+    if pairs[num_labels:IGNORE].any() or pairs[:, num_labels:IGNORE].any():
+        raise ValueError(f"labels must be less than {num_labels}, or {IGNORE}")
+    return pairs[:num_labels, :num_labels].copy()
+
+
+class MaskCounter:
+    """Counts label maps against the truth picture by picture; memory does not grow with the pictures."""
+
+    def __init__(self, classes: Sequence[str], *, boundary: bool = False) -> None:
+        self.classes, labels = tuple(classes), len(classes) + 1
+        self.confusion = np.zeros((labels, labels), dtype=np.int64)
+        self.edges = BoundaryCounter(labels) if boundary else None
+
+    def update(self, predicted: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.int64]:
+        """Count one picture: label maps [H, W] in {0..C, 255}. Returns its own confusion matrix [K, K]."""
+        own = confusion_matrix(predicted, truth, len(self.confusion))
+        self.confusion += own
+        if self.edges is not None:
+            self.edges.update(predicted, truth)
+        return own
+
+    def report(self, num_images: int, protocol: dict[str, Any]) -> Report:
+        """The scores of everything that was counted."""
+        if self.edges is None:
+            return report_from_confusion(self.confusion, self.classes, num_images, protocol)
+        protocol = protocol | {"boundary_tolerance": self.edges.tolerance}
+        edges = self.edges.score(self.classes)
+        return report_from_confusion(self.confusion, self.classes, num_images, protocol, boundary_f=edges)
+
+
+def data_protocol(
+    pictures: PictureSet, count: int, classes: Sequence[str], unknown: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The part of a protocol that is about the data.
+
+    Args:
+        pictures: The data set.
+        count: How many of its pictures were scored.
+        classes: Classes whose labels were scored.
+        unknown: Classes of the data set that were not; None for those whose names are not among `classes`.
+    """
+    if unknown is None:
+        unknown = [name for name in pictures.classes if name not in classes]
     ignored = set(np.flatnonzero(pictures.mask_codes.table == IGNORE).tolist())
     outside = "every id outside the class list" if ignored - {IGNORE} else ""
     return {
@@ -218,6 +276,37 @@ def tracked(items: Sequence[Any], progress: Progress | None) -> Iterator[Any]:
             progress(done, len(items))
 
 
+def readable(
+    pictures: Sequence[Picture],
+    read: Callable[[Picture], _T],
+    *,
+    broken: dict[str, str] | None,
+    progress: Progress | None,
+    team: Team,
+) -> Iterator[tuple[Picture, _T]]:
+    """This process's share of the pictures, each with what `read` makes of it; all processes must take all of them.
+
+    Args:
+        pictures: Of all processes.
+        read: Reads a file of the picture.
+        broken: Gets the message per picture that cannot be read, of all processes; None raises it.
+        progress: Called with (done, all).
+        team: The processes.
+    """
+    for picture in tracked(team.share(pictures), progress):
+        try:
+            found = read(picture)
+        except PictureError as error:
+            if broken is None:
+                raise
+            broken[picture.name] = str(error)
+            continue
+        yield picture, found
+    for notes in team.gather(broken):
+        if broken is not None and notes is not None:
+            broken.update(notes)
+
+
 def stage(progress: Progress | None, index: int, count: int) -> Progress | None:
     """The progress of pass `index` of `count` over the same pictures, so that one bar shows them all."""
     if progress is None:
@@ -227,15 +316,10 @@ def stage(progress: Progress | None, index: int, count: int) -> Progress | None:
 
 def score_table(columns: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Lines of a table with one row per label; a value that is None is shown as a dash."""
-    labels = list(dict.fromkeys(label for values in columns.values() for label in values))
-    width = max(map(len, labels), default=0)
-    lines = ["  ".join([" " * width, *(name.rjust(8) for name in columns)])]
-    for label in labels:
-        cells = (values.get(label) for values in columns.values())
-        shown = ("-" if cell is None else f"{cell:.4f}" for cell in cells)
-        row = (text.rjust(max(8, len(name))) for text, name in zip(shown, columns, strict=True))
-        lines.append("  ".join([label.ljust(width), *row]))
-    return lines
+    labels = dict.fromkeys(label for values in columns.values() for label in values)
+    cells = {label: (values.get(label) for values in columns.values()) for label in labels}
+    rows = [[label, *("-" if cell is None else f"{cell:.4f}" for cell in row)] for label, row in cells.items()]
+    return text_table([["", *columns], *rows], least=8)
 
 
 def report_lines(report: Report) -> list[str]:
@@ -266,15 +350,4 @@ def _finite(value: float) -> float | None:
 
 def score_lines(scores: Mapping[str, Report]) -> list[str]:
     """A table of IoU per label, one column per report, with the mean below."""
-    labels = list(dict.fromkeys(name for report in scores.values() for name in report.iou))
-    width = max(map(len, [*labels, "mIoU"]))
-    rows = [(label, [report.iou.get(label) for report in scores.values()]) for label in labels]
-    rows.append(("mIoU", [report.miou for report in scores.values()]))
-    lines = ["  ".join([" " * width, *(name.rjust(max(8, len(name))) for name in scores)])]
-    for label, values in rows:
-        cells = (
-            ("-" if value is None else f"{value:.4f}").rjust(max(8, len(name)))
-            for name, value in zip(scores, values, strict=True)
-        )
-        lines.append("  ".join([label.ljust(width), *cells]))
-    return lines
+    return score_table({name: report.iou | {"mIoU": report.miou} for name, report in scores.items()})

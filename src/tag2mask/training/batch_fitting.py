@@ -44,7 +44,7 @@ def with_fitting_batches(
 
     Raises:
         MemoryError: not even one picture fits.
-        ValueError: the system does not tell how much memory is free.
+        ValueError: the system does not tell how much memory some work takes.
     """
     names = {phase.name: name for phase, name in zip(config.phases, config.batch_fields, strict=True)}
     for phase in config.phases:
@@ -97,13 +97,10 @@ def _by_measuring(step: Callable[[int], None], config: RunConfig, most: int, lea
     """From the memory of two small steps, and what is free."""
     step(least)  # what is taken once and kept
     few, more = (peak_bytes(lambda n=n: step(n)) for n in (_FEW, _MORE))  # type: ignore[misc]
-    free = free_bytes()
-    if free is None:
-        raise ValueError("This system does not tell how much memory is free; give --batch-size a number.")
     sample = config.augment.crop_size**2 * (3 + 1 + 8)  # picture, valid, mask
     waiting = 2 * config.workers + 1  # batches that are loaded ahead
     each = max(1, (more - few) // (_MORE - _FEW)) + waiting * sample
-    return min(most, int(SHARE * free / each))
+    return min(most, int(SHARE * free_bytes() / each))
 
 
 def _by_trying(step: Callable[[int], None], most: int, least: int = 1) -> int:

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from tag2mask.base import html
 from tag2mask.base.charts import Series, line_chart
-from tag2mask.base.files import write_text
-from tag2mask.base.html import escaped, html_page, html_table, html_tiles, image_tag
 from tag2mask.config import load_config
 from tag2mask.runs.learned import nothing_learned
 from tag2mask.runs.metrics import loss_columns
-from tag2mask.scoring.evaluation import Report
+from tag2mask.scoring.report import Report
 
 _SHOWN_NAMES = 5
+_SHOWN_SAMPLES = 3
+_MOST_CELLS = 21
+"""Largest confusion matrix that is shown, in labels."""
+
+_CHARTS = (
+    ("Scores on the validation split", ("miou", "tag_map")),
+    ("Share of reliable pixels", ("reliable_share",)),
+    ("Learning rate of old weights", ("lr",)),
+    ("Pictures per second", ("images_per_second",)),
+)
+_NAMES = {"miou": "mIoU", "tag_map": "tag mAP"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +65,34 @@ def write_report(
         The file.
     """
     run = Path(run)
-    sections = [_listed("Warning", [each.as_dict() for each in nothing_learned(run)])]
-    if tiles:
-        sections.append(html_tiles(tiles))
-    if scores:
-        sections.append(_scores(scores))
-    if figures:
-        sections.append("<h2>Results</h2>" + "".join(map(_figure, figures)))
-    sections += [
-        _validation(run / "validation"),
-        _curves(run / "metrics.csv"),
-        _cost(run),
-        _samples(run / "samples"),
-        _listed("Data", [each for split in _environment(run).get("data", {}).values() for each in split["findings"]]),
-        _settings(run),
-    ]
-    title = title or f"tag2mask: {run.resolve().name}"
-    return write_text(out or run / "report.html", html_page(title, sections, summary=summary))
+    rows = _metrics(run)
+    joint = next((float(row["step"]) for row in rows if row.get("phase") == "joint"), None)
+    environment = _json(run / "environment.json")
+    data = environment.pop("data", {}).values()
+    settings = {"config.json": json.loads(load_config(run).to_json()), "environment.json": environment}
+    return html.write_page(
+        out or run / "report.html",
+        "training/report.html",
+        title=title or f"tag2mask: {run.resolve().name}",
+        summary=summary,
+        warnings=[each.as_dict() for each in nothing_learned(run)],
+        numbers=tiles,
+        scores=scores,
+        score_rows=_score_rows((scores or {}).values()),
+        figures=figures,
+        validation=_json(run / "validation" / "scores.json"),
+        sheets=_sheets(run / "validation"),
+        joint=joint,
+        charts=_charts(rows, joint),
+        cost=_cost(_json(run / "summary.json"), rows),
+        samples=_samples(run / "samples"),
+        findings=list({each["message"]: each for split in data for each in split["findings"]}.values()),
+        settings={name: _flat(values) for name, values in settings.items() if values},
+        flat=_flat,
+        percent=percent,
+        most_names=_SHOWN_NAMES,
+        most_cells=_MOST_CELLS,
+    )
 
 
 def percent(value: float | None) -> str:
@@ -79,200 +100,74 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _scores(scores: Mapping[str, Report]) -> str:
-    """IoU per label and mean, one column per evaluation, the best of each row marked."""
-    reports = list(scores.values())
-    labels = list(dict.fromkeys(name for report in reports for name in report.iou))
-    rows = [_score_row(label, [report.iou.get(label) for report in reports]) for label in labels]
-    rows.append(_score_row("mean IoU", [report.miou for report in reports], total=True))
-    head = "".join(f"<th>{escaped(name)}</th>" for name in ("IoU", *scores))
-    protocols = "".join(
-        f'<details><summary>Protocol: {escaped(name)}</summary><p class="faint">{escaped(report.protocol_line)}</p>'
-        f"{html_table(_flat(report.protocol))}</details>"
-        for name, report in scores.items()
-    )
-    return (
-        f'<h2>Scores</h2><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-        f'</div><p class="faint">{reports[0].num_images} pictures. Labels that occur nowhere show a dash and are not '
-        f"in the mean.</p>{protocols}"
-    )
-
-
-def _score_row(label: str, values: Sequence[float | None], *, total: bool = False) -> str:
-    known = [value for value in values if value is not None]
-    best = max(known) if len(known) > 1 else None
-    cells = "".join(
-        f"<td{' class=best' if value is not None and value == best else ''}>{percent(value)}</td>" for value in values
-    )
-    return f"<tr{' class=total' if total else ''}><td>{escaped(label)}</td>{cells}</tr>"
-
-
-def _validation(folder: Path) -> str:
-    """Bars per class, confusion, best and worst pictures of the last validation."""
-    path = folder / "scores.json"
-    if not path.is_file():
-        return ""
-    scores = json.loads(path.read_text(encoding="utf-8"))
-    iou: dict[str, float | None] = scores["iou"]
-    bars = "".join(_bar(name, value) for name, value in iou.items()) + _bar("mean IoU", scores["miou"], total=True)
-    sheets = "".join(
-        _figure(Figure(caption=caption, image=folder / file), kind="narrow")
-        for file, caption in (
-            ("worst.jpg", "Worst pictures, with the mean IoU of the labels in each"),
-            ("best.jpg", "Best pictures"),
-        )
-        if (folder / file).is_file()
-    )
-    return (
-        f'<h2>Validation</h2><p class="faint">{escaped(scores["protocol_line"])}</p>'
-        f'<h3>IoU per label</h3><div class="bars">{bars}</div>'
-        f"{_confusion(list(iou), scores['confusion'])}{sheets}"
-    )
-
-
-def _bar(name: str, value: float | None, *, total: bool = False) -> str:
-    width = 0.0 if value is None else 100 * value
-    svg = (
-        f'<svg viewBox="0 0 100 14" preserveAspectRatio="none" role="img" aria-label="{escaped(percent(value))}">'
-        f'<rect width="100" height="14" fill="#eef0f4"/><rect width="{width:.2f}" height="14" '
-        f'fill="{"#1c2028" if total else "#1f5fbf"}"/></svg>'
-    )
-    return f'<span class="name">{escaped(name)}</span>{svg}<span class="count">{escaped(percent(value))}</span>'
-
-
-_MOST_CELLS = 21
-
-
-def _confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """The confusion matrix, each row in percent of its true pixels, darker for more."""
-    if len(labels) > _MOST_CELLS:
-        return '<p class="faint">The confusion matrix of so many labels is in validation/scores.json.</p>'
-    head = "".join(f"<th>{escaped(name)}</th>" for name in ("truth \\ mask", *labels))
-    rows = "".join(
-        f"<tr><td>{escaped(name)}</td>{_confusion_cells(row)}</tr>" for name, row in zip(labels, confusion, strict=True)
-    )
-    return (
-        '<h3>Confusion</h3><p class="faint">Rows: the truth, in percent of its pixels. Columns: what the mask says.</p>'
-        f'<div class="wide"><table class="confusion"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    )
-
-
-def _confusion_cells(row: Sequence[int]) -> str:
-    total = sum(row)
-    if total == 0:
-        return "".join('<td class="none">–</td>' for _ in row)
-    cells = []
-    for count in row:
-        share = count / total
-        ink = "#fff" if share > 0.55 else "#1c2028"
-        color = f"rgba(31, 95, 191, {share:.3f})"
-        cells.append(f'<td style="background:{color};color:{ink}">{100 * share:.0f}</td>')
-    return "".join(cells)
-
-
-def _cost(run: Path) -> str:
-    """Time and memory."""
-    path = run / "summary.json"
-    if not path.is_file():
-        return ""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    tiles = {"steps": f"{values['steps']}", "minutes in steps": f"{values['minutes_of_steps']:.1f}"}
-    if "peak_memory_mib" in values:
-        tiles["most memory"] = f"{values['peak_memory_mib'] / 1024:.1f} GiB"
-    if "peak_gpu_memory_mib" in values:
-        tiles["most memory on the GPU"] = f"{values['peak_gpu_memory_mib'] / 1024:.1f} GiB"
-    if share := _mean_column(run / "metrics.csv", "mining_share"):
-        tiles["share of a joint step for CRF and labels"] = percent(share)
-    return f"<h2>Time and memory</h2>{html_tiles(tiles)}"
-
-
-def _mean_column(path: Path, column: str) -> float | None:
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        values = [float(row[column]) for row in csv.DictReader(file) if row.get(column)]
-    return sum(values) / len(values) if values else None
-
-
-def _figure(figure: Figure, kind: str = "") -> str:
-    caption = escaped(figure.caption)
-    image = f'<div class="wide">{image_tag(figure.image, figure.caption)}</div>'
-    name = f' class="{kind}"' if kind else ""
-    return f"<figure{name}><figcaption>{caption}</figcaption>{image}</figure>"
-
-
-_CHARTS = (
-    ("Scores on the validation split", ("miou", "tag_map")),
-    ("Share of reliable pixels", ("reliable_share",)),
-    ("Learning rate of old weights", ("lr",)),
-    ("Pictures per second", ("images_per_second",)),
-)
-_NAMES = {"miou": "mIoU", "tag_map": "tag mAP"}
-
-
-def _curves(path: Path) -> str:
-    """One chart per group of columns of metrics.csv."""
-    if not path.is_file():
-        return ""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    joint = next((float(row["step"]) for row in rows if row.get("phase") == "joint"), None)
-    charts = []
-    for title, columns in (("Losses", loss_columns(rows[0] if rows else ())), *_CHARTS):
-        series = [
-            Series(
-                name=_NAMES.get(column, column.replace("_", " ")),
-                points=tuple((float(row["step"]), float(row[column])) for row in rows if row.get(column)),
-            )
-            for column in columns
-        ]
-        if any(each.points for each in series):
-            charts.append(line_chart(title, [each for each in series if each.points], mark=joint))
-    if not charts:
-        return ""
-    note = '<p class="faint">By step; the dashed line is where the joint phase begins.</p>' if joint else ""
-    return f'<h2>Training</h2>{note}<div class="charts">{"".join(charts)}</div>'
-
-
-def _samples(folder: Path, most: int = 3) -> str:
-    """Sample sheets of training: first, last and one between."""
-    files = sorted(folder.glob("*.jpg"))
-    if len(files) > most:
-        files = [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
-    if not files:
-        return ""
-    figures = "".join(_figure(Figure(caption=_caption(file.stem), image=file)) for file in files)
-    return f"<h2>Sample sheets</h2>{figures}"
-
-
-def _caption(stem: str) -> str:
-    """`step-000060` as "step 60"."""
-    return " ".join(word.lstrip("0") or "0" for word in stem.split("-"))
-
-
-def _settings(run: Path) -> str:
-    parts = ["<h2>Settings</h2>"]
-    config = json.loads(load_config(run).to_json())
-    parts.append(f"<details><summary>config.json</summary>{html_table(_flat(config))}</details>")
-    if _environment(run):
-        values = _flat({key: value for key, value in _environment(run).items() if key != "data"})
-        parts.append(f"<details><summary>environment.json</summary>{html_table(values)}</details>")
-    return "".join(parts)
-
-
-def _environment(run: Path) -> dict[str, Any]:
-    path = run / "environment.json"
+def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def _listed(title: str, findings: Sequence[Mapping[str, Any]]) -> str:
-    """Findings as in `Finding.as_dict`, each once."""
-    lines = [
-        f"<li>{escaped(each['message'])} {escaped(', '.join(each['names'][:_SHOWN_NAMES]))}"
-        f"{' ...' if each['count'] > _SHOWN_NAMES else ''} {escaped(each['cure'])}</li>"
-        for each in {each["message"]: each for each in findings}.values()
-    ]
-    return f"<h2>{title}</h2><ul>{''.join(lines)}</ul>" if lines else ""
+def _metrics(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv."""
+    path = run / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _score_rows(reports: Collection[Report]) -> dict[str, list[float | None]]:
+    """The IoU of each report by label, and its mean last."""
+    labels = dict.fromkeys(name for report in reports for name in report.iou)
+    return {name: [each.iou.get(name) for each in reports] for name in labels} | {
+        "mean IoU": [each.miou for each in reports]
+    }
+
+
+def _sheets(folder: Path) -> list[Figure]:
+    """Best and worst pictures of the last validation."""
+    captions = {
+        "worst.jpg": "Worst pictures, with the mean IoU of the labels in each",
+        "best.jpg": "Best pictures",
+    }
+    return [Figure(caption=text, image=folder / file) for file, text in captions.items() if (folder / file).is_file()]
+
+
+def _cost(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Time and memory, by caption."""
+    if not summary:
+        return {}
+    tiles = {"steps": f"{summary['steps']}", "minutes in steps": f"{summary['minutes_of_steps']:.1f}"}
+    for key, caption in (("peak_memory_mib", "most memory"), ("peak_gpu_memory_mib", "most memory on the GPU")):
+        if key in summary:
+            tiles[caption] = f"{summary[key] / 1024:.1f} GiB"
+    if shares := [share for _, share in _points(rows, "mining_share")]:
+        tiles["share of a joint step for CRF and labels"] = percent(sum(shares) / len(shares))
+    return tiles
+
+
+def _points(rows: Sequence[Mapping[str, str]], column: str) -> tuple[tuple[float, float], ...]:
+    """Step and value of each row that has one."""
+    return tuple((float(row["step"]), float(row[column])) for row in rows if row.get(column))
+
+
+def _charts(rows: Sequence[Mapping[str, str]], joint: float | None) -> dict[str, str]:
+    """An SVG per group of columns of metrics.csv, by title."""
+    charts = {}
+    for title, columns in (("Losses", loss_columns(rows[0] if rows else ())), *_CHARTS):
+        series = [
+            Series(name=_NAMES.get(column, column.replace("_", " ")), points=_points(rows, column))
+            for column in columns
+        ]
+        if lines := [each for each in series if each.points]:
+            charts[title] = line_chart(title, lines, mark=joint)
+    return charts
+
+
+def _samples(folder: Path) -> list[Figure]:
+    """Sample sheets of training: first, last and one between; `step-000060` is called "step 60"."""
+    files = sorted(folder.glob("*.jpg"))
+    if len(files) > _SHOWN_SAMPLES:
+        files = [files[round(i * (len(files) - 1) / (_SHOWN_SAMPLES - 1))] for i in range(_SHOWN_SAMPLES)]
+    captions = (" ".join(word.lstrip("0") or "0" for word in file.stem.split("-")) for file in files)
+    return [Figure(caption=caption, image=file) for caption, file in zip(captions, files, strict=True)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -26,8 +26,9 @@ from tag2mask.method import Moment, taught
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.outputs.render import SampleRow, sample_sheet, save_picture
-from tag2mask.scoring.evaluation import score_pictures, score_tags
+from tag2mask.scoring.evaluation import score_pictures
 from tag2mask.scoring.report import Progress, Report, model_codes
+from tag2mask.scoring.tags import score_tags
 
 log = logging.getLogger("tag2mask")
 
@@ -75,8 +76,8 @@ def validate(
             if team.is_main:
                 _write_details(details / FOLDER, segmenter, pictures, report, every)
     else:
-        scored = score_tags(segmenter, pictures, limit=limit, broken=broken, progress=progress, team=team)
-        name, score = "tag_map", scored.map
+        score = score_tags(segmenter, pictures, limit=limit, broken=broken, progress=progress, team=team)
+        name = "tag_map"
     for message in broken.values():
         log.warning("left out of the validation: %s", message)
     return {} if math.isnan(score) else {name: score}

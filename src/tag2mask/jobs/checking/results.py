@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tag2mask.base.tables import text_table
 from tag2mask.data.findings import SEVERITIES, Finding, Severity
 
 MOST_CLASSES = 40
@@ -139,15 +140,7 @@ def _table(report: CheckReport) -> list[str]:
     if hidden > 0:
         classes = sorted(classes, key=lambda row: row[1][0] or 0)[:MOST_CLASSES]
     rows = [*summary_rows(report), *((name, [cell(n) for n in counts]) for name, counts in classes)]
-    first = max(len(name) for name, _ in rows)
-    widths = [
-        max(len(name), *(len(cells[i]) for _, cells in rows)) for i, name in enumerate(report.splits) if report.splits
-    ]
-    headed = [("", list(report.splits)), *rows]
-    lines = [
-        "  ".join([name.ljust(first), *(text.rjust(w) for text, w in zip(cells, widths, strict=True))]).rstrip()
-        for name, cells in headed
-    ]
+    lines = text_table([["", *report.splits], *([name, *cells] for name, cells in rows)])
     if hidden > 0:
         lines.append(f"and {hidden} classes with more pictures: --json or --out FILE.html shows all")
     return lines
