@@ -24,6 +24,7 @@ class InferenceOptions(Inference):
 
     def __post_init__(self) -> None:
         """The function that gets these values judges them."""
+        object.__setattr__(self, "scales", tuple(self.scales))
 
     def asked(self) -> dict[str, Any]:
         """Arguments of the Python functions: those that differ from their default, by name."""
