@@ -22,13 +22,13 @@ from tag2mask.base.memory import ran_out
 from tag2mask.base.options import as_command
 from tag2mask.base.processes import keep_torch_within_quota
 from tag2mask.base.share import Share
-from tag2mask.cli.common import Verb, misused, suggest
+from tag2mask.cli.common import Verb, misused, suggest, verb
 from tag2mask.cli.examples import EXAMPLES
 
 __all__ = ["main"]
 
 VERBS = tuple(EXAMPLES)
-"""Each is a file of this package with its `command`."""
+"""Each is a file of this package."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,8 +117,10 @@ def _who() -> str:
 
 
 def _command(name: str) -> Verb:
-    command: Verb = importlib.import_module(f"tag2mask.cli.{name.replace('-', '_')}").command
-    return command
+    """The function `command` of a file, or what its `Command` of that name (PseudoLabel) makes."""
+    module = importlib.import_module(f"tag2mask.cli.{name.replace('-', '_')}")
+    kind = getattr(module, name.title().replace("-", ""), None)
+    return module.command if kind is None else verb(name, kind)
 
 
 def _help() -> str:

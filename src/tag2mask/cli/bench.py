@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Command, Json, Misuse, Result, jsonable, verb
+from tag2mask.cli.common import Command, Json, Misuse, Result, jsonable
 
 
-@dataclass(frozen=True, kw_only=True)
 class Bench(Command):
     """Speed of the kernels and of a training step on this machine, against pydensecrf if it is installed."""
 
@@ -25,8 +23,7 @@ class Bench(Command):
     """Folder for plots of cost against pixels and against labels."""
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Measure."""
+    def _run(self) -> Result:
         from tag2mask.jobs.benchmark import bench, check_arguments, table_lines
 
         try:
@@ -42,6 +39,3 @@ class Bench(Command):
         written = f"plots: {plots}" if plots else "no file was written; --plots DIR draws the curves"
         full = next_command("demo") if plots else next_command("bench", plots="bench_plots")
         return jsonable(report), [*table_lines(report), written, next_command("bench") if self.quick else full], 0
-
-
-command = verb("bench", Bench)

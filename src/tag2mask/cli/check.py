@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +9,11 @@ import tyro
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Command, Json, Result, verb
+from tag2mask.cli.common import Command, Json, Result
 from tag2mask.config import AugmentConfig
 from tag2mask.config.formats import DataOptions
 
 
-@dataclass(frozen=True, kw_only=True)
 class Check(Command):
     """Is this data set fit to train on? Broken and copied pictures, leaks, tags, classes, sizes.
 
@@ -37,8 +35,7 @@ class Check(Command):
     data_options: DataOptions = DataOptions()
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Look at the data set."""
+    def _run(self) -> Result:
         from tag2mask.jobs.checking import check, report_lines
 
         with Bar("check") as bar:
@@ -51,6 +48,3 @@ class Check(Command):
         else:  # once more when the data is corrected
             line = next_command("check", self.data, **asked, out=self.out or "check.html")
         return report.as_dict(), [*report_lines(report), page, line], 0 if report.fit else 1
-
-
-command = verb("check", Check)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_type_hints
 
 import tyro
 
@@ -33,21 +33,23 @@ Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
 Json = Annotated[bool, tyro.conf.arg(help="Print one JSON object on stdout and nothing else.")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Command:
-    """The options of a command, in the order of its help; the call does the work.
+    """The options of a command, in the order of its help; `_run` does the work. Each is a frozen dataclass.
 
     The text below a field is its help. A field that is a record of its own, as `DataOptions`, stands for an option per
     field of that record.
     """
 
-    def __call__(self) -> Result:
-        """Call the public function of this name."""
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def _run(self) -> Result:
         raise NotImplementedError
 
     def arguments(self) -> dict[str, Any]:
-        """The options as arguments of that function, by name."""
-        given = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        """The options as arguments of the public function of this name."""
+        given = dict(vars(self))
         inference = given.pop("inference", None)
         del given["json"]
         return given | (inference.asked() if inference is not None else {})
@@ -96,13 +98,14 @@ def _as_function(name: str, kind: type[Command], *, short: bool) -> Callable[...
         inner = _options(record)
         records[each.name] = record, [option.name for option in inner]
         if short and record is DataOptions:
-            about = about.replace("\n", f"\n\n    {MAIN_OPTIONS.format(name)}\n", 1)
+            first, _, more = about.partition("\n")
+            about = f"{first}\n\n    {MAIN_OPTIONS.format(name)}\n{more}"
             inner = [one if one.name == "data_format" else _hidden(one) for one in inner]
         parameters += inner
 
     def command(**values: Any) -> Result:
         made = {name: record(**{one: values.pop(one) for one in names}) for name, (record, names) in records.items()}
-        return kind(**values, **made)()
+        return kind(**values, **made)._run()
 
     command.__doc__ = about
     command.__signature__ = inspect.Signature(parameters, return_annotation=Any)  # type: ignore[attr-defined]

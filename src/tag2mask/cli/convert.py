@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +9,7 @@ import tyro
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Command, Json, Result, finding_lines, jsonable, verb
+from tag2mask.cli.common import Command, Json, Result, finding_lines, jsonable
 from tag2mask.config.formats import DataOptions, MaskFormat, OutputOptions
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from tag2mask.jobs.converting.weights import ConvertedWeights
 
 
-@dataclass(frozen=True, kw_only=True)
 class Convert(Command):
     """Data sets to a plain folder, masks to the formats of annotation tools, published weights to ours."""
 
@@ -42,8 +40,7 @@ class Convert(Command):
     data_options: DataOptions = DataOptions()
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Write the new files."""
+    def _run(self) -> Result:
         from tag2mask.jobs.converting.folders import ConvertedData
         from tag2mask.jobs.converting.masks import ConvertedMasks
         from tag2mask.jobs.converting.run import convert
@@ -103,6 +100,3 @@ def _weights_lines(source: Path, result: ConvertedWeights) -> list[str]:
         f"weights: {result.out}",
         next_command("train", preset, weights=result.out, data="VOC2012"),
     ]
-
-
-command = verb("convert", Convert)

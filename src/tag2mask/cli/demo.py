@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Command, Json, Result, jsonable, verb
+from tag2mask.cli.common import Command, Json, Result, jsonable
 
 
-@dataclass(frozen=True, kw_only=True)
 class Demo(Command):
     """Whole job on the built-in data set: no downloads, no GPU, a few minutes."""
 
@@ -16,8 +13,7 @@ class Demo(Command):
     """New folder for data, run and report.html; default runs/demo, then -2, -3 ..."""
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Train, score and report."""
+    def _run(self) -> Result:
         from tag2mask.jobs.demonstration import demo
         from tag2mask.scoring.report import score_lines
 
@@ -32,6 +28,3 @@ class Demo(Command):
             next_command("explain", result.run, picture, out=folder / "explained"),
         ]
         return jsonable(result), lines, 0
-
-
-command = verb("demo", Demo)

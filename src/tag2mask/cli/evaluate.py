@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,12 +10,11 @@ import tyro
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import after_scoring, after_scoring_masks
-from tag2mask.cli.common import Command, Device, Json, Misuse, Result, verb
+from tag2mask.cli.common import Command, Device, Json, Misuse, Result
 from tag2mask.cli.inference import DataInferenceOptions
 from tag2mask.config.formats import DataOptions
 
 
-@dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
     """Score a run, or a folder of masks (--masks), against true masks: mIoU, IoU per class, protocol."""
 
@@ -49,8 +47,7 @@ class Evaluate(Command):
     device: Device = "auto"
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Score, and say it."""
+    def _run(self) -> Result:
         if (self.run is None) == (self.masks is None):
             raise Misuse("evaluate needs either RUN or --masks DIR.")
         given = self.arguments() | {"cam_scales": _scale_sets(self.cam_scales)}
@@ -80,6 +77,3 @@ def _scale_sets(words: Sequence[str] | None) -> list[list[float]] | None:
         return [[float(scale) for scale in word.split(",")] for word in words]
     except ValueError as error:
         raise Misuse(f"--cam-scales takes words like 1 or 1,0.5,1.5, got {' '.join(words)!r}.") from error
-
-
-command = verb("evaluate", Evaluate)

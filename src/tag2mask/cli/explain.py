@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from tag2mask.cli.advice import beside, next_command, unless_dead
-from tag2mask.cli.common import Command, Device, Json, Result, Run, jsonable, verb
+from tag2mask.cli.common import Command, Device, Json, Result, Run, jsonable
 from tag2mask.cli.inference import CRFPreset
 
 
-@dataclass(frozen=True, kw_only=True)
 class Explain(Command):
     """Show one picture step by step: CAM, CRF votes, reliable labels, prediction; a PNG and a JSON."""
 
@@ -30,14 +28,10 @@ class Explain(Command):
     device: Device = "auto"
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Draw the sheet."""
+    def _run(self) -> Result:
         from tag2mask.jobs.explanation import explain
 
         result = explain(**self.arguments())
         line = next_command("predict", self.run, self.image.parent, out=beside(self.run, "predicted"))
         lines = [f"sheet: {result.sheet}", f"numbers: {result.json}", unless_dead(self.run, line)]
         return jsonable(result), lines, 0
-
-
-command = verb("explain", Explain)

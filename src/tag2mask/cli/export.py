@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import after_exporting, next_command
-from tag2mask.cli.common import Command, Json, Result, Run, jsonable, verb
+from tag2mask.cli.common import Command, Json, Result, Run, jsonable
 
 
-@dataclass(frozen=True, kw_only=True)
 class Export(Command):
     """Model for use elsewhere, compared with the network: ONNX, torch.export, or a folder for the hub.
 
@@ -34,8 +32,7 @@ class Export(Command):
     """evaluation.json for the model card (hub); default the one in the run folder, if there."""
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Export and compare."""
+    def _run(self) -> Result:
         from tag2mask.jobs.exporting.parity import MIN_EQUAL
         from tag2mask.jobs.exporting.run import export
 
@@ -59,6 +56,3 @@ class Export(Command):
 def _percent(share: float) -> str:
     """A share as text that says 100 % only where nothing is missing."""
     return "100 %" if share == 1 else f"{min(100 * share, 99.9999):.4f} %"
-
-
-command = verb("export", Export)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import tyro
 from tag2mask.base.console import Bar
 from tag2mask.base.share import Share
 from tag2mask.cli.advice import after_predicting
-from tag2mask.cli.common import Command, Device, Json, Misuse, Result, Run, jsonable, tell_errors, verb
+from tag2mask.cli.common import Command, Device, Json, Misuse, Result, Run, jsonable, tell_errors
 from tag2mask.cli.inference import InferenceOptions
 from tag2mask.config.formats import OutputFormat, OutputOptions
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from tag2mask.jobs.predicting.run import PredictSummary
 
 
-@dataclass(frozen=True, kw_only=True)
 class Predict(Command):
     """Write masks for files, folders and globs: OUT/masks, OUT/overlays, OUT/scores.csv."""
 
@@ -43,8 +41,7 @@ class Predict(Command):
     device: Device = "auto"
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Predict this process's share of the pictures."""
+    def _run(self) -> Result:
         if not self.sources:
             raise Misuse("predict needs at least one picture, folder or glob after RUN.")
         from tag2mask.jobs.predicting.run import predict
@@ -77,6 +74,3 @@ class Predict(Command):
         elif result.complete and {"comp5", "comp6"} & set(self.formats):
             lines.append("no results.tgz was written, because it would not be complete")
         return lines
-
-
-command = verb("predict", Predict)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import after_pseudo_labeling
-from tag2mask.cli.common import Command, Device, Json, Result, Run, jsonable, tell_errors, verb
+from tag2mask.cli.common import Command, Device, Json, Result, Run, jsonable, tell_errors
 from tag2mask.cli.inference import DataInferenceOptions
 from tag2mask.config.formats import DataOptions
 
 
-@dataclass(frozen=True, kw_only=True)
 class PseudoLabel(Command):
     """Write training masks for a second network, limited to each picture's tags."""
 
@@ -31,8 +29,7 @@ class PseudoLabel(Command):
     device: Device = "auto"
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Write the masks."""
+    def _run(self) -> Result:
         from tag2mask.jobs.pseudo_labels import pseudo_label
 
         with Bar("pseudo-label") as bar:
@@ -43,6 +40,3 @@ class PseudoLabel(Command):
             after_pseudo_labeling(self.run, result, self.data, self.data_options, self.split),
         ]
         return jsonable(result), lines, 1 if result.errors else 0
-
-
-command = verb("pseudo-label", PseudoLabel)

@@ -14,7 +14,7 @@ import tyro
 from tag2mask.base.options import option
 from tag2mask.base.share import Share
 from tag2mask.cli.advice import after_training
-from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Misuse, Result, parsed, suggest
+from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Json, Misuse, Result, parsed, suggest
 from tag2mask.config import RunConfig, TrainConfig, load_config
 
 
@@ -37,6 +37,9 @@ _MAIN = frozenset(
     )
 )
 """Fields that --help shows."""
+
+
+_RESUME = "Run folder to go on with; everything comes from its config.json."
 
 
 def config_command(
@@ -97,8 +100,10 @@ def _parsed(kind: type[Any], preset: str | None, options: Sequence[str], start: 
     short, every = {"--help", "-h"} & set(options), get_type_hints(kind, include_extras=True)
     more = {
         "preset_name": Annotated[str, tyro.conf.Suppress],
-        "resume": _told(str | None, "Run folder to go on with; everything comes from its config.json."),
-        "json": _told(bool, "Print one JSON object on stdout and nothing else."),
+        "resume": Annotated[
+            str | None, tyro.conf.arg(help="Run folder to go on with; everything comes from its config.json.")
+        ],
+        "json": Json,
     }
     defaults = {field.name: getattr(start, field.name) for field in dataclasses.fields(kind)}
     if short:
@@ -116,10 +121,6 @@ def _parsed(kind: type[Any], preset: str | None, options: Sequence[str], start: 
         description=about + (f"\n\n{MAIN_OPTIONS.format(f'{kind.kind} PRESET')}" if short else ""),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-
-
-def _told(kind: Any, text: str) -> Any:
-    return Annotated[kind, tyro.conf.arg(help=text)]
 
 
 def _refuse_conflicts(saved: RunConfig, asked: RunConfig, preset: str | None) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.cli.advice import beside, next_command
-from tag2mask.cli.common import Command, Device, Json, Result, Run, verb
+from tag2mask.cli.common import Command, Device, Json, Result, Run
 
 
-@dataclass(frozen=True, kw_only=True)
 class Ui(Command):
     """A local page: drop a picture, see its mask and how it came about, save it."""
 
@@ -25,8 +23,7 @@ class Ui(Command):
     device: Device = "auto"
     json: Json = False
 
-    def __call__(self) -> Result:
-        """Serve until Ctrl-C."""
+    def _run(self) -> Result:
         from tag2mask.web.server import ui
 
         addresses: list[str] = []
@@ -41,6 +38,3 @@ class Ui(Command):
         else:
             line = next_command("predict", self.run, self.pictures, out=beside(self.pictures, "masks"))
         return {"address": addresses[0]}, ["the page is closed; what you did not save from it is gone", line], 0
-
-
-command = verb("ui", Ui)
