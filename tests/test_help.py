@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -235,13 +236,29 @@ class Session:
             assert any(str(path) in line for line in self.lines[:-1]), self.lines
 
 
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    """A tagged data set with masks, whose name has to be quoted; in the working folder."""
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tagged data set with masks, whose name has to be quoted, and a run on it."""
     from tag2mask.data.builtin.shapes import write_builtin
 
-    monkeypatch.chdir(tmp_path)
-    return write_builtin(Path("Ann's photos"), train=6, val=3, size=64)
+    folder = tmp_path_factory.mktemp("home")
+    with contextlib.chdir(folder):
+        photos = write_builtin(Path("Ann's photos"), train=6, val=3, size=64)
+        assert cli.main(["train", "small", "--data", str(photos), "--out", "a run", *SHORTER["train"]]) == 0
+    return folder
+
+
+@pytest.fixture
+def photos(home, monkeypatch, capsys):
+    """In the working folder."""
+    monkeypatch.chdir(home)
+    capsys.readouterr()
+    return Path("Ann's photos")
+
+
+@pytest.fixture
+def run(photos):
+    return Path("a run")
 
 
 def test_advice_leads_from_tags_to_a_model_elsewhere(photos, capsys):
@@ -266,13 +283,6 @@ def test_advice_leads_from_tags_to_a_model_elsewhere(photos, capsys):
     words = person.follow(words, "convert", progress="convert")
     person.wrote(runs / "small-2" / "model-masks-coco.json")
     assert words[-1] == "(docs/formats.md)"
-
-
-@pytest.fixture
-def run(photos, capsys):
-    assert cli.main(["train", "small", "--data", str(photos), "--out", "a run", *SHORTER["train"]]) == 0
-    capsys.readouterr()
-    return Path("a run")
 
 
 def test_advice_after_the_other_uses_of_a_run(run, photos, capsys):
@@ -304,6 +314,7 @@ def test_advice_without_masks_or_fitness(run, photos, capsys):
     import shutil
 
     person = Session(capsys)
+    photos = Path(shutil.copytree(photos, "Ann's other photos"))
     shutil.rmtree(photos / "masks")
     words = person.run("train", "small", "--data", photos, "--out", "second")
     assert words[:5] == ["tag2mask", "pseudo-label", "second", "--data", str(photos)]

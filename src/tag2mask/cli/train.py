@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 
+import tag2mask
 from tag2mask.base.options import option
 from tag2mask.base.share import Share
 from tag2mask.cli.advice import after_training
@@ -20,13 +21,7 @@ from tag2mask.config import RunConfig, TrainConfig, load_config
 
 def command(rest: Sequence[str]) -> Result:
     """Tags to a segmentation model: train PRESET --data PATH, or train --resume RUN."""
-
-    def run(config: TrainConfig, resume: Path | None) -> Path:
-        from tag2mask.training.first_step import train
-
-        return train(config, resume=resume)
-
-    return config_command(rest, TrainConfig, "Tags to a segmentation model.", "--data PATH", run)
+    return config_command(rest, TrainConfig, "Tags to a segmentation model.", "--data PATH")
 
 
 _MAIN = frozenset(
@@ -42,9 +37,7 @@ _MAIN = frozenset(
 _RESUME = "Run folder to go on with; everything comes from its config.json."
 
 
-def config_command(
-    rest: Sequence[str], kind: type[Any], about: str, usage: str, run: Callable[[Any, Path | None], Path]
-) -> Result:
+def config_command(rest: Sequence[str], kind: type[Any], about: str, usage: str) -> Result:
     """Parse a preset and the fields of its config, and run it."""
     preset, options = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
     start = _start(kind, preset, options, usage)
@@ -55,7 +48,7 @@ def config_command(
         _refuse_conflicts(start, config, preset)
     elif not config.data:
         raise Misuse(f"{kind.kind} needs --data PATH: a folder of pictures and tags, or a PASCAL VOC tree.")
-    folder = run(config, resume)
+    folder = getattr(tag2mask, kind.kind)(config, resume=resume)
     if Share.of_environment().index > 0:
         return {}, [], 0  # of the processes that torchrun starts one speaks for all
     from tag2mask.runs.learned import nothing_learned
