@@ -78,10 +78,10 @@ def test_the_default_that_is_not_there_is_said_and_none_is_a_choice(short, tmp_p
         short.replace(val_split="none", select="miou", validate_every=1)
 
 
-def test_advice_scores_no_split_called_none(short, builtin, tmp_path):
-    (tmp_path / "splits").mkdir()
-    config = short.replace(val_split="none")
-    assert "pseudo-label" in after_training(tmp_path, config)
+def test_advice_scores_only_where_the_run_did(short, tmp_path):
+    assert "pseudo-label" in after_training(tmp_path, short)
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "scores.json").write_text("{}", encoding="utf-8")
     assert "evaluate" in after_training(tmp_path, short)
 
 

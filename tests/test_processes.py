@@ -354,7 +354,7 @@ def test_names_that_the_streams_cannot_show_end_no_command(tmp_path, monkeypatch
     """As in a pipe on Windows: after hours of work the last line must not fail at a letter."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setitem(cli.VERBS, "check", lambda rest: ({}, ["é", "кот", "\udcff"], 0))
+    monkeypatch.setattr("tag2mask.cli.check.Check._run", lambda self: ({}, ["é", "кот", "\udcff"], 0))
     assert cli.main(["check", "photos"]) == 0
     out.flush()
     assert out.buffer.getvalue().decode("latin-1") == "é\n\\u043a\\u043e\\u0442\n\\udcff\n"

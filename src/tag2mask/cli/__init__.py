@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import json
 import logging
@@ -18,32 +19,16 @@ from pathlib import Path
 
 from tag2mask import __version__
 from tag2mask.base.memory import ran_out
+from tag2mask.base.options import as_command
 from tag2mask.base.processes import keep_torch_within_quota
 from tag2mask.base.share import Share
 from tag2mask.cli.common import Verb, misused, suggest, verb
-from tag2mask.cli.data import check_command
-from tag2mask.cli.export import export_command
-from tag2mask.cli.files import convert_command
-from tag2mask.cli.tools import bench_command, demo_command, ui_command
-from tag2mask.cli.train import retrain_command, train_command
-from tag2mask.cli.use import evaluate_command, explain_command, predict_command, pseudo_label_command
+from tag2mask.cli.examples import EXAMPLES
 
 __all__ = ["main"]
 
-VERBS: dict[str, Verb] = {
-    "demo": verb("demo", demo_command),
-    "train": train_command,
-    "predict": verb("predict", predict_command),
-    "evaluate": verb("evaluate", evaluate_command),
-    "pseudo-label": verb("pseudo-label", pseudo_label_command),
-    "retrain": retrain_command,
-    "explain": verb("explain", explain_command),
-    "check": verb("check", check_command),
-    "export": verb("export", export_command),
-    "convert": verb("convert", convert_command),
-    "ui": verb("ui", ui_command),
-    "bench": verb("bench", bench_command),
-}
+VERBS = tuple(EXAMPLES)
+"""Each is a file of this package."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr()
     keep_torch_within_quota()
     try:
-        with contextlib.redirect_stdout(sys.stderr) if "--json" in rest else contextlib.nullcontext():
-            values, lines, code = VERBS[name](rest)
+        with as_command(), contextlib.redirect_stdout(sys.stderr) if "--json" in rest else contextlib.nullcontext():
+            values, lines, code = _command(name)(rest)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after a misuse that it has explained
         return int(stop.code or 0)
     except KeyboardInterrupt as stop:
@@ -131,8 +116,15 @@ def _who() -> str:
     return ""
 
 
+def _command(name: str) -> Verb:
+    """The function `command` of a file, or what its `Command` of that name (PseudoLabel) makes."""
+    module = importlib.import_module(f"tag2mask.cli.{name.replace('-', '_')}")
+    kind = getattr(module, name.title().replace("-", ""), None)
+    return module.command if kind is None else verb(name, kind)
+
+
 def _help() -> str:
-    verbs = "\n".join(f"  {name:<14}{(run.__doc__ or '').splitlines()[0]}" for name, run in VERBS.items())
+    verbs = "\n".join(f"  {name:<14}{(_command(name).__doc__ or '').splitlines()[0]}" for name in VERBS)
     return (
         "tag2mask: image-level tags in, pixel masks out.\n\nusage: tag2mask COMMAND ...\n\n"
         f"{verbs}\n\ntag2mask COMMAND --help lists a command's options; tag2mask --version prints the version.\n"

@@ -1,8 +1,9 @@
-"""The last line of a command: the next sensible one, ready to paste. Imports no torch."""
+"""The last line of a command: the next sensible one, ready to paste. Opens no data set, imports no torch."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config, 
 from tag2mask.config.formats import DataOptions
 
 if TYPE_CHECKING:
-    from tag2mask.data import PictureSet
+    from tag2mask.jobs.pseudo_labels import PseudoLabelSummary
 
 _USUAL = {"split": "val", "data_format": "auto", "others": "ignore", "tags_from": "tags"}
 """What these options are anyway."""
@@ -36,24 +37,6 @@ def beside(path: str | Path, word: str) -> Path:
     place = Path(path) if not str(path).startswith("hf://") else Path(Path(str(path)).name)
     name = place.stem if place.suffix in (".safetensors", ".onnx") else place.resolve().name
     return place.with_name(f"{name}-{word}") if place.name else Path(f"{name}-{word}")
-
-
-def pictures_of(
-    data: str | Path, *, split: str | None = None, options: DataOptions | None = None, need_tags: bool = False
-) -> PictureSet | None:
-    """A split of a data set, or None where it cannot be opened: advice never fails a command that is done."""
-    from tag2mask.data import open_data
-
-    try:
-        return open_data(data, split=split, options=options, need_tags=need_tags)
-    except (ValueError, OSError):
-        return None
-
-
-def folder_of_pictures(pictures: PictureSet | None) -> Path | None:
-    """A folder that `predict` can search; None where the pictures lie in tar files or tables."""
-    folder = None if pictures is None else pictures.pictures[0].path.parent
-    return folder if folder is not None and folder.is_dir() else None
 
 
 def unless_dead(run: str | Path, line: str) -> str:
@@ -85,106 +68,88 @@ def _settings(preset: Any, config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _masks_to_train_on(run: str | Path, data: str | Path, reading: DataOptions, split: str | None = None) -> str:
+    out = beside(run, "masks")
+    return next_command("pseudo-label", run, data=data, split=split, **reading.asked(), **_BEST_MASKS, out=out)
+
+
 def after_training(run: Path, config: RunConfig) -> str:
-    """Scores where there are true masks; else what the first or the second step is for."""
-    return unless_dead(run, _after_training(run, config))
-
-
-def _after_training(run: Path, config: RunConfig) -> str:
+    """Scores where the run was validated on true masks; else what the first or the second step is for."""
     reading = DataOptions.of(config)
-    held_out = None if config.held_out is None else pictures_of(config.data, split=config.held_out, options=reading)
-    if held_out is not None and held_out.has_masks:
-        return next_command("evaluate", run, data=config.data, split=config.val_split, **reading.asked())
-    if isinstance(config, RetrainConfig):
-        return next_command("export", run, data=None if reading.asked() else config.data)
-    return next_command(
-        *("pseudo-label", run),
-        data=config.data,
-        split=config.train_split,
-        **reading.asked(),
-        **_BEST_MASKS,
-        out=beside(run, "masks"),
-    )
+    if (run / "validation" / "scores.json").is_file():
+        line = next_command("evaluate", run, data=config.data, split=config.val_split, **reading.asked())
+    elif isinstance(config, RetrainConfig):
+        line = next_command("export", run, data=None if reading.asked() else config.data)
+    else:
+        line = _masks_to_train_on(run, config.data, reading, config.train_split)
+    return unless_dead(run, line)
 
 
 def after_predicting(
     run: str, sources: Sequence[str], out: Path, formats: Sequence[str], *, tools: bool, ranked: bool
 ) -> str:
     """The ranked list on the page, masks for a tool to correct them in, or which pictures to look at first."""
-    return unless_dead(run, _after_predicting(run, sources, out, formats, tools=tools, ranked=ranked))
-
-
-def _after_predicting(
-    run: str, sources: Sequence[str], out: Path, formats: Sequence[str], *, tools: bool, ranked: bool
-) -> str:
     folder = sources[0] if len(sources) == 1 and Path(sources[0]).is_dir() else None
     if ranked and folder is not None:
-        return next_command("ui", run, ranked=out, pictures=folder)
-    if "png" in formats and not tools:
-        place = beside(out, "coco.json")
-        return next_command("convert", out, to="coco", images=folder, out=place)
-    if ranked:
-        return next_command("ui", run)
-    return next_command("predict", run, *sources, out=beside(out, "ranked"), rank=True)
+        line = next_command("ui", run, ranked=out, pictures=folder)
+    elif "png" in formats and not tools:
+        line = next_command("convert", out, to="coco", images=folder, out=beside(out, "coco.json"))
+    elif ranked:
+        line = next_command("ui", run)
+    else:
+        line = next_command("predict", run, *sources, out=beside(out, "ranked"), rank=True)
+    return unless_dead(run, line)
 
 
 def after_scoring(run: str, data: Path, reading: DataOptions) -> str:
-    """The second step for a run of the first on tagged data; else the model for use elsewhere."""
-    return unless_dead(run, _after_scoring(run, data, reading))
+    """The second step for a run of the first on the data that taught it; else the model for use elsewhere."""
+    config = _config_of(run)
+    if isinstance(config, TrainConfig) and Path(config.data).resolve() == data.resolve():
+        return unless_dead(run, _masks_to_train_on(run, data, reading))
+    return unless_dead(run, next_command("export", run, data=None if reading.asked() else data))
 
 
-def _after_scoring(run: str, data: Path, reading: DataOptions) -> str:
-    if not _is_second_step(run) and pictures_of(data, options=reading, need_tags=True) is not None:
-        out = beside(run, "masks")
-        return next_command("pseudo-label", run, data=data, **reading.asked(), **_BEST_MASKS, out=out)
-    return next_command("export", run, data=None if reading.asked() else data)
-
-
-def _is_second_step(run: str) -> bool:
+def _config_of(run: str | Path) -> RunConfig | None:
+    """The config of a run folder; None of a file, whose run is not looked for."""
     try:
-        return isinstance(load_config(Path(run)), RetrainConfig)
-    except (ValueError, OSError):  # a file: what made it is not looked up
-        return False
+        return load_config(Path(run))
+    except (ValueError, OSError):
+        return None
 
 
 def after_scoring_masks(masks: Path, data: Path, reading: DataOptions, split: str) -> str:
-    """The second step where every training picture has its mask in the folder; else the scores in full, as a file."""
-    train = pictures_of(data, options=reading)
-    if train is not None and _teach(masks, train):
-        return next_command("retrain", "small", data=data, **reading.asked(), masks=masks)
-    out = beside(masks, "scores")
-    return next_command("evaluate", masks=masks, data=data, split=split, **reading.asked(), boundary=True, out=out)
-
-
-def _teach(masks: Path, pictures: PictureSet) -> bool:
-    """Whether a folder has a mask of every picture, in classes that can teach."""
-    from tag2mask.data.masks.labels import MaskFiles, given_codes
-
-    files = MaskFiles(masks)
+    """The second step on what `pseudo-label` wrote; of other masks the scores in full, as a file."""
     try:
-        given_codes(masks, pictures.classes)
-    except ValueError:
-        return False
-    return all(files.find(each.name) is not None for each in pictures.pictures)
+        made_of = json.loads((masks / "pseudo_labels.json").read_text(encoding="utf-8"))["split"]
+    except (OSError, ValueError, KeyError, TypeError):
+        out = beside(masks, "scores")
+        return next_command("evaluate", masks=masks, data=data, split=split, **reading.asked(), boundary=True, out=out)
+    return next_command("retrain", "small", data=data, **reading.asked(), train_split=made_of, masks=masks)
 
 
-def after_exporting(format: str, out: Path, run: str, data: Path | None, split: str) -> str:
+def after_pseudo_labeling(
+    run: str, result: PseudoLabelSummary, data: Path, reading: DataOptions, split: str | None
+) -> str:
+    """The second step, or a look at the data where the masks show nothing."""
+    used = {**reading.asked(), "train_split": split}
+    if result.shows_nothing:
+        return unless_dead(run, next_command("check", data, **used, out="check.html"))
+    same = result.backbone == RetrainConfig.preset("small").backbone
+    start = run if same and Path(run).exists() else None  # a model of the hub is no file to start from
+    return unless_dead(run, next_command("retrain", "small", data=data, **used, masks=result.out, weights=start))
+
+
+def after_exporting(format: str, out: Path, run: str, data: Path | None) -> str:
     """The exported model at work on pictures of the data set, or of the one that the run was trained on."""
-    return unless_dead(run, _after_exporting(format, out, run, data, split))
-
-
-def _after_exporting(format: str, out: Path, run: str, data: Path | None, split: str) -> str:
     if format == "torch":
         code = (
             f"import torch; model = torch.export.load({str(out)!r}).module(); "
             "print(model(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))['mask'].shape)"
         )
-        return f"next: {shlex.join(['python', '-c', code])}"
-    try:
-        trained_on = load_config(Path(run)).data
-    except (ValueError, OSError):
-        trained_on = ""
-    folder = folder_of_pictures(pictures_of(data or trained_on, split=split)) if data or trained_on else None
-    if folder is None:
-        return next_command("ui", out)
-    return next_command("predict", out, folder, out=beside(out, "masks"))
+        return unless_dead(run, f"next: {shlex.join(['python', '-c', code])}")
+    config = _config_of(run)
+    root = data or (None if config is None else Path(config.data))
+    places = [] if root is None else [root / name for name in ("images", "JPEGImages")]
+    for folder in (each for each in places if each.is_dir()):
+        return unless_dead(run, next_command("predict", out, folder, out=beside(out, "masks")))
+    return unless_dead(run, next_command("ui", out))

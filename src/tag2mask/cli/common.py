@@ -1,14 +1,17 @@
-"""What the commands share: results, misuse, and tyro, which is used in this package only."""
+"""What the commands share: a command as a record of its options, its result, and misuse."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_type_hints
 
 import tyro
 
@@ -22,12 +25,34 @@ Result = tuple[dict[str, Any], list[str], int]
 """The object for --json, the lines for people, the exit code."""
 Verb = Callable[[Sequence[str]], Result]
 """A command: its arguments to its result; the first line of its docstring is its help."""
-CRFPreset = Literal["inference", "aaai_inference"]
 ALL_OPTIONS = "--help-all"
 """The help with every option; --help shows the main ones."""
 MAIN_OPTIONS = "These are the main options; tag2mask {} --help-all lists every one."
 Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-_TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
+Json = Annotated[bool, tyro.conf.arg(help="Print one JSON object on stdout and nothing else.")]
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Command:
+    """The options of a command, in the order of its help; `_run` does the work. Each is a frozen dataclass.
+
+    The text below a field is its help. A field that is a record of its own, as `DataOptions`, stands for an option per
+    field of that record.
+    """
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def _run(self) -> Result:
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as arguments of the public function of this name."""
+        given = dict(vars(self))
+        inference = given.pop("inference", None)
+        del given["json"]
+        return given | (inference.asked() if inference is not None else {})
 
 
 def misused(message: str) -> int:
@@ -43,58 +68,77 @@ class Misuse(SystemExit):
         super().__init__(misused(message))
 
 
-def suggest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+def suggest(word: str, known: Sequence[str]) -> str:
     """A sentence that names the known word that `word` may stand for, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def verb(name: str, command: Callable[..., Result]) -> Verb:
-    """The command `name`: a function whose parameters are the options."""
+def verb(name: str, kind: type[Command]) -> Verb:
+    """The command `name`. Of how a data set is read --help shows the format only, and --help-all everything."""
 
     def run(rest: Sequence[str]) -> Result:
-        shown = _main_reading(name, command) if {"--help", "-h"} & set(rest) else command
-        result: Result = parsed(name, shown, rest, prog=f"tag2mask {name}", config=_TYRO)
+        command = _as_function(name, kind, short=bool({"--help", "-h"} & set(rest)))
+        result: Result = parsed(name, command, rest, prog=f"tag2mask {name}", config=(tyro.conf.FlagCreatePairsOff,))
         return result
 
-    run.__doc__ = command.__doc__
+    run.__doc__ = kind.__doc__
     return run
 
 
-def _suppressed(kind: Any) -> Any:
-    return Annotated[kind, tyro.conf.Suppress]
+def _as_function(name: str, kind: type[Command], *, short: bool) -> Callable[..., Result]:
+    """A function whose parameters are the options, those of records too, as tyro takes it."""
+    about, parameters = kind.__doc__ or "", []
+    records: dict[str, tuple[Any, list[str]]] = {}
+    for each in _options(kind):
+        record: Any = each.annotation
+        if not dataclasses.is_dataclass(record):
+            parameters.append(each)
+            continue
+        inner = _options(record)
+        records[each.name] = record, [option.name for option in inner]
+        if short and record is DataOptions:
+            first, _, more = about.partition("\n")
+            about = f"{first}\n\n    {MAIN_OPTIONS.format(name)}\n{more}"
+            inner = [one if one.name == "data_format" else _hidden(one) for one in inner]
+        parameters += inner
+
+    def command(**values: Any) -> Result:
+        made = {name: record(**{one: values.pop(one) for one in names}) for name, (record, names) in records.items()}
+        return kind(**values, **made)._run()
+
+    command.__doc__ = about
+    command.__signature__ = inspect.Signature(parameters, return_annotation=Any)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
-def with_main_options(options: type[Any], main: frozenset[str]) -> type[Any]:
-    """The dataclass `options` with all but the main fields hidden; their defaults stay."""
-    kinds = get_type_hints(options, include_extras=True)
-    hidden: list[tuple[str, Any, Any]] = []
-    for each in dataclasses.fields(options):
-        default = None if each.default is dataclasses.MISSING else each.default  # the commands give every value
-        if each.name not in main:
-            hidden.append((each.name, _suppressed(kinds[each.name]), dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(options.__name__, hidden, bases=(options,), frozen=True, kw_only=True)
+def _options(kind: Any) -> list[inspect.Parameter]:
+    """A parameter for each field that a command can set, with its docstring as help."""
+    kinds, told, found = get_type_hints(kind, include_extras=True), field_docstrings(kind), []
+    for field in (each for each in dataclasses.fields(kind) if each.init):
+        shown = kinds[field.name]
+        if field.name in told and not dataclasses.is_dataclass(shown):
+            shown = Annotated[shown, tyro.conf.arg(help=told[field.name])]
+        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        found.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shown))
+    return found
 
 
-def _main_reading(name: str, command: Callable[..., Result]) -> Callable[..., Result]:
-    """The command as its short help shows it: of the options of its parameter `reading` only the format."""
-    parameters = inspect.signature(command, eval_str=True).parameters
-    if "reading" not in parameters:
-        return command
-    kind = with_main_options(DataOptions, frozenset(("data_format",)))
+def _hidden(option: inspect.Parameter) -> inspect.Parameter:
+    return option.replace(annotation=Annotated[option.annotation, tyro.conf.Suppress])
 
-    def shown(**values: Any) -> Result:
-        return command(**values)
 
-    first, _, rest = (command.__doc__ or "").partition("\n")
-    shown.__doc__ = f"{first}\n\n    {MAIN_OPTIONS.format(name)}\n{rest}"
-    kept = [
-        each.replace(annotation=kind, default=kind()) if each.name == "reading" else each
-        for each in parameters.values()
-    ]
-    shown.__signature__ = inspect.Signature(kept, return_annotation=Any)  # type: ignore[attr-defined]
-    shown.__annotations__ = {each.name: each.annotation for each in kept}
-    return shown
+def field_docstrings(kind: type[Any]) -> dict[str, str]:
+    """The text below each field of a dataclass and of those that it extends, as one line."""
+    told: dict[str, str] = {}
+    for each in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        (definition,) = ast.parse(inspect.getsource(each)).body
+        body = definition.body if isinstance(definition, ast.ClassDef) else []
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                told[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
+    return told
 
 
 def parsed(name: str, command: Callable[..., Any], rest: Sequence[str], **options: Any) -> Any:
@@ -106,6 +150,12 @@ def parsed(name: str, command: Callable[..., Any], rest: Sequence[str], **option
         if not stop.code:  # after --help
             print("\n".join(["examples:", *(f"  {line}" for line in EXAMPLES[name])]))
         raise
+
+
+def tell_errors(errors: dict[str, str]) -> None:
+    """A line on stderr for each picture that failed."""
+    for message in errors.values():
+        print(f"tag2mask: error: {message}", file=sys.stderr)
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
@@ -124,8 +174,3 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [jsonable(each) for each in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def crf_choice(crf: bool, preset: CRFPreset | None) -> bool | CRFPreset | None:
-    """The `crf` argument of the Python functions for --crf and --crf-preset."""
-    return preset or (True if crf else None)

@@ -1,9 +1,12 @@
-"""Names of formats, and how a data set is read. Imports nothing of ours, so that settings and commands can use it."""
+"""Names of formats, how a data set is read and how objects are written. Imports no torch and no numpy."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeAlias, get_args, get_origin, get_type_hints
+
+from tag2mask.base.options import option
 
 DataFormat = Literal[
     "auto",
@@ -61,16 +64,39 @@ class DataOptions:
             words = get_args(kind) if get_origin(kind) is Literal else ()
             if words and getattr(merged, name) not in words:
                 raise ValueError(
-                    f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(merged, name)!r}"
+                    f"{option(name)} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(merged, name)!r}"
                 )
         if not merged.tag_separator:
-            raise ValueError("tag_separator must be at least one character, got ''")
+            raise ValueError(f"{option('tag_separator')} must be at least one character, got ''")
         return merged
 
     def asked(self) -> dict[str, Any]:
         """Those that differ from their default, by name."""
         values = {each.name: getattr(self, each.name) for each in fields(DataOptions)}
         return {each.name: values[each.name] for each in fields(DataOptions) if values[each.name] != each.default}
+
+
+Shapes: TypeAlias = Literal["rle", "polygons"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How objects are written for annotation tools."""
+
+    shapes: Shapes = "rle"
+    """Objects of coco and label-studio: run lengths, exact, or polygons."""
+    instances: bool = False
+    """One object per connected region instead of one per class."""
+    tolerance: float = 0.0
+    """Pixels by which polygons may miss the outline; 0 is exact."""
+    picture_prefix: str = "/data/local-files/?d="
+    """What label-studio puts before a picture's path."""
+
+    def __post_init__(self) -> None:
+        if self.shapes not in ("rle", "polygons"):
+            raise ValueError(f"{option('shapes')} must be rle or polygons, got {self.shapes!r}.")
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ValueError(f"{option('tolerance')} is a number of pixels, 0 or more, got {self.tolerance}.")
 
 
 MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
+from tag2mask.base.options import option
 from tag2mask.config.codes import MAX_PIXELS
 from tag2mask.config.method import CRFParams
 
@@ -26,7 +27,7 @@ def resolve_crf(crf: CRFChoice) -> CRFParams | None:
         return crf
     presets = {"inference": CRFParams.inference, "aaai_inference": CRFParams.aaai_inference}
     if crf not in presets:
-        raise ValueError(f"crf must be None, True, CRFParams or one of {', '.join(presets)}, got {crf!r}")
+        raise ValueError(f"{option('crf')} must be None, True, CRFParams or one of {', '.join(presets)}, got {crf!r}")
     return presets[crf]()
 
 
@@ -38,18 +39,16 @@ class Inference:
     """None for none; True, a preset's name or `CRFParams` to refine the probabilities at the picture's size. Kept as
     `CRFParams` or None."""
     scales: Sequence[float] = (1.0,)
-    """Factors on the network's picture size whose probabilities are averaged."""
+    """Factors on the network's picture size, averaged."""
     flip: bool = False
     """Average with the mirrored picture."""
     tags: Sequence[str] | Sequence[Sequence[str]] | None = None
     """Names of the classes known to be in the picture: all others get probability 0, and these share what the network
     gives to objects. For a list of pictures either one list of names for all, or one per picture."""
     tile: int | None = None
-    """Side in pixels of overlapping tiles, each of which is seen as a picture of its size would be; their maps are
-    blended. A picture that fits into one is not cut. None takes tiles by itself for large pictures, and only where the
-    run keeps their size (`image_size` None)."""
+    """Side of overlapping tiles in pixels; by itself for large pictures of runs that keep their size."""
     max_pixels: int = MAX_PIXELS
-    """Larger files and PIL images are refused."""
+    """Files and PIL images with more pixels are refused."""
     batch_size: int = 1
     """Pictures that pass the network together."""
 
@@ -57,13 +56,15 @@ class Inference:
         object.__setattr__(self, "crf", resolve_crf(self.crf))
         object.__setattr__(self, "scales", tuple(self.scales))
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise ValueError(f"scales must hold at least one positive number, got {self.scales}")
+            raise ValueError(f"{option('scales')} must hold at least one positive number, got {self.scales}")
         if self.tile is not None and self.tile < MIN_TILE:
-            raise ValueError(f"--tile must be at least {MIN_TILE} pixels, got {self.tile}; leave it out for no tiles.")
+            raise ValueError(
+                f"{option('tile')} must be at least {MIN_TILE} pixels, got {self.tile}; leave it out for no tiles."
+            )
         if self.max_pixels < 1:
-            raise ValueError(f"--max-pixels must be at least 1, got {self.max_pixels}.")
+            raise ValueError(f"{option('max_pixels')} must be at least 1, got {self.max_pixels}.")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+            raise ValueError(f"{option('batch_size')} must be at least 1, got {self.batch_size}")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values.

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tag2mask.config.formats import OutputOptions, Shapes
 from tag2mask.outputs.coco import check_coco, coco_writer
 from tag2mask.outputs.cvat import check_cvat, cvat_writer
 from tag2mask.outputs.geojson import check_geojson, geojson_writer
 from tag2mask.outputs.label_studio import check_label_studio, label_studio_writer
-from tag2mask.outputs.objects import Add, Check, LabeledPicture, OutputOptions, Shapes, Wanted, Writer, objects_of
+from tag2mask.outputs.objects import Add, Check, LabeledPicture, Wanted, Writer, objects_of
 from tag2mask.outputs.voc import check_voc, voc_writer
 from tag2mask.outputs.yolo import check_yolo, yolo_writer
 

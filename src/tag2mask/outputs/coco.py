@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.base.files import whole_file
+from tag2mask.config.formats import OutputOptions
 from tag2mask.outputs.objects import (
     Add,
     LabeledPicture,
     LabelObject,
-    OutputOptions,
     Wanted,
     check_any,
     objects_of,

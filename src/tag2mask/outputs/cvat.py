@@ -15,8 +15,9 @@ from PIL import Image
 
 from tag2mask.base.files import whole_file
 from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.config.formats import OutputOptions
 from tag2mask.data.dataset import voc_palette
-from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, Wanted, check_any, check_stems, stem_of
+from tag2mask.outputs.objects import Add, LabeledPicture, Wanted, check_any, check_stems, stem_of
 from tag2mask.outputs.voc import check_listed, label_colors, object_map
 
 

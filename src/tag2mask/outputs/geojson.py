@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.base.files import write_text
+from tag2mask.config.formats import OutputOptions
 from tag2mask.data.dataset import voc_palette
-from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, Wanted, check_any, objects_of
+from tag2mask.outputs.objects import Add, LabeledPicture, Wanted, check_any, objects_of
 from tag2mask.outputs.polygons import ring_polygons
 
 

@@ -11,7 +11,8 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from tag2mask.base.files import whole_file, write_text
-from tag2mask.outputs.objects import Add, LabeledPicture, OutputOptions, Wanted, check_any, objects_of
+from tag2mask.config.formats import OutputOptions
+from tag2mask.outputs.objects import Add, LabeledPicture, Wanted, check_any, objects_of
 from tag2mask.outputs.polygons import single_polygon
 from tag2mask.outputs.rle import MAX_BRUSH_PIXELS, brush_rle
 

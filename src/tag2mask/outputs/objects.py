@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.base.arrays import label_counts
 from tag2mask.config import BACKGROUND, IGNORE
+from tag2mask.config.formats import OutputOptions
 from tag2mask.data.storage.result_names import name_key
 from tag2mask.data.storage.tables import MAX_CLASSES
 from tag2mask.outputs.outlines import Region, trace
-
-Shapes: TypeAlias = Literal["rle", "polygons"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputOptions:
-    """How objects are written."""
-
-    shapes: Shapes = "rle"
-    """Run lengths, which are exact, or polygons; for `coco` and `label-studio`, the other formats have only one."""
-    instances: bool = False
-    """One object per 4-connected region, not one per class; `yolo` and `geojson` have one per region always."""
-    tolerance: float = 0.0
-    """Polygons may miss the exact outline by so many pixels; 0 keeps every pixel."""
-    picture_prefix: str = "/data/local-files/?d="
-    """What `label-studio` puts before the percent-encoded path of a picture."""
-
-    def __post_init__(self) -> None:
-        if self.shapes not in ("rle", "polygons"):
-            raise ValueError(f"--shapes must be rle or polygons, got {self.shapes!r}.")
-        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
-            raise ValueError(f"--tolerance is a number of pixels, 0 or more, got {self.tolerance}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from tag2mask.base.files import write_text
 from tag2mask.config import IGNORE
+from tag2mask.config.formats import OutputOptions
 from tag2mask.data.dataset import voc_palette
 from tag2mask.data.readers.voc import VOC_CLASSES
 from tag2mask.outputs.objects import (
     Add,
     LabeledPicture,
     LabelObject,
-    OutputOptions,
     Wanted,
     check_any,
     check_stems,

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tag2mask.base.files import write_text
+from tag2mask.config.formats import OutputOptions
 from tag2mask.outputs.objects import (
     Add,
     LabeledPicture,
-    OutputOptions,
     Wanted,
     check_any,
     check_stems,

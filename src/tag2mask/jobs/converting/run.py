@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tag2mask.base.files import check_folder
-from tag2mask.config.formats import MASK_FORMATS, DataOptions
+from tag2mask.config.formats import MASK_FORMATS, DataOptions, OutputOptions
 
 if TYPE_CHECKING:
     from tag2mask.jobs.converting.folders import ConvertedData
     from tag2mask.jobs.converting.masks import ConvertedMasks
     from tag2mask.jobs.converting.weights import ConvertedWeights
-    from tag2mask.outputs.objects import OutputOptions
 
 FORMATS = ("safetensors", "folder", *MASK_FORMATS)
 

@@ -1,0 +1,41 @@
+"""The command bench: how fast this machine is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tag2mask.cli.advice import next_command
+from tag2mask.cli.common import Command, Json, Misuse, Result, jsonable
+
+
+class Bench(Command):
+    """Speed of the kernels and of a training step on this machine, against pydensecrf if it is installed."""
+
+    only: tuple[str, ...] = ()
+    """Measurements to make: pair-l3, pair-l5, pair-l21, cold-l3, batch-8, inference-l21, energy-160, energy-224,
+    twin-l3, cuda-batch-8, training-step, pixels, labels; default all."""
+    rounds: int | None = None
+    """Counted rounds of each contender; default 7, 2 with --quick."""
+    quick: bool = False
+    """Small pictures and few rounds: shows that everything works, no measurement."""
+    plots: Path | None = None
+    """Folder for plots of cost against pixels and against labels."""
+    json: Json = False
+
+    def _run(self) -> Result:
+        from tag2mask.jobs.benchmark import bench, check_arguments, table_lines
+
+        try:
+            check_arguments(self.only, self.rounds, self.plots)
+        except ValueError as error:
+            raise Misuse(f"bench: {error}") from error
+
+        def tell(done: int, total: int, name: str) -> None:
+            # lines, no bar: what redraws a bar would run beside, and count into, what is measured
+            print(f"bench {done}/{total}  {name}", file=sys.stderr, flush=True)
+
+        report, plots = bench(**self.arguments(), progress=tell), self.plots
+        written = f"plots: {plots}" if plots else "no file was written; --plots DIR draws the curves"
+        full = next_command("demo") if plots else next_command("bench", plots="bench_plots")
+        return jsonable(report), [*table_lines(report), written, next_command("bench") if self.quick else full], 0
