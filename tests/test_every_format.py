@@ -29,7 +29,7 @@ from tag2mask import cli
 from tag2mask.data import list_splits, open_data, read_picture, voc_palette
 from tag2mask.data.builtin.shapes import write_builtin
 from tag2mask.data.readers.voc import VOC_CLASSES
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.runs.folder import save_model
 
 NAMES = {"ball": "cat", "crate": "cow", "donut": "dog", "leaf": "horse", "starfish": "sheep"}

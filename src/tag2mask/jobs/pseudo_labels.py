@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tag2mask.base.files import check_folder, write_text
 from tag2mask.config import IGNORE
 from tag2mask.config.formats import DataOptions
+from tag2mask.config.inference import CRFChoice, resolve_crf
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.data.findings import Finding, log_findings, named, some
 from tag2mask.data.masks.labels import PSEUDO_LABELS
 from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.inference.score_maps import probability_parts
-from tag2mask.inference.torch_backend import CRFChoice, Segmenter, need_network, resolve_crf
+from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.outputs import render
 from tag2mask.runs.learned import NEARLY_ALL
 from tag2mask.scoring.evaluation import Progress, tracked
@@ -116,12 +116,11 @@ def pseudo_label(
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
         labels = np.empty(maps.size, dtype=np.uint8)
         for rows, columns, probs in probability_parts(rgb, maps, params):
-            refined = torch.from_numpy(probs)
-            best = refined.argmax(0)
-            part = to_data[best.numpy()]
+            best = probs.argmax(0)
+            part = to_data[best]
             if min_confidence > 0:
-                own = refined if params is None else maps.probs(rows, columns)
-                part[own.gather(0, best[None])[0].numpy() < min_confidence] = IGNORE
+                own = probs if params is None else maps.probs(rows, columns)
+                part[np.take_along_axis(own, best[None], 0)[0] < min_confidence] = IGNORE
             labels[rows, columns] = part
         render.save_mask(place, labels)
         tagged += bool(picture.tags)

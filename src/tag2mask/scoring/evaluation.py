@@ -22,6 +22,7 @@ from tag2mask.base.files import check_folder, write_text
 from tag2mask.base.team import ALONE, Team
 from tag2mask.config import IGNORE
 from tag2mask.config.formats import DataOptions
+from tag2mask.config.inference import CRFChoice, resolve_crf
 from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.dataset import MaskCodes, label_codes
 from tag2mask.data.findings import Finding, about, log_findings, some
@@ -36,8 +37,8 @@ from tag2mask.data.masks.labels import (
 from tag2mask.data.masks.survey import survey, with_measuring_masks
 from tag2mask.data.storage.pictures import file_size
 from tag2mask.inference.score_maps import probability_parts
+from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.inference.tiles import TILE, labels_of
-from tag2mask.inference.torch_backend import CRFChoice, Segmenter, need_network, resolve_crf
 from tag2mask.scoring.boundary import BoundaryCounter
 from tag2mask.scoring.label_quality import THRESHOLDS, cam_curves, score_reliable_labels
 from tag2mask.scoring.report import (
@@ -243,8 +244,7 @@ def score_pictures(
         names = [pictures.classes[i] for i in picture.tags]
         allowed = segmenter.allowed_labels([n for n in names if n in segmenter.classes]) if true_tags else None
         maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
-        with segmenter.inference():
-            predicted = torch.from_numpy(labels_of(probability_parts(rgb, maps, params), maps.size))
+        predicted = torch.from_numpy(labels_of(probability_parts(rgb, maps, params), maps.size))
         own = confusion_matrix(predicted, truth, labels)
         confusion += own
         if each is not None:
@@ -447,7 +447,7 @@ def score_tags(
         except PictureError as error:
             _note(broken, picture, error)
             continue
-        scores.append(segmenter.score_maps([rgb])[0][1][None])
+        scores.append(torch.from_numpy(segmenter.score_maps([rgb])[0][1])[None])
         names = {pictures.classes[i] for i in picture.tags}
         tags.append([name in names for name in segmenter.classes])
     _share_notes(broken, team)

@@ -32,7 +32,7 @@ from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
 from tag2mask.data.masks.survey import with_measuring_masks
 from tag2mask.data.training.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.folder import (

@@ -25,7 +25,7 @@ from tag2mask import __version__
 from tag2mask.base.files import check_file, check_new_folder, write_atomically
 from tag2mask.inference.hub import named_selection
 from tag2mask.inference.onnx_backend import session_options
-from tag2mask.inference.torch_backend import Segmenter, need_network
+from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.jobs.exporting.deployed import OUTPUTS, Deployed
 from tag2mask.jobs.exporting.parity import Parity, Predict, compare, comparison_pictures
 from tag2mask.runs.folder import load_model

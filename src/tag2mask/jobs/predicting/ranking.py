@@ -15,7 +15,7 @@ from tag2mask.base.arrays import label_counts
 from tag2mask.base.files import whole_file, write_text
 from tag2mask.base.html import escaped, html_page, html_tiles, image_tag
 from tag2mask.data.storage.pictures import PictureError, opened, read_picture
-from tag2mask.inference.segmenter import Prediction
+from tag2mask.inference.prediction import Prediction
 from tag2mask.outputs import render
 
 SEEN_SHARE = 0.005
