@@ -50,7 +50,7 @@ def test_load_round_trip(segmenter, config, rgb, tmp_path):
         np.testing.assert_array_equal(loaded.predict(rgb).probs, segmenter.predict(rgb).probs)
 
 
-@pytest.mark.parametrize(("source", "words"), [("m.onnx", "ONNX"), ("hf://a/b", "hub")])
+@pytest.mark.parametrize(("source", "words"), [("m.pt2", "torch.export"), ("hf://a/b", "hub")])
 def test_other_sources_are_refused_by_name(source, words):
     with pytest.raises(ValueError, match=words):
         Segmenter.load(source)

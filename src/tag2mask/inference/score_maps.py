@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tag2mask.base.arrays import Size, is_large, row_strips
 from tag2mask.base.processes import usual_threads
 from tag2mask.config import CRFParams
+from tag2mask.config.inference import CRFChoice, resolve_crf
 from tag2mask.inference.tiles import Part, crf_parts
 
 _STRIP = 1 << 18
@@ -156,7 +157,7 @@ def _neighbors(
     return low, np.minimum(low + 1, cells - 1), (position - low).astype(np.float32)
 
 
-def probability_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFParams | None) -> Iterator[Part]:
+def probability_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFChoice) -> Iterator[Part]:
     """Probabilities strip by strip; those of a dense CRF in one piece, or square by square of a large picture.
 
     Args:
@@ -164,14 +165,15 @@ def probability_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFParams | 
         maps: Its score maps.
         crf: Refines them at the picture's size; None leaves them as they are.
     """
-    if crf is None:
+    params = resolve_crf(crf)
+    if params is None:
         yield from maps.parts()
         return
 
     def refined(rows: slice, columns: slice) -> NDArray[np.float32]:
-        return maps.arithmetic.dense_crf(rgb[rows, columns], maps.probs(rows, columns), maps.allowed, crf)
+        return maps.arithmetic.dense_crf(rgb[rows, columns], maps.probs(rows, columns), maps.allowed, params)
 
     if is_large(maps.size):
-        yield from crf_parts(maps.size, crf, refined)
+        yield from crf_parts(maps.size, params, refined)
     else:
         yield slice(0, maps.size[0]), slice(0, maps.size[1]), refined(slice(None), slice(None))

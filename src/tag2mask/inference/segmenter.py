@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from tag2mask.base.arrays import Size, is_large
 from tag2mask.base.spelling import class_name
-from tag2mask.config import CRFParams
 from tag2mask.config.inference import Inference
 from tag2mask.data.findings import Finding, log_findings
 from tag2mask.inference.onnx_backend import OnnxBackend
@@ -270,10 +269,8 @@ class Segmenter:
     ) -> Prediction:
         if not all(np.isfinite(each).all() for each in (*maps.logits, tag_scores)):
             raise ValueError(_BROKEN_SCORES)
-        crf = inference.crf
-        assert crf is None or isinstance(crf, CRFParams)  # as the record keeps it
-        parts = partial(probability_parts, rgb, maps, crf)
-        if crf is not None and not is_large(maps.size):  # not computed twice
+        parts = partial(probability_parts, rgb, maps, inference.crf)
+        if inference.crf is not None and not is_large(maps.size):  # not computed twice
             parts = partial(one_part, whole(parts(), maps.size))
         return Prediction(
             rgb=rgb,
