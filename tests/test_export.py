@@ -24,10 +24,10 @@ from tag2mask.batch import Outputs
 from tag2mask.config import RetrainConfig, TrainConfig
 from tag2mask.inference.onnx_backend import OnnxBackend
 from tag2mask.inference.prediction import Prediction, one_part
-from tag2mask.inference.score_maps import Arithmetic, ScoreMaps
+from tag2mask.inference.score_maps import NUMPY, ScoreMaps
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.tiles import labels_of, network_size
-from tag2mask.inference.torch_backend import TorchArithmetic, TorchBackend
+from tag2mask.inference.torch_backend import TORCH, TorchBackend
 from tag2mask.jobs.exporting import run as exporting
 from tag2mask.jobs.exporting.deployed import resize_picture
 from tag2mask.jobs.exporting.parity import compare
@@ -280,11 +280,11 @@ def test_the_arithmetic_of_numpy_equals_that_of_torch(monkeypatch):
     maps = tuple(rng.normal(size=(3, *size)).astype(np.float32) for size in ((5, 7), (1, 4)))
     fields = {"logits": maps, "size": (41, 67), "allowed": np.array([True, False, True])}
     monkeypatch.setattr("tag2mask.inference.score_maps._STRIP", 67 * 4)
-    wanted, got = ScoreMaps(**fields, arithmetic=TorchArithmetic), ScoreMaps(**fields)
+    wanted, got = ScoreMaps(**fields, arithmetic=TORCH), ScoreMaps(**fields)
     for part in ((slice(None), slice(None)), (slice(7, 20), slice(3, 50))):
         np.testing.assert_allclose(got.probs(*part), wanted.probs(*part), atol=1e-6)
     np.testing.assert_array_equal(labels_of(got.parts(), got.size), labels_of(wanted.parts(), wanted.size))
-    np.testing.assert_allclose(Arithmetic.mean(maps[:1] * 2), TorchArithmetic.mean(maps[:1] * 2), atol=1e-6)
+    np.testing.assert_allclose(NUMPY.mean(maps[:1] * 2), TORCH.mean(maps[:1] * 2), atol=1e-6)
 
 
 BLOCKED = """
@@ -415,20 +415,6 @@ def test_crf_without_the_compiled_core(onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "tag2mask._core", None)
     with pytest.raises(ValueError, match="compiler"):
         onnx.predict(picture((20, 20)), crf=True)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"tags": ["cta"]}, "'cta'.*cat, dog, cow"),
-        ({"scales": (0.0,)}, "positive"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"crf": "best"}, "inference, aaai_inference"),
-    ],
-)
-def test_onnx_segmenter_misuse(onnx, options, words):
-    with pytest.raises(ValueError, match=words):
-        onnx.predict(picture((20, 20)), **options)
 
 
 def test_compare_by_hand():

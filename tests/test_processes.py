@@ -281,13 +281,13 @@ def test_onnxruntime_takes_the_cores_of_the_affinity_only(segmenter, tmp_path):
 
 def test_every_session_and_every_pool_asks_how_many_cores_there_are():
     """No other place counts the processors of the machine, or leaves the count to onnxruntime."""
-    package = Path(processes.__file__).parent
+    package = Path(processes.__file__).parents[1]
     for path in package.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         if path.name != "processes.py":
             assert "os.cpu_count" not in text, path
             assert "sched_getaffinity" not in text, path
-        assert text.count("SessionOptions()") == (path.name == "onnx_segmenter.py"), path
+        assert text.count("SessionOptions()") == (path.name == "onnx_backend.py"), path
 
 
 def test_the_command_keeps_torch_within_the_quota(groups, monkeypatch):

@@ -12,11 +12,11 @@ from PIL import Image
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.config.inference import Inference, resolve_crf
 from tag2mask.data import voc_palette
-from tag2mask.inference.score_maps import Arithmetic, ScoreMaps
+from tag2mask.inference.score_maps import NUMPY, ScoreMaps
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.sources import find_pictures
 from tag2mask.inference.tiles import labels_of, network_size
-from tag2mask.inference.torch_backend import TorchArithmetic, resolve_device
+from tag2mask.inference.torch_backend import TORCH, resolve_device
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.models import build_network
 from tag2mask.runs.folder import save_model
@@ -105,7 +105,7 @@ def test_tags_say_which_object_it_is_and_the_background_stays(segmenter, rgb):
     assert not none[1:].any()
 
 
-@pytest.mark.parametrize("arithmetic", [Arithmetic, TorchArithmetic])
+@pytest.mark.parametrize("arithmetic", [NUMPY, TORCH])
 @pytest.mark.parametrize("scores", [[-500.0, 500.0, 0.0], [500.0, -500.0, 0.0], [0.0, 500.0, -500.0]])
 def test_impossible_labels_never_leave_a_hole(scores, arithmetic):
     logits = np.ones((3, 3, 3), np.float32) * np.float32(scores)[:, None, None]
@@ -115,7 +115,7 @@ def test_impossible_labels_never_leave_a_hole(scores, arithmetic):
         assert not probs[~allowed].any()
 
 
-@pytest.mark.parametrize("arithmetic", [Arithmetic, TorchArithmetic])
+@pytest.mark.parametrize("arithmetic", [NUMPY, TORCH])
 def test_probabilities_by_strips_equal_the_whole(arithmetic, monkeypatch):
     rng = np.random.default_rng(0)
     logits = tuple(rng.normal(size=(3, *size)).astype(np.float32) for size in ((5, 7), (3, 4)))

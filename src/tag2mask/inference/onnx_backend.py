@@ -17,7 +17,7 @@ from tag2mask.base.processes import usual_threads
 from tag2mask.base.spelling import stored_classes
 from tag2mask.config.codes import MAX_SIDE
 from tag2mask.data.storage.tables import is_class_name
-from tag2mask.inference.score_maps import Arithmetic
+from tag2mask.inference.score_maps import NUMPY, Floats
 from tag2mask.inference.tiles import resized
 
 _PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
@@ -26,7 +26,7 @@ _PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider"
 class OnnxBackend:
     """An ONNX file of `tag2mask export`."""
 
-    arithmetic = Arithmetic
+    arithmetic = NUMPY
     has_tag_branch = False
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
@@ -91,9 +91,7 @@ class OnnxBackend:
         """
         return resized(rgb, size, (0, 0), size) if is_large((rgb.shape[0], rgb.shape[1])) else rgb
 
-    def run(
-        self, rgb: NDArray[np.uint8], scale: float | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, rgb: NDArray[np.uint8], scale: float | None = None) -> tuple[Floats, Floats]:
         """Logits [B, K, h, w] and tag scores [B, C] of pictures [B, H, W, 3].
 
         Args:

@@ -58,7 +58,8 @@ class Prediction(Value):
     __hash__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.rgb, self.mask, self.tag_scores, self.classes, self.probs)
+        values = {name: getattr(self, name) for name in ("rgb", "mask", "tag_scores", "classes")}
+        return _unpickled, (values, self.probs)
 
     def overlay(self) -> Image.Image:
         """The picture with its objects tinted and a legend below."""
@@ -109,11 +110,5 @@ def one_part(probs: NDArray[np.float32]) -> Iterator[Part]:
     yield slice(0, probs.shape[1]), slice(0, probs.shape[2]), probs
 
 
-def _unpickled(
-    rgb: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    tag_scores: dict[str, float],
-    classes: tuple[str, ...],
-    probs: NDArray[np.float32],
-) -> Prediction:
-    return Prediction(rgb=rgb, mask=mask, tag_scores=tag_scores, classes=classes, compute_parts=lambda: one_part(probs))
+def _unpickled(values: dict[str, Any], probs: NDArray[np.float32]) -> Prediction:
+    return Prediction(**values, compute_parts=lambda: one_part(probs))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,96 +18,95 @@ from tag2mask.config import CRFParams
 from tag2mask.config.inference import CRFChoice, resolve_crf
 from tag2mask.inference.tiles import Part, crf_parts
 
+Floats: TypeAlias = NDArray[np.float32]
+
 _STRIP = 1 << 18
 """Pixels whose probabilities are computed at a time, so that a huge picture needs little memory."""
 
 
-class Arithmetic:
-    """The few operations that libraries round differently, by numpy; `torch_backend` has those of torch."""
+class Arithmetic(NamedTuple):
+    """The few operations that libraries round differently; here numpy's, in `torch_backend` those of torch."""
 
-    @staticmethod
-    def lerp(start: NDArray[np.float32], end: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values between `start` (weight 0) and `end` (weight 1)."""
-        blended: NDArray[np.float32] = start + (end - start) * weight
-        return blended
+    lerp: Callable[[Floats, Floats, Floats], Floats]
+    """Values between the first (at weight 0) and the second (at weight 1)."""
+    widened: Callable[[Floats, int, slice], Floats] | None
+    """Some columns of maps [K, h, w] resized to a width; None makes them by `lerp`."""
+    softmax: Callable[[Floats], Floats]
+    """Softmax over the labels of [L, H, W]."""
+    mean: Callable[[Sequence[Floats]], Floats]
+    """Mean of arrays of one shape."""
+    dense_crf: Callable[[NDArray[np.uint8], Floats, NDArray[np.bool_] | None, CRFParams], Floats]
+    """Marginals [K, H, W] of a picture [H, W, 3], its probabilities [K, H, W] and the labels that may occur."""
 
-    @classmethod
-    def widened(cls, values: NDArray[np.float32], width: int, columns: slice) -> NDArray[np.float32]:
-        """Some columns of maps [K, h, w] that are resized to `width`, as in `Arithmetic.upsampled`."""
-        low, high, weight = _neighbors(values.shape[2], width, columns)
-        return cls.lerp(values.take(low, 2), values.take(high, 2), weight)
-
-    @classmethod
-    def upsampled(cls, logits: NDArray[np.float32], size: Size, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """A part of maps [K, h, w] resized to `size` (bilinear, edges aligned), without the rest of them."""
+    def upsampled(self, logits: Floats, size: Size, rows: slice, columns: slice) -> Floats:
+        """A part of maps [K, h, w] resized to `size` (bilinear, align_corners=False), without the rest of them."""
         low, high, weight = _neighbors(logits.shape[1], size[0], rows)
         first = low[0]
-        wide = cls.widened(logits[:, first : high[-1] + 1], size[1], columns)
-        return cls.lerp(wide.take(low - first, 1), wide.take(high - first, 1), weight[:, None])
+        wide = (self.widened or self._widened)(logits[:, first : high[-1] + 1], size[1], columns)
+        return self.lerp(wide.take(low - first, 1), wide.take(high - first, 1), weight[:, None])
 
-    @staticmethod
-    def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Softmax over the labels of [L, H, W]."""
-        exponents = np.exp(logits - logits.max(0))
-        probs: NDArray[np.float32] = exponents / exponents.sum(0)
-        return probs
+    def _widened(self, values: Floats, width: int, columns: slice) -> Floats:
+        low, high, weight = _neighbors(values.shape[2], width, columns)
+        return self.lerp(values.take(low, 2), values.take(high, 2), weight)
 
-    @staticmethod
-    def mean(values: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Mean of arrays of one shape."""
-        mean: NDArray[np.float32] = np.mean(values, axis=0)
-        return mean
 
-    @staticmethod
-    def dense_crf(
-        rgb: NDArray[np.uint8], probs: NDArray[np.float32], present: NDArray[np.bool_] | None, crf: CRFParams
-    ) -> NDArray[np.float32]:
-        """Marginals [K, H, W] of `tag2mask.crf.dense_crf` for a picture [H, W, 3], by the compiled core.
+def _softmax(logits: Floats) -> Floats:
+    exponents = np.exp(logits - logits.max(0))
+    probs: Floats = exponents / exponents.sum(0)
+    return probs
 
-        Raises:
-            ValueError: the core is missing, or the probabilities hold NaN.
-        """
-        try:
-            core = importlib.import_module("tag2mask._core")
-        except ImportError as error:
-            raise ValueError(
-                f"crf with an ONNX model needs the compiled core of tag2mask, which is missing ({error}): install a "
-                "C++ compiler and reinstall tag2mask, load the run itself, or leave crf out."
-            ) from error
-        out = np.zeros((1, 1, *probs.shape), dtype=np.float32)
-        bad = core.dense_crf(
-            np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]),
-            probs[None, None],
-            np.ones((1, len(probs)), np.uint8) if present is None else present[None].astype(np.uint8),
-            None,
-            out,
-            crf.gaussian_sxy,
-            crf.gaussian_compat,
-            crf.bilateral_sxy,
-            crf.bilateral_srgb,
-            crf.bilateral_compat,
-            crf.iterations,
-            usual_threads(),
-        )
-        if bad >= 0:
-            raise ValueError("The model's probabilities hold NaN, so there is nothing to refine; export the run anew.")
-        marginals: NDArray[np.float32] = out[0, 0]
-        return marginals
+
+def _dense_crf(rgb: NDArray[np.uint8], probs: Floats, present: NDArray[np.bool_] | None, crf: CRFParams) -> Floats:
+    """`tag2mask.crf.dense_crf` by the compiled core.
+
+    Raises:
+        ValueError: the core is missing, or the probabilities hold NaN.
+    """
+    try:
+        core = importlib.import_module("tag2mask._core")
+    except ImportError as error:
+        raise ValueError(
+            f"crf with an ONNX model needs the compiled core of tag2mask, which is missing ({error}): install a C++ "
+            "compiler and reinstall tag2mask, load the run itself, or leave crf out."
+        ) from error
+    out = np.zeros((1, 1, *probs.shape), dtype=np.float32)
+    bad = core.dense_crf(
+        np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]),
+        probs[None, None],
+        np.ones((1, len(probs)), np.uint8) if present is None else present[None].astype(np.uint8),
+        None,
+        out,
+        *dataclasses.astuple(crf),
+        usual_threads(),
+    )
+    if bad >= 0:
+        raise ValueError("The model's probabilities hold NaN, so there is nothing to refine; export the run anew.")
+    marginals: Floats = out[0, 0]
+    return marginals
+
+
+NUMPY = Arithmetic(
+    lerp=lambda start, end, weight: start + (end - start) * weight,
+    widened=None,
+    softmax=_softmax,
+    mean=lambda values: np.asarray(np.mean(values, axis=0)),
+    dense_crf=_dense_crf,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoreMaps:
     """Logits of one picture at the size of the feature map, one per scale and flip; probabilities on request."""
 
-    logits: tuple[NDArray[np.float32], ...]
+    logits: tuple[Floats, ...]
     """float32 [K, h, w] each, flips undone."""
     size: Size
     """(H, W) of the picture."""
     allowed: NDArray[np.bool_] | None = None
     """bool [K] of the labels that may occur, or None for all."""
-    arithmetic: type[Arithmetic] = Arithmetic
+    arithmetic: Arithmetic = NUMPY
 
-    def probs(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[np.float32]:
+    def probs(self, rows: slice = slice(None), columns: slice = slice(None)) -> Floats:
         """Probabilities float32 [K, rows, columns] that sum to 1 over K.
 
         Logits are resized to the picture (bilinear, align_corners=False), made probabilities, then averaged over scales
@@ -133,7 +134,7 @@ class ScoreMaps:
         """The labels that may occur, ascending."""
         return slice(None) if self.allowed is None else np.flatnonzero(self.allowed).tolist()
 
-    def _label_probs(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _label_probs(self, logits: Floats) -> Floats:
         """Probabilities of the labels that may occur, [L, H, W] of [K, H, W]; see `teacher.label_probs`.
 
         The background keeps the probability that it has among all labels; the allowed objects share the rest.
@@ -147,9 +148,7 @@ class ScoreMaps:
         return np.concatenate([probs[:1], (1 - probs[:1]) * self.arithmetic.softmax(logits[objects])])
 
 
-def _neighbors(
-    cells: int, pixels: int, part: slice
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _neighbors(cells: int, pixels: int, part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """For some of the pixels of a side: the cells at both sides of each, and the weight of the second."""
     place = np.arange(pixels, dtype=np.float32)[part]
     position = ((place + 0.5) * np.float32(cells / pixels) - 0.5).clip(min=0)
@@ -170,7 +169,7 @@ def probability_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFChoice) -
         yield from maps.parts()
         return
 
-    def refined(rows: slice, columns: slice) -> NDArray[np.float32]:
+    def refined(rows: slice, columns: slice) -> Floats:
         return maps.arithmetic.dense_crf(rgb[rows, columns], maps.probs(rows, columns), maps.allowed, params)
 
     if is_large(maps.size):

@@ -18,7 +18,7 @@ from tag2mask.config.inference import Inference
 from tag2mask.data.findings import Finding, log_findings
 from tag2mask.inference.onnx_backend import OnnxBackend
 from tag2mask.inference.prediction import Prediction, one_part
-from tag2mask.inference.score_maps import ScoreMaps, probability_parts
+from tag2mask.inference.score_maps import Floats, ScoreMaps, probability_parts
 from tag2mask.inference.sources import Source, as_rgb
 from tag2mask.inference.tiles import Grid, blended_map, labels_of, network_size, tile_side, whole
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tag2mask.models.base import SegmentationNetwork
     from tag2mask.models.network import Network
 
-View: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+View: TypeAlias = tuple[Floats, Floats]
 """Logits [K, h, w] and tag scores [C] of a picture at one scale, flipped or not."""
 
 _log = logging.getLogger("tag2mask")
@@ -205,7 +205,7 @@ class Segmenter:
         """See `TorchBackend.resized`."""
         return self.network.resized(rgb)
 
-    def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.float32] | None:
+    def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> Floats | None:
         """The maps of some classes, float32 [len(names), h, w] in 0..1 at the network's size.
 
         None for a model without a tag branch, and for a picture that only passes the network in tiles, whose maps have
@@ -265,7 +265,7 @@ class Segmenter:
         return predictions if isinstance(source, (list, tuple)) else predictions[0]
 
     def _prediction(
-        self, rgb: NDArray[np.uint8], maps: ScoreMaps, tag_scores: NDArray[np.float32], inference: Inference
+        self, rgb: NDArray[np.uint8], maps: ScoreMaps, tag_scores: Floats, inference: Inference
     ) -> Prediction:
         if not all(np.isfinite(each).all() for each in (*maps.logits, tag_scores)):
             raise ValueError(_BROKEN_SCORES)
@@ -298,7 +298,7 @@ class Segmenter:
         *,
         allowed: Sequence[NDArray[np.bool_] | None] | None = None,
         **options: Any,
-    ) -> list[tuple[ScoreMaps, NDArray[np.float32]]]:
+    ) -> list[tuple[ScoreMaps, Floats]]:
         """Score maps and tag probabilities float32 [C] of pictures; the one way into the network for everything.
 
         Args:

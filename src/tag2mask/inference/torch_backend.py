@@ -19,7 +19,7 @@ from tag2mask.base.arrays import Size
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
 from tag2mask.crf import dense_crf
-from tag2mask.inference.score_maps import Arithmetic
+from tag2mask.inference.score_maps import Arithmetic, Floats
 from tag2mask.inference.tiles import network_size
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
@@ -45,46 +45,33 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-class TorchArithmetic(Arithmetic):
-    """The same on torch's CPU kernels, which are faster than numpy and share their work among threads."""
+def _widened(values: Floats, width: int, columns: slice) -> Floats:
+    if columns != slice(None):
+        return TORCH._widened(values, width, columns)
+    size = (values.shape[1], width)
+    return F.interpolate(torch.from_numpy(values)[None], size, mode="bilinear", align_corners=False)[0].numpy()
 
-    @staticmethod
-    def lerp(start: NDArray[np.float32], end: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values between `start` (weight 0) and `end` (weight 1)."""
-        return torch.lerp(*map(torch.from_numpy, (start, end, weight))).numpy()
 
-    @classmethod
-    def widened(cls, values: NDArray[np.float32], width: int, columns: slice) -> NDArray[np.float32]:
-        """Some columns of maps [K, h, w] that are resized to `width`, as in `Arithmetic.upsampled`."""
-        if columns != slice(None):
-            return super().widened(values, width, columns)
-        size = (values.shape[1], width)
-        return F.interpolate(torch.from_numpy(values)[None], size, mode="bilinear", align_corners=False)[0].numpy()
+def _dense_crf(rgb: NDArray[np.uint8], probs: Floats, present: NDArray[np.bool_] | None, crf: CRFParams) -> Floats:
+    picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+    labels = None if present is None else torch.from_numpy(present)[None]
+    return dense_crf(picture, torch.from_numpy(probs)[None], params=crf, present=labels)[0].numpy()
 
-    @staticmethod
-    def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Softmax over the labels of [L, H, W]."""
-        return torch.from_numpy(logits).softmax(0).numpy()
 
-    @staticmethod
-    def mean(values: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Mean of arrays of one shape."""
-        return torch.from_numpy(np.stack(values)).mean(0).numpy()
-
-    @staticmethod
-    def dense_crf(
-        rgb: NDArray[np.uint8], probs: NDArray[np.float32], present: NDArray[np.bool_] | None, crf: CRFParams
-    ) -> NDArray[np.float32]:
-        """Marginals [K, H, W] of `tag2mask.crf.dense_crf` for a picture [H, W, 3]."""
-        picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
-        labels = None if present is None else torch.from_numpy(present)[None]
-        return dense_crf(picture, torch.from_numpy(probs)[None], params=crf, present=labels)[0].numpy()
+TORCH = Arithmetic(
+    lerp=lambda start, end, weight: torch.lerp(*map(torch.from_numpy, (start, end, weight))).numpy(),
+    widened=_widened,
+    softmax=lambda logits: torch.from_numpy(logits).softmax(0).numpy(),
+    mean=lambda values: torch.from_numpy(np.stack(values)).mean(0).numpy(),
+    dense_crf=_dense_crf,
+)
+"""torch's CPU kernels, which share their work among threads; their last bits are not numpy's."""
 
 
 class TorchBackend:
     """A network of torch and its settings."""
 
-    arithmetic = TorchArithmetic
+    arithmetic = TORCH
 
     def __init__(self, model: SegmentationNetwork, config: RunConfig, device: str | None = None) -> None:
         """Wrap a network, moved to `device` if that is given; see `Segmenter`."""
@@ -146,9 +133,7 @@ class TorchBackend:
         small: NDArray[np.uint8] = resize(picture, list(size), antialias=True).permute(1, 2, 0).numpy()
         return small
 
-    def run(
-        self, rgb: NDArray[np.uint8], scale: float | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, rgb: NDArray[np.uint8], scale: float | None = None) -> tuple[Floats, Floats]:
         """Logits [B, K, h', w'] and tag scores [B, C] of pictures uint8 [B, h, w, 3] of the network's size."""
         with self.inference():
             pictures = torch.from_numpy(rgb.transpose(0, 3, 1, 2).copy()).to(self.device)
@@ -187,9 +172,9 @@ class TorchBackend:
             images = network.normalize(small)
             return multi_scale_cam(network, images, present, scales or method.cam_scales, flip=method.cam_flip), small
 
-    def class_activation_maps(self, rgb: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float32]:
+    def class_activation_maps(self, rgb: NDArray[np.uint8], labels: Sequence[int]) -> Floats:
         """The maps [len(labels), h, w] of some classes by their place in `classes`, as if these were the tags."""
         tags = torch.zeros(len(self.classes), dtype=torch.bool)
         tags[list(labels)] = True
-        maps: NDArray[np.float32] = self.cams(rgb, tags)[0][0, list(labels)].cpu().numpy()
+        maps: Floats = self.cams(rgb, tags)[0][0, list(labels)].cpu().numpy()
         return maps
