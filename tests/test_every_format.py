@@ -250,8 +250,8 @@ def model(forty, tmp_path_factory) -> Path:
     head = trained.model.segmenter[-1]
     head.weight.data.mul_(20)
     pictures = [read_picture(root / "task" / "images" / name) for name in forty.tags]
-    maps = torch.stack([maps.logits[0].mean((1, 2)) for maps, _ in trained.score_maps(pictures)])
-    head.bias.data.sub_(maps.mean(0))
+    maps = np.stack([maps.logits[0].mean((1, 2)) for maps, _ in trained.score_maps(pictures)])
+    head.bias.data.sub_(torch.from_numpy(maps.mean(0)))
     save_model(root / "centered.safetensors", trained.model, trained.config)
     return root / "centered.safetensors"
 

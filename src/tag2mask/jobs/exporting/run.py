@@ -28,6 +28,7 @@ from tag2mask.inference.onnx_backend import session_options
 from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.jobs.exporting.deployed import OUTPUTS, Deployed
 from tag2mask.jobs.exporting.parity import Parity, Predict, compare, comparison_pictures
+from tag2mask.runs.folder import load_model
 
 ExportFormat = Literal["onnx", "torch", "hub"]
 OPSET = 18
@@ -95,7 +96,7 @@ def export(
     if format == "hub":
         scores = _evaluation(evaluation, folder)
         reference.save_pretrained(path, evaluation=scores)
-        predict = _by_segmenter(Segmenter.load(path, device="cpu"))
+        predict = _by_segmenter(Segmenter(*load_model(path)[:2], device="cpu"))
     elif format == "torch":
         export_torch(reference, path)
         predict = _by_program(path)
