@@ -91,12 +91,13 @@ class OnnxBackend:
         """
         return resized(rgb, size, (0, 0), size) if is_large((rgb.shape[0], rgb.shape[1])) else rgb
 
-    def run(self, rgb: NDArray[np.uint8], scale: float | None = None) -> tuple[Floats, Floats]:
+    def run(self, rgb: NDArray[np.uint8], scale: float | None = None, *, tile: bool = False) -> tuple[Floats, Floats]:
         """Logits [B, K, h, w] and tag scores [B, C] of pictures [B, H, W, 3].
 
         Args:
             rgb: The pictures.
             scale: Factor on the network's picture size; None for pictures that have the network's size already.
+            tile: Whether this is one tile of a picture.
 
         Raises:
             ValueError: the model fails, or gives other shapes.

@@ -112,13 +112,12 @@ class ScoreMaps:
         Logits are resized to the picture (bilinear, align_corners=False), made probabilities, then averaged over scales
         and flips; labels that are not allowed are 0.
         """
-        height, width = (len(range(n)[part]) for n, part in zip(self.size, (rows, columns), strict=True))
-        first, labels = range(self.size[0])[rows].start, self._labels()
-        out = np.zeros((len(self.logits[0]), height, width), dtype=np.float32)
-        for strip in row_strips((height, width), _STRIP):
-            part = slice(first + strip.start, first + strip.stop)
-            views = (self.arithmetic.upsampled(each, self.size, part, columns) for each in self.logits)
-            out[labels, strip] = reduce(np.add, map(self._label_probs, views)) / np.float32(len(self.logits))
+        views = (self.arithmetic.upsampled(each, self.size, rows, columns) for each in self.logits)
+        mean: Floats = reduce(np.add, map(self._label_probs, views)) / np.float32(len(self.logits))
+        if self.allowed is None:
+            return mean
+        out = np.zeros((len(self.allowed), *mean.shape[1:]), dtype=np.float32)
+        out[self.allowed] = mean
         return out
 
     def shows_objects(self) -> bool:
@@ -130,17 +129,13 @@ class ScoreMaps:
         for rows in row_strips(self.size, _STRIP):
             yield rows, slice(0, self.size[1]), self.probs(rows)
 
-    def _labels(self) -> list[int] | slice:
-        """The labels that may occur, ascending."""
-        return slice(None) if self.allowed is None else np.flatnonzero(self.allowed).tolist()
-
     def _label_probs(self, logits: Floats) -> Floats:
         """Probabilities of the labels that may occur, [L, H, W] of [K, H, W]; see `teacher.label_probs`.
 
         The background keeps the probability that it has among all labels; the allowed objects share the rest.
         """
         probs = self.arithmetic.softmax(logits)
-        if self.allowed is None or self.allowed.all():
+        if self.allowed is None:
             return probs
         objects = np.flatnonzero(self.allowed)[1:]
         if not len(objects):

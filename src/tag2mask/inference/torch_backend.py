@@ -68,6 +68,11 @@ TORCH = Arithmetic(
 """torch's CPU kernels, which share their work among threads; their last bits are not numpy's."""
 
 
+def _planes(rgb: NDArray[np.uint8]) -> Tensor:
+    """Pictures [B, h, w, 3] as [B, 3, h, w], also in memory."""
+    return torch.from_numpy(rgb.transpose(0, 3, 1, 2).copy())
+
+
 class TorchBackend:
     """A network of torch and its settings."""
 
@@ -133,11 +138,12 @@ class TorchBackend:
         small: NDArray[np.uint8] = resize(picture, list(size), antialias=True).permute(1, 2, 0).numpy()
         return small
 
-    def run(self, rgb: NDArray[np.uint8], scale: float | None = None) -> tuple[Floats, Floats]:
+    def run(self, rgb: NDArray[np.uint8], scale: float | None = None, *, tile: bool = False) -> tuple[Floats, Floats]:
         """Logits [B, K, h', w'] and tag scores [B, C] of pictures uint8 [B, h, w, 3] of the network's size."""
         with self.inference():
-            pictures = torch.from_numpy(rgb.transpose(0, 3, 1, 2).copy()).to(self.device)
-            outputs = self.model(self.model.normalize(pictures))
+            # a tile in the memory order of its picture, for which torch has other kernels: their last bits differ
+            pictures = torch.from_numpy(rgb[0].copy()).permute(2, 0, 1)[None] if tile else _planes(rgb)
+            outputs = self.model(self.model.normalize(pictures.to(self.device)))
             return outputs.seg_logits.float().cpu().numpy(), outputs.tag_logits.float().sigmoid().cpu().numpy()
 
     def first_step(self) -> tuple[Network, MethodConfig]:
