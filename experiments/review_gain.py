@@ -21,7 +21,7 @@ import numpy as np
 from tag2mask.base.files import check_new_folder, write_text
 from tag2mask.data import PictureSet, open_data
 from tag2mask.data.builtin.shapes import write_builtin
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.demonstration import demo_config
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.scoring.evaluation import score_pictures

@@ -60,7 +60,7 @@ def segmenter():
 
     from tag2mask.config import TrainConfig
     from tag2mask.data.builtin.objects import OBJECTS
-    from tag2mask.inference.torch_backend import Segmenter
+    from tag2mask.inference.segmenter import Segmenter
     from tag2mask.models import build_network
 
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from test_training import padded_batch
 from torch.nn import functional as F
 
 from tag2mask.config import MethodConfig, OptimConfig, TrainConfig
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.losses import class_distance_loss
 from tag2mask.method import Moment, training_losses
 from tag2mask.models import build_network

@@ -16,8 +16,8 @@ from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.config.inference import Inference
 from tag2mask.data import Picture, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.dataset import label_codes
-from tag2mask.inference.first_step import picture_cams, predicted_tags, tag_vector
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.first_step import predicted_tags, tag_vector
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.checkpoints import save_model
@@ -152,7 +152,7 @@ def test_cam_curves_equal_thresholding_one_by_one(segmenter, data):
                 if curve.tags == "predicted":
                     scores = segmenter.predict(rgb).tag_scores
                     tags = torch.tensor([scores[name] > 0.5 for name in CLASSES])
-                cams = F.interpolate(picture_cams(segmenter, rgb, tags, curve.scales)[0], truth.shape, mode="bilinear")
+                cams = F.interpolate(segmenter.network.cams(rgb, tags, curve.scales)[0], truth.shape, mode="bilinear")
                 value, winner = cams[0].max(0)
                 total += confusion_by_hand(torch.where(value > threshold, winner + 1, 0).numpy(), truth, 6)
             assert miou == pytest.approx(report_from_confusion(total, CLASSES, 4, {}).miou)

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.functional.classification import binary_average_precision
 
 from tag2mask.data import open_data, read_mask
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.explanation import explain
 from tag2mask.jobs.pseudo_labels import pseudo_label
 from tag2mask.models import build_network

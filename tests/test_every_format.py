@@ -29,7 +29,7 @@ from tag2mask import cli
 from tag2mask.data import list_splits, open_data, read_picture, voc_palette
 from tag2mask.data.builtin.shapes import write_builtin
 from tag2mask.data.readers.voc import VOC_CLASSES
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.runs.checkpoints import save_model
 
 NAMES = {"ball": "cat", "crate": "cow", "donut": "dog", "leaf": "horse", "starfish": "sheep"}
@@ -250,8 +250,8 @@ def model(forty, tmp_path_factory) -> Path:
     head = trained.model.segmenter[-1]
     head.weight.data.mul_(20)
     pictures = [read_picture(root / "task" / "images" / name) for name in forty.tags]
-    maps = torch.stack([maps.logits[0].mean((1, 2)) for maps, _ in trained.score_maps(pictures)])
-    head.bias.data.sub_(maps.mean(0))
+    maps = np.stack([maps.logits[0].mean((1, 2)) for maps, _ in trained.score_maps(pictures)])
+    head.bias.data.sub_(torch.from_numpy(maps.mean(0)))
     save_model(root / "centered.safetensors", trained.model, trained.config)
     return root / "centered.safetensors"
 

@@ -22,12 +22,12 @@ import tag2mask
 from tag2mask import cli
 from tag2mask.batch import Outputs
 from tag2mask.config import RetrainConfig, TrainConfig
-from tag2mask.inference import onnx_backend as onnx_segmenter
-from tag2mask.inference import segmenter as prediction
-from tag2mask.inference.onnx_backend import NumpyScoreMaps, OnnxSegmenter
-from tag2mask.inference.score_maps import ScoreMaps
-from tag2mask.inference.tiles import labels_of
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.onnx_backend import OnnxBackend
+from tag2mask.inference.prediction import Prediction, one_part
+from tag2mask.inference.score_maps import NUMPY, ScoreMaps
+from tag2mask.inference.segmenter import Segmenter
+from tag2mask.inference.tiles import labels_of, network_size
+from tag2mask.inference.torch_backend import TORCH, TorchBackend
 from tag2mask.jobs.exporting import run as exporting
 from tag2mask.jobs.exporting.deployed import resize_picture
 from tag2mask.jobs.exporting.parity import compare
@@ -40,7 +40,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 CLASSES = ("cat", "dog", "cow")
-OPENED: list[OnnxSegmenter] = []
+OPENED: list[Segmenter] = []
 """What forked children of a test inherit."""
 DOCS = Path(__file__).parents[1] / "docs" / "export.md"
 SIZES = ((50, 90), (90, 50), (1, 1), (1, 70), (70, 1), (64, 64), (211, 160), (31, 47))
@@ -88,7 +88,7 @@ def summary(first):
 
 @pytest.fixture(scope="module")
 def onnx(summary):
-    return OnnxSegmenter(summary.out, device="cpu")
+    return Segmenter.load(summary.out, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def session(summary):
 
 
 def mask_of(path):
-    return OnnxSegmenter(path, device="cpu").predict(picture((90, 120)), crf=True).mask
+    return Segmenter.load(path, device="cpu").predict(picture((90, 120)), crf=True).mask
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_onnx_gives_the_networks_masks_for_every_size_and_batch(session, network
             np.testing.assert_allclose(tag_scores[i], list(wanted.tag_scores.values()), atol=1e-5)
             labels |= set(np.unique(wanted.mask))
         assert mask.dtype == np.uint8
-        h, w = network.network_size(size)
+        h, w = network_size(size, 64, network.model.stride)
         assert logits.shape == (len(batch), 4, h // network.model.stride, w // network.model.stride)
     assert len(labels) >= 3  # else equal masks would say little
 
@@ -182,8 +182,8 @@ def test_onnx_inputs_scale_and_size_have_defaults(session, network):
     feeds = {"rgb": rgb[None], "size": np.array([20, 0])}
     mask, probs, logits = session.run(["mask", "probs", "logits"], feeds)
     assert mask.shape == (1, 20, 90)
-    maps = ScoreMaps(logits=(torch.from_numpy(logits[0]),), size=(20, 90), allowed=None)
-    np.testing.assert_allclose(probs[0], maps.probs().numpy(), atol=1e-5)
+    maps = ScoreMaps(logits=(logits[0],), size=(20, 90))
+    np.testing.assert_allclose(probs[0], maps.probs(), atol=1e-5)
 
 
 def test_onnx_says_what_it_is(session, summary, network):
@@ -212,7 +212,7 @@ def test_second_step_exports_at_the_pictures_own_size(second, tmp_path):
     done = export(second, format="onnx", out=tmp_path / "second.onnx")
     assert done.parity.good
     network, onnx = Segmenter.load(second, device="cpu"), tag2mask.Segmenter.load(done.out)
-    assert onnx.image_size is None
+    assert onnx.backend.image_size is None
     rgb = picture((75, 120))
     for options in ({}, {"scales": (0.5, 1.25), "flip": True}):
         one, two = network.predict(rgb, **options), onnx.predict(rgb, **options)
@@ -275,15 +275,16 @@ def test_onnx_segmenter_keeps_the_order_of_a_list(onnx):
             np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
 
 
-def test_numpy_score_maps_equal_those_of_torch(monkeypatch):
-    torch.manual_seed(0)
-    maps = (torch.randn(3, 5, 7), torch.randn(3, 1, 4))
-    allowed = torch.tensor([True, False, True])
-    wanted = ScoreMaps(logits=maps, size=(41, 67), allowed=allowed)
-    got = NumpyScoreMaps(logits=tuple(m.numpy() for m in maps), size=(41, 67), labels_allowed=(0, 2))
-    monkeypatch.setattr(onnx_segmenter, "_STRIP", 67 * 4)
-    np.testing.assert_allclose(got.probs(), wanted.probs().numpy(), atol=1e-6)
-    np.testing.assert_array_equal(got.labels(), labels_of(wanted.parts(), wanted.size))
+def test_the_arithmetic_of_numpy_equals_that_of_torch(monkeypatch):
+    rng = np.random.default_rng(0)
+    maps = tuple(rng.normal(size=(3, *size)).astype(np.float32) for size in ((5, 7), (1, 4)))
+    fields = {"logits": maps, "size": (41, 67), "allowed": np.array([True, False, True])}
+    monkeypatch.setattr("tag2mask.inference.score_maps._STRIP", 67 * 4)
+    wanted, got = ScoreMaps(**fields, arithmetic=TORCH), ScoreMaps(**fields)
+    for part in ((slice(None), slice(None)), (slice(7, 20), slice(3, 50))):
+        np.testing.assert_allclose(got.probs(*part), wanted.probs(*part), atol=1e-6)
+    np.testing.assert_array_equal(labels_of(got.parts(), got.size), labels_of(wanted.parts(), wanted.size))
+    np.testing.assert_allclose(NUMPY.mean(maps[:1] * 2), TORCH.mean(maps[:1] * 2), atol=1e-6)
 
 
 BLOCKED = """
@@ -324,16 +325,19 @@ def test_onnx_predicts_where_torch_cannot_be_imported(summary, network, tmp_path
 
 def test_the_front_gives_the_right_kind(first, summary, network):
     front = tag2mask.Segmenter
-    assert isinstance(front.load(first, device="cpu"), Segmenter)
-    assert isinstance(front.load(str(summary.out)), OnnxSegmenter)
+    assert isinstance(front.load(first, device="cpu").backend, TorchBackend)
+    exported = front.load(str(summary.out))
+    assert isinstance(exported.backend, OnnxBackend)
+    assert type(exported) is type(network) is front
+    assert front.load(exported) is exported
     built = front(network.model, network.config)
-    assert isinstance(built, Segmenter)
-    assert isinstance(built, prediction.Segmenter)
     assert built.classes == CLASSES
-    with pytest.raises(
-        ValueError, match=r"an ONNX file, which only predicts\. Give the run folder or \.safetensors file"
-    ):
-        Segmenter.load(summary.out)
+    for use in (lambda: exported.model, lambda: exported.config, exported.first_step, lambda: exported.resized(None)):
+        with pytest.raises(ValueError, match="a segmenter of an exported model, which only predicts"):
+            use()
+    assert exported.class_activation_maps(picture((20, 20)), ["cat"]) is None
+    with pytest.raises(ValueError, match=r"Segmenter\(model, config\)"):
+        front(network.model)
 
 
 def test_unusable_onnx_files(tmp_path, summary, monkeypatch):
@@ -413,20 +417,6 @@ def test_crf_without_the_compiled_core(onnx, monkeypatch):
         onnx.predict(picture((20, 20)), crf=True)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"tags": ["cta"]}, "'cta'.*cat, dog, cow"),
-        ({"scales": (0.0,)}, "positive"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"crf": "best"}, "inference, aaai_inference"),
-    ],
-)
-def test_onnx_segmenter_misuse(onnx, options, words):
-    with pytest.raises(ValueError, match=words):
-        onnx.predict(picture((20, 20)), **options)
-
-
 def test_compare_by_hand():
     """One picture of 2 x 3 alone, one with its mirror image: 1 of 6 pixels differs, then 2 of 12."""
 
@@ -437,8 +427,12 @@ def test_compare_by_hand():
 
         @staticmethod
         def result(probs):
-            return prediction.Prediction(
-                rgb=None, mask=np.zeros((2, 3), np.uint8), tag_scores={}, classes=(), compute_probs=lambda: probs
+            return Prediction(
+                rgb=None,
+                mask=np.zeros((2, 3), np.uint8),
+                tag_scores={},
+                classes=(),
+                compute_parts=lambda: one_part(probs),
             )
 
     seen = []

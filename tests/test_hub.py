@@ -21,7 +21,7 @@ from tag2mask import evaluate
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
 from tag2mask.config.formats import DataOptions
 from tag2mask.inference import hub
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.exporting.run import export
 from tag2mask.models import build_network
 from tag2mask.runs.checkpoints import load_model, save_model
@@ -145,7 +145,7 @@ def test_card_says_what_the_model_is(run, tmp_path, builtin):
         f"data {builtin.name}; split val, 4 pictures",
         "preset small, profile clean",
         "## License",
-        'from_pretrained("hf://owner/name")',
+        'from_pretrained("owner/name")',
     ):
         assert text in card.content, text
     assert done.parity.max_difference == 0
@@ -186,12 +186,25 @@ def test_download(saved, segmenter, monkeypatch):
         return str(saved)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    for load in (tag2mask.Segmenter.load, tag2mask.Segmenter.from_pretrained, Segmenter.load):
-        loaded = load("hf://me/model-1", device="cpu")
-        np.testing.assert_array_equal(loaded.predict(RGB).probs, segmenter.predict(RGB).probs)
+    loaded = Segmenter.load("hf://me/model-1", device="cpu")
+    np.testing.assert_array_equal(loaded.predict(RGB).probs, segmenter.predict(RGB).probs)
+    for name in ("hf://me/model-1", "me/model-1"):
+        Segmenter.from_pretrained(name, device="cpu")
     tag2mask.Segmenter.load("hf://me/model.1@v2", device="cpu")
+    tag2mask.Segmenter.from_pretrained("me/model.1@v2", device="cpu")
     files = ["config.json", "model.safetensors"]
-    assert calls == [("me/model-1", None, files)] * 3 + [("me/model.1", "v2", files)]
+    assert calls == [("me/model-1", None, files)] * 3 + [("me/model.1", "v2", files)] * 2
+
+
+def test_a_path_that_is_there_is_no_name_of_the_hub(saved, tmp_path, monkeypatch):
+    """`load` asks the hub for "hf://owner/name" alone, `from_pretrained` for "owner/name" too where it is no path."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"me.model"):
+        Segmenter.load("me/model")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        Segmenter.from_pretrained("me/model.safetensors")
+    shutil.copytree(saved, tmp_path / "me" / "model")
+    assert Segmenter.from_pretrained("me/model", device="cpu").classes == CLASSES
 
 
 def test_download_of_something_else(saved, tmp_path, monkeypatch):
@@ -202,7 +215,7 @@ def test_download_of_something_else(saved, tmp_path, monkeypatch):
 
 
 def test_download_without_connection():
-    with pytest.raises(ValueError, match=r"hf://me/model could not be had from the hub.*connection"):
+    with pytest.raises(ValueError, match=r"hf://me/model: the download from the hub failed.*connection"):
         tag2mask.Segmenter.load("hf://me/model")
 
 
@@ -238,5 +251,5 @@ def test_push_that_fails(segmenter, monkeypatch):
         raise OSError("401 Unauthorized\nmore")
 
     monkeypatch.setattr(huggingface_hub, "create_repo", refuse)
-    with pytest.raises(ValueError, match=r"me/model could not be uploaded to the hub: 401 Unauthorized\..*logged in"):
+    with pytest.raises(ValueError, match=r"me/model: the upload to the hub failed: 401 Unauthorized\..*log in"):
         segmenter.push_to_hub("me/model")

@@ -18,7 +18,7 @@ from tag2mask.cli.advice import after_predicting, after_scoring, after_training
 from tag2mask.config import OptimConfig, RetrainConfig, load_config
 from tag2mask.config.formats import DataOptions
 from tag2mask.data import open_data
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.pseudo_labels import pseudo_label
 from tag2mask.runs.learned import Learned, nothing_learned
 from tag2mask.training.first_step import train
@@ -42,9 +42,9 @@ class Colors(Segmenter):
 
     def score_maps(self, pictures, **options):
         ((maps, scores),) = super().score_maps(pictures, **options)
-        tags = torch.zeros(len(self.classes))
+        tags = np.zeros(len(self.classes))
         tags[list(next(self.known).tags)] = 1.0
-        return [(maps, 0.2 + 0.6 * tags if self.alive else torch.full_like(scores, 0.3))]
+        return [(maps, 0.2 + 0.6 * tags if self.alive else np.full_like(scores, 0.3))]
 
 
 def test_scores_that_rank_the_pictures_are_learned_and_equal_ones_are_not(segmenter, builtin):
@@ -130,7 +130,7 @@ def test_what_is_said_goes_with_the_model_file(dead_run, builtin, tmp_path, caps
 def test_maps_that_are_no_numbers_are_empty(segmenter, builtin, monkeypatch):
     pictures = open_data(builtin)
     nan = torch.full((1, len(segmenter.classes), 2, 2), float("nan"))
-    monkeypatch.setattr("tag2mask.inference.first_step.picture_cams", lambda *_: (nan, None))
+    monkeypatch.setattr("tag2mask.inference.torch_backend.TorchBackend.cams", lambda *_: (nan, None))
     assert look_at(segmenter, pictures, masks=False).empty_cams == 1.0
 
 

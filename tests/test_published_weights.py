@@ -17,7 +17,7 @@ from torch import nn
 from tag2mask import cli
 from tag2mask.config import TrainConfig
 from tag2mask.data.readers.voc import VOC_CLASSES
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.converting.run import convert
 from tag2mask.models import build_network
 from tag2mask.models.mxnet_params import read_mxnet_params

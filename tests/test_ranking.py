@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tag2mask.cli import main
-from tag2mask.inference.segmenter import Prediction
+from tag2mask.inference.prediction import Prediction, one_part
 from tag2mask.jobs.predicting.ranking import COLUMNS, Ranked, Review, ranked, review
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.runs.checkpoints import save_model
@@ -24,7 +24,7 @@ def prediction(mask, sure=1.0, scores=(0.9, 0.1)):
         mask=mask,
         tag_scores=dict(zip(("cat", "dog"), scores, strict=True)),
         classes=("cat", "dog"),
-        compute_probs=lambda: probs,
+        compute_parts=lambda: one_part(probs),
     )
 
 

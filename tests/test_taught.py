@@ -15,7 +15,7 @@ import tag2mask.training.watching
 from tag2mask.batch import IGNORE
 from tag2mask.data import open_data, read_picture
 from tag2mask.inference.first_step import picture_taught, tag_vector
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.explanation import explain
 from tag2mask.method import taught
 from tag2mask.models import build_network

@@ -16,13 +16,14 @@ from PIL import Image
 
 import tag2mask
 from tag2mask import cli
+from tag2mask.base import arrays
 from tag2mask.base.arrays import stored
 from tag2mask.config import CRFParams, TrainConfig
 from tag2mask.data import PictureError, read_picture
 from tag2mask.data.storage.pictures import PictureTooLarge, opened
 from tag2mask.inference import tiles as tiling
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.tiles import Grid, blended_map, resized, tile_side, whole
-from tag2mask.inference.torch_backend import Segmenter
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.models import build_network
 from tag2mask.outputs import render
@@ -162,7 +163,7 @@ def test_large_pictures_are_cut_unasked_where_they_keep_their_size(monkeypatch):
     rgb = blobs((150, 200))
     asked = keeps.predict(rgb, tile=96)
     shrunk = shrinks.predict(rgb)
-    monkeypatch.setattr(tiling, "LARGE", 150 * 200 - 1)
+    monkeypatch.setattr(arrays, "LARGE", 150 * 200 - 1)
     monkeypatch.setattr(tiling, "TILE", 96)
     np.testing.assert_array_equal(keeps.predict(rgb).probs, asked.probs)
     np.testing.assert_array_equal(shrinks.predict(rgb).mask, shrunk.mask)
@@ -188,7 +189,7 @@ def test_the_crf_of_a_large_picture_goes_square_by_square(monkeypatch):
     crf = CRFParams(bilateral_sxy=8.0, bilateral_srgb=13.0, iterations=5)
     expected = segmenter.predict(rgb, crf=crf, tags=["cat", "cow"])
     plain = segmenter.predict(rgb, tags=["cat", "cow"])
-    monkeypatch.setattr(tiling, "LARGE", 1000)
+    monkeypatch.setattr(arrays, "LARGE", 1000)
     monkeypatch.setattr(tiling, "CRF_SIDE", 64)
     found = segmenter.predict(rgb, crf=crf, tags=["cat", "cow"])
     assert "probs" not in found.__dict__, "probabilities only on request"
@@ -208,7 +209,7 @@ def test_the_crf_of_a_large_picture_goes_square_by_square(monkeypatch):
 def test_many_numbers_live_in_a_temporary_file(monkeypatch):
     rgb, grid = blobs((150, 200)), Grid.of((150, 200), 96, None, 16)
     expected, _ = blended_map(rgb, grid, means(16))
-    monkeypatch.setattr(tiling, "_IN_MEMORY", 0)
+    monkeypatch.setattr(arrays, "_IN_MEMORY", 0)
     found, _ = blended_map(rgb, grid, means(16))
     assert isinstance(found, np.memmap)
     np.testing.assert_array_equal(found, expected)
@@ -222,8 +223,8 @@ def test_overlays_by_strips_equal_the_whole(monkeypatch):
     expected = render.blend_labels(rgb, labels)
     monkeypatch.setattr(render, "_STRIP", 640 * 7)
     np.testing.assert_array_equal(render.blend_labels(rgb, labels), expected)
-    monkeypatch.setattr(tiling, "_STRIP", 640 * 3)
-    np.testing.assert_array_equal(tiling.label_counts(labels), np.bincount(labels.ravel(), minlength=256))
+    monkeypatch.setattr(arrays, "_STRIP", 640 * 3)
+    np.testing.assert_array_equal(arrays.label_counts(labels), np.bincount(labels.ravel(), minlength=256))
 
 
 def test_an_overlay_that_no_jpeg_holds_becomes_smaller(monkeypatch, tmp_path):
@@ -295,8 +296,8 @@ def test_pictures_above_the_limit_are_left_out_and_counted(tmp_path, capsys):
 def test_probabilities_of_a_large_picture_are_written_as_they_come(monkeypatch, tmp_path):
     segmenter, rgb = network(64), blobs((150, 200))
     expected = segmenter.predict(rgb).probs
-    monkeypatch.setattr(tiling, "LARGE", 1000)
-    monkeypatch.setattr(tiling, "_IN_MEMORY", 0)
+    monkeypatch.setattr(arrays, "LARGE", 1000)
+    monkeypatch.setattr(arrays, "_IN_MEMORY", 0)
     monkeypatch.setattr("tag2mask.inference.score_maps._STRIP", 200 * 7)
     Image.fromarray(rgb).save(tmp_path / "a.png")
     predict(segmenter, tmp_path / "a.png", tmp_path / "out", formats=("npz",))
@@ -314,7 +315,7 @@ def test_onnx_makes_the_same_of_tiles_and_large_pictures(monkeypatch, tmp_path):
     rgb, crf = blobs((150, 333)), CRFParams(bilateral_sxy=8.0, iterations=2)
     for options in ({"tile": 100, "flip": True}, {"tile": 64, "scales": (1.0, 1.5)}, {"crf": crf, "tags": ["dog"]}, {}):
         if "tile" not in options:
-            monkeypatch.setattr(tiling, "LARGE", 1000)
+            monkeypatch.setattr(arrays, "LARGE", 1000)
             monkeypatch.setattr(tiling, "CRF_SIDE", 64)
         one, two = segmenter.predict(rgb, **options), onnx.predict(rgb, **options)
         # large pictures are resized by Pillow here, whose levels differ from torch's by one here and there

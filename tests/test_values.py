@@ -14,7 +14,7 @@ import pytest
 import tag2mask
 from tag2mask.base.values import equal
 from tag2mask.data import open_data
-from tag2mask.inference.segmenter import Prediction
+from tag2mask.inference.prediction import Prediction, one_part
 from tag2mask.scoring.report import CamCurve, report_from_confusion
 
 
@@ -25,7 +25,7 @@ def prediction(mask=((0, 1), (2, 1)), first=0.5, classes=("cat", "dog")):
         mask=np.array(mask, np.uint8),
         tag_scores={"cat": 0.5, "dog": 0.25},
         classes=classes,
-        compute_probs=lambda: probs,
+        compute_parts=lambda: one_part(probs),
     )
 
 

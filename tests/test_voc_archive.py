@@ -12,7 +12,7 @@ from PIL import Image
 from tag2mask import cli, predict
 from tag2mask.config import TrainConfig
 from tag2mask.data import VOC_CLASSES, voc_palette
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.models import build_network
 from tag2mask.outputs import voc_archive
 from tag2mask.runs.checkpoints import save_model

@@ -24,7 +24,7 @@ from experiments.ablation.rows import (
 from tag2mask.base.files import write_text
 from tag2mask.config import RunConfig
 from tag2mask.data import open_data
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.pseudo_labels import pseudo_label
 from tag2mask.scoring.evaluation import evaluate
 from tag2mask.scoring.label_quality import score_cams

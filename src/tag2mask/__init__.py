@@ -13,7 +13,7 @@ _PUBLIC = {
     "train": "training.first_step",
     "retrain": "training.second_step",
     "Segmenter": "inference.segmenter",
-    "Prediction": "inference.segmenter",
+    "Prediction": "inference.prediction",
     "predict": "jobs.predicting.run",
     "evaluate": "scoring.evaluation",
     "pseudo_label": "jobs.pseudo_labels",

@@ -1,4 +1,4 @@
-"""What a network of the first step says of one picture: class activation maps, tags, what training teaches of it."""
+"""What training teaches a network of the first step of one picture, and the picture's tags."""
 
 from __future__ import annotations
 
@@ -11,27 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tag2mask.batch import Batch
-from tag2mask.cam import multi_scale_cam
 from tag2mask.config import IGNORE
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.method import Taught, taught
 
 TAG_SCORE = 0.5
-
-
-def picture_cams(
-    segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Tensor, scales: Sequence[float] | None = None
-) -> tuple[Tensor, Tensor]:
-    """CAMs float [1, C, h, w] of one picture and that picture uint8 [1, 3, h, w], both at the network's size.
-
-    `tags` is bool [C]; `scales` defaults to those of the run's training. On the network's device.
-    """
-    small = segmenter.resized(rgb)[None]
-    network, method = segmenter.first_step()
-    with segmenter.inference():
-        images = network.normalize(small)
-        cams = multi_scale_cam(network, images, tags[None].to(small.device), scales or method.cam_scales)
-    return cams, small
 
 
 def picture_taught(segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Tensor) -> Taught:
@@ -65,6 +49,18 @@ def tag_vector(segmenter: Segmenter, names: Sequence[str]) -> Tensor:
     return torch.tensor([name in names for name in segmenter.classes])
 
 
+def likely_classes(scores: dict[str, float]) -> list[str]:
+    """The classes with a tag score above `TAG_SCORE`, else the one with the best."""
+    return [name for name, score in scores.items() if score > TAG_SCORE] or [max(scores, key=lambda name: scores[name])]
+
+
+def maps_by_name(maps: Tensor | None, names: Sequence[str], classes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """The maps [h, w] of some classes by name, of maps [1, C, h, w]; none of None."""
+    if maps is None:
+        return {}
+    return {name: maps[0, classes.index(name)].cpu().numpy() for name in names}
+
+
 def predicted_tags(segmenter: Segmenter, rgb: NDArray[np.uint8]) -> Tensor:
     """The tags, bool [C], that the network itself gives more than `TAG_SCORE`; none if there are none."""
-    return segmenter.score_maps([rgb])[0][1] > TAG_SCORE
+    return torch.from_numpy(segmenter.score_maps([rgb])[0][1] > TAG_SCORE)

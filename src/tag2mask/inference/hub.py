@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,11 @@ def save(
     folder: Path,
     network: SegmentationNetwork,
     config: RunConfig,
-    *,
-    selection: str = "last step",
-    evaluation: Mapping[str, Any] | None = None,
-    findings: Sequence[Finding] = (),
+    selection: str,
+    evaluation: Mapping[str, Any] | None,
+    findings: Sequence[Finding],
 ) -> Path:
-    """Write model.safetensors, config.json and README.md, the model card.
-
-    Paths of this machine are left out: of the data, the masks and the weights only the last part of the name stays.
-
-    Args:
-        folder: New or empty folder.
-        network: Trained network.
-        config: Its settings.
-        selection: Which weights these are.
-        evaluation: Scores for the card, as `Report.as_dict` and evaluation.json have them.
-        findings: What is to be said of the model wherever it is used.
-
-    Raises:
-        FileExistsError: the folder holds something.
-    """
+    """Write the folder of `Segmenter.save_pretrained`."""
     check_new_folder(folder, "the folder")
     config, selection = without_paths(config), named_selection(selection)
     card = model_card(config, network.classes, stride=network.stride, selection=selection, evaluation=evaluation)
@@ -73,6 +59,13 @@ def _name(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or path
 
 
+def address(source: str | Path) -> str | Path:
+    """What `Segmenter.load` takes for "owner/name": "hf://owner/name" where there is no such path, else the path."""
+    text = str(source)
+    bare = _ADDRESS.fullmatch(text) and Path(text).suffix not in (".onnx", ".safetensors") and not Path(text).exists()
+    return f"hf://{text}" if bare and not text.startswith("hf://") else source
+
+
 def download(address: str) -> Path:
     """The folder of "hf://owner/name" (or "hf://owner/name@revision"), fetched once and then taken from the cache.
 
@@ -83,14 +76,8 @@ def download(address: str) -> Path:
         raise ValueError(
             f'A model of the hub is named "hf://owner/name" or "hf://owner/name@revision", got {address!r}.'
         )
-    hub = _huggingface_hub()
-    try:
+    with _hub(f"{address}: the download from the hub failed", "log in if it is private, or give a folder") as hub:
         folder = Path(hub.snapshot_download(found["name"], revision=found["revision"], allow_patterns=list(_FILES)))
-    except (OSError, ValueError) as error:  # the library's own errors are kinds of OSError
-        raise ValueError(
-            f"{address} could not be had from the hub: {_first_line(error)}. Check the name and the connection "
-            "(HF_HUB_OFFLINE must not be set), log in if it is private, or give a folder."
-        ) from error
     if missing := [name for name in _FILES if not (folder / name).is_file()]:
         raise ValueError(f"{address} is no model of tag2mask: it has no {' and no '.join(missing)}.")
     return folder
@@ -101,29 +88,34 @@ def push(repo_id: str, write: Callable[[Path], Path], *, private: bool | None = 
     found = _ADDRESS.fullmatch(repo_id)
     if found is None or found["revision"]:
         raise ValueError(f'A repository of the hub is named "owner/name", got {repo_id!r}.')
-    hub = _huggingface_hub()
-    with tempfile.TemporaryDirectory() as temporary:
+    with (
+        _hub(f"{repo_id}: the upload to the hub failed", "log in with the right to write") as hub,
+        tempfile.TemporaryDirectory() as temporary,
+    ):
         folder = write(Path(temporary) / "model")
-        try:
-            address = hub.create_repo(found["name"], private=private, exist_ok=True)
-            hub.upload_folder(repo_id=found["name"], folder_path=folder, commit_message=f"tag2mask {__version__}")
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{repo_id} could not be uploaded to the hub: {_first_line(error)}. Check the name, the connection "
-                "(HF_HUB_OFFLINE must not be set) and that you are logged in with the right to write."
-            ) from error
-    return str(address)
+        place = hub.create_repo(found["name"], private=private, exist_ok=True)
+        hub.upload_folder(repo_id=found["name"], folder_path=folder, commit_message=f"tag2mask {__version__}")
+    return str(place)
 
 
-def _huggingface_hub() -> Any:
+@contextmanager
+def _hub(failed: str, cure: str) -> Iterator[Any]:
+    """The package huggingface-hub; its errors become a ValueError that says what failed and what else to try."""
     try:
         import huggingface_hub
     except ImportError as error:
         raise ValueError("Models of the hub need the package huggingface-hub: pip install huggingface-hub") from error
-    return huggingface_hub
+    try:
+        yield huggingface_hub
+    except (OSError, ValueError) as error:  # the library's own errors are kinds of OSError
+        raise ValueError(
+            f"{failed}: {first_line(error)}. Check the name and the connection (HF_HUB_OFFLINE must not be set), "
+            f"{cure}."
+        ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
@@ -165,7 +157,7 @@ pip install tag2mask
 ```python
 import tag2mask
 
-segmenter = tag2mask.Segmenter.from_pretrained("hf://owner/name")  # or the folder
+segmenter = tag2mask.Segmenter.from_pretrained("owner/name")  # or the folder
 out = segmenter.predict("picture.jpg")
 out.mask  # uint8 [H, W]; also out.probs, out.tag_scores
 out.overlay().save("overlay.png")

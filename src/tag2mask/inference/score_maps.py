@@ -1,101 +1,173 @@
-"""From logits at the size of the feature map to probabilities and labels at the size of the picture."""
+"""From logits at the size of the feature map to probabilities at the size of the picture. numpy, no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tag2mask.base.arrays import Size, is_large, row_strips
+from tag2mask.base.processes import usual_threads
 from tag2mask.config import CRFParams
-from tag2mask.crf import dense_crf
+from tag2mask.config.inference import CRFChoice, resolve_crf
 from tag2mask.inference.tiles import Part, crf_parts
-from tag2mask.teacher import label_probs
+
+Floats: TypeAlias = NDArray[np.float32]
 
 _STRIP = 1 << 18
 """Pixels whose probabilities are computed at a time, so that a huge picture needs little memory."""
+
+
+class Arithmetic(NamedTuple):
+    """The few operations that libraries round differently; here numpy's, in `torch_backend` those of torch."""
+
+    lerp: Callable[[Floats, Floats, Floats], Floats]
+    """Values between the first (at weight 0) and the second (at weight 1)."""
+    widened: Callable[[Floats, int, slice], Floats] | None
+    """Some columns of maps [K, h, w] resized to a width; None makes them by `lerp`."""
+    softmax: Callable[[Floats], Floats]
+    """Softmax over the labels of [L, H, W]."""
+    mean: Callable[[Sequence[Floats]], Floats]
+    """Mean of arrays of one shape."""
+    dense_crf: Callable[[NDArray[np.uint8], Floats, NDArray[np.bool_] | None, CRFParams], Floats]
+    """Marginals [K, H, W] of a picture [H, W, 3], its probabilities [K, H, W] and the labels that may occur."""
+
+    def upsampled(self, logits: Floats, size: Size, rows: slice, columns: slice) -> Floats:
+        """A part of maps [K, h, w] resized to `size` (bilinear, align_corners=False), without the rest of them."""
+        low, high, weight = _neighbors(logits.shape[1], size[0], rows)
+        first = low[0]
+        wide = (self.widened or self._widened)(logits[:, first : high[-1] + 1], size[1], columns)
+        return self.lerp(wide.take(low - first, 1), wide.take(high - first, 1), weight[:, None])
+
+    def _widened(self, values: Floats, width: int, columns: slice) -> Floats:
+        low, high, weight = _neighbors(values.shape[2], width, columns)
+        return self.lerp(values.take(low, 2), values.take(high, 2), weight)
+
+
+def _softmax(logits: Floats) -> Floats:
+    exponents = np.exp(logits - logits.max(0))
+    probs: Floats = exponents / exponents.sum(0)
+    return probs
+
+
+def _dense_crf(rgb: NDArray[np.uint8], probs: Floats, present: NDArray[np.bool_] | None, crf: CRFParams) -> Floats:
+    """`tag2mask.crf.dense_crf` by the compiled core.
+
+    Raises:
+        ValueError: the core is missing, or the probabilities hold NaN.
+    """
+    try:
+        core = importlib.import_module("tag2mask._core")
+    except ImportError as error:
+        raise ValueError(
+            f"crf with an ONNX model needs the compiled core of tag2mask, which is missing ({error}): install a C++ "
+            "compiler and reinstall tag2mask, load the run itself, or leave crf out."
+        ) from error
+    out = np.zeros((1, 1, *probs.shape), dtype=np.float32)
+    bad = core.dense_crf(
+        np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]),
+        probs[None, None],
+        np.ones((1, len(probs)), np.uint8) if present is None else present[None].astype(np.uint8),
+        None,
+        out,
+        *dataclasses.astuple(crf),
+        usual_threads(),
+    )
+    if bad >= 0:
+        raise ValueError("The model's probabilities hold NaN, so there is nothing to refine; export the run anew.")
+    marginals: Floats = out[0, 0]
+    return marginals
+
+
+NUMPY = Arithmetic(
+    lerp=lambda start, end, weight: start + (end - start) * weight,
+    widened=None,
+    softmax=_softmax,
+    mean=lambda values: np.asarray(np.mean(values, axis=0)),
+    dense_crf=_dense_crf,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoreMaps:
     """Logits of one picture at the size of the feature map, one per scale and flip; probabilities on request."""
 
-    logits: tuple[Tensor, ...]
-    """float32 [K, h, w] each, on the CPU, flips undone."""
-    size: tuple[int, int]
+    logits: tuple[Floats, ...]
+    """float32 [K, h, w] each, flips undone."""
+    size: Size
     """(H, W) of the picture."""
-    allowed: Tensor | None
+    allowed: NDArray[np.bool_] | None = None
     """bool [K] of the labels that may occur, or None for all."""
+    arithmetic: Arithmetic = NUMPY
 
-    def probs(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+    def probs(self, rows: slice = slice(None), columns: slice = slice(None)) -> Floats:
         """Probabilities float32 [K, rows, columns] that sum to 1 over K.
 
-        Logits are resized to the picture (bilinear, align_corners=False), made probabilities (`label_probs`),
-        then averaged over scales and flips; labels that are not allowed are 0.
+        Logits are resized to the picture (bilinear, align_corners=False), made probabilities, then averaged over scales
+        and flips; labels that are not allowed are 0.
         """
-        total: Tensor | None = None
-        for each in self.logits:
-            part = label_probs(_upsampled(each, self.size, rows, columns), self.allowed)
-            total = part if total is None else total.add_(part)
-        if total is None:
-            raise ValueError("There are no logits to make probabilities of.")
-        return total.div_(len(self.logits))
+        views = (self.arithmetic.upsampled(each, self.size, rows, columns) for each in self.logits)
+        mean: Floats = reduce(np.add, map(self._label_probs, views)) / np.float32(len(self.logits))
+        if self.allowed is None:
+            return mean
+        out = np.zeros((len(self.allowed), *mean.shape[1:]), dtype=np.float32)
+        out[self.allowed] = mean
+        return out
 
     def shows_objects(self) -> bool:
         """Whether any cell of the maps, at their own size, is an object."""
-        return any(bool((label_probs(each, self.allowed).argmax(0) > 0).any()) for each in self.logits)
+        return any(bool((self._label_probs(each).argmax(0) > 0).any()) for each in self.logits)
 
     def parts(self) -> Iterator[Part]:
         """Probabilities strip by strip."""
         for rows in row_strips(self.size, _STRIP):
-            yield rows, slice(0, self.size[1]), self.probs(rows).numpy()
+            yield rows, slice(0, self.size[1]), self.probs(rows)
+
+    def _label_probs(self, logits: Floats) -> Floats:
+        """Probabilities of the labels that may occur, [L, H, W] of [K, H, W]; see `teacher.label_probs`.
+
+        The background keeps the probability that it has among all labels; the allowed objects share the rest.
+        """
+        probs = self.arithmetic.softmax(logits)
+        if self.allowed is None:
+            return probs
+        objects = np.flatnonzero(self.allowed)[1:]
+        if not len(objects):
+            return np.ones_like(probs[:1])
+        return np.concatenate([probs[:1], (1 - probs[:1]) * self.arithmetic.softmax(logits[objects])])
 
 
-def _upsampled(logits: Tensor, size: Size, rows: slice, columns: slice) -> Tensor:
-    """A part of F.interpolate(logits, size, mode="bilinear", align_corners=False) without the rest of the map."""
-    low, high, weight = _neighbors(logits.shape[1], size[0], rows)
-    first = int(low[0])
-    needed = logits[:, first : int(high[-1]) + 1]
-    if columns == slice(None):
-        wide = F.interpolate(needed[None], (needed.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
-    else:
-        left, right, share = _neighbors(logits.shape[2], size[1], columns)
-        wide = torch.lerp(needed[:, :, left], needed[:, :, right], share)
-    blended: Tensor = torch.lerp(wide[:, low - first], wide[:, high - first], weight[:, None])
-    return blended
-
-
-def _neighbors(cells: int, pixels: int, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbors(cells: int, pixels: int, part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """For some of the pixels of a side: the cells at both sides of each, and the weight of the second."""
-    place = torch.arange(pixels, dtype=torch.float32)[part]
-    position = ((place + 0.5) * (cells / pixels) - 0.5).clamp(min=0)
-    low = position.long().clamp(max=cells - 1)
-    return low, (low + 1).clamp(max=cells - 1), position - low
+    place = np.arange(pixels, dtype=np.float32)[part]
+    position = ((place + 0.5) * np.float32(cells / pixels) - 0.5).clip(min=0)
+    low = np.minimum(position.astype(np.int64), cells - 1)
+    return low, np.minimum(low + 1, cells - 1), (position - low).astype(np.float32)
 
 
-def refine(
-    rgb: NDArray[np.uint8],
-    maps: ScoreMaps,
-    crf: CRFParams,
-    rows: slice = slice(None),
-    columns: slice = slice(None),
-) -> Tensor:
-    """Probabilities [K, rows, columns] of the dense CRF at the picture's size, of that part of the picture alone."""
-    picture = torch.from_numpy(np.ascontiguousarray(rgb[rows, columns])).permute(2, 0, 1)[None]
-    present = None if maps.allowed is None else maps.allowed[None]
-    return dense_crf(picture, maps.probs(rows, columns)[None], params=crf, present=present)[0]
+def probability_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFChoice) -> Iterator[Part]:
+    """Probabilities strip by strip; those of a dense CRF in one piece, or square by square of a large picture.
 
-
-def probability_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFParams | None) -> Iterator[Part]:
-    """Probabilities strip by strip; those of a dense CRF in one piece, or square by square of a large picture."""
-    if crf is None:
+    Args:
+        rgb: The picture, uint8 [H, W, 3].
+        maps: Its score maps.
+        crf: Refines them at the picture's size; None leaves them as they are.
+    """
+    params = resolve_crf(crf)
+    if params is None:
         yield from maps.parts()
-    elif is_large(maps.size):
-        yield from crf_parts(maps.size, crf, lambda rows, columns: refine(rgb, maps, crf, rows, columns).numpy())
+        return
+
+    def refined(rows: slice, columns: slice) -> Floats:
+        return maps.arithmetic.dense_crf(rgb[rows, columns], maps.probs(rows, columns), maps.allowed, params)
+
+    if is_large(maps.size):
+        yield from crf_parts(maps.size, params, refined)
     else:
-        yield slice(0, maps.size[0]), slice(0, maps.size[1]), refine(rgb, maps, crf).numpy()
+        yield slice(0, maps.size[0]), slice(0, maps.size[1]), refined(slice(None), slice(None))

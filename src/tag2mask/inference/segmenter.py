@@ -1,228 +1,248 @@
-"""What every segmenter shares: results, options, and `tag2mask.Segmenter`, which loads the right one. No torch."""
+"""`tag2mask.Segmenter`: a model ready to predict, a network of torch or an exported ONNX file. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from tag2mask.base.arrays import Size, is_large
 from tag2mask.base.spelling import class_name
-from tag2mask.base.values import Value, equal
-from tag2mask.config import MAX_PIXELS, CRFParams
-from tag2mask.data.findings import Finding
+from tag2mask.config.inference import Inference
+from tag2mask.data.findings import Finding, log_findings
+from tag2mask.inference.onnx_backend import OnnxBackend
+from tag2mask.inference.prediction import Prediction, one_part
+from tag2mask.inference.score_maps import Floats, ScoreMaps, probability_parts
 from tag2mask.inference.sources import Source, as_rgb
-from tag2mask.inference.tiles import Part, check_limits
-from tag2mask.outputs import render
+from tag2mask.inference.tiles import Grid, blended_map, labels_of, network_size, tile_side, whole
 
-CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from tag2mask.config import MethodConfig, RunConfig
+    from tag2mask.inference.torch_backend import TorchBackend
+    from tag2mask.models.base import SegmentationNetwork
+    from tag2mask.models.network import Network
 
-BROKEN_SCORES = (
+View: TypeAlias = tuple[Floats, Floats]
+"""Logits [K, h, w] and tag scores [C] of a picture at one scale, flipped or not."""
+
+_log = logging.getLogger("tag2mask")
+_BROKEN_SCORES = (
     "The model's scores of this picture are not finite (NaN or infinite): its weights are damaged. Get the model anew, "
     "or train again with a lower --optim.lr."
 )
 
 
-def resolve_crf(crf: CRFChoice) -> CRFParams | None:
-    """The CRF that `crf` stands for: None or False for none, True for `CRFParams.inference()`, or a preset's name."""
-    if crf is None or crf is False:
-        return None
-    if crf is True:
-        return CRFParams.inference()
-    if isinstance(crf, CRFParams):
-        return crf
-    presets = {"inference": CRFParams.inference, "aaai_inference": CRFParams.aaai_inference}
-    if crf not in presets:
-        raise ValueError(f"crf must be None, True, CRFParams or one of {', '.join(presets)}, got {crf!r}")
-    return presets[crf]()
-
-
-def check_scales(scales: Sequence[float]) -> None:
-    """Refuse scales that are none, or not positive."""
-    if not scales or not all(0 < scale < float("inf") for scale in scales):
-        raise ValueError(f"scales must hold at least one positive number, got {tuple(scales)}")
-
-
-def check_tags(tags: Sequence[str], classes: Sequence[str]) -> None:
-    """Refuse names that are no class of the model."""
-    if unknown := [name for name in tags if name not in classes]:
-        raise ValueError(f"tags names {', '.join(map(repr, unknown))}; this model knows {', '.join(classes)}.")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Prediction(Value):
-    """What the network says about one picture, at the picture's size (after EXIF rotation).
-
-    Two are equal when picture, mask, scores, classes and probabilities are. Pickled, as to another process, it takes
-    its probabilities along: 4 K H W bytes, computed if need be.
-    """
-
-    rgb: NDArray[np.uint8]
-    """The picture, uint8 [H, W, 3]."""
-    mask: NDArray[np.uint8]
-    """Labels uint8 [H, W] in {0..C}; class i of `classes` is i + 1."""
-    tag_scores: dict[str, float]
-    """Probability of the tag classifier per class name."""
-    classes: tuple[str, ...]
-    compute_probs: Callable[[], NDArray[np.float32]] = field(compare=False)
-    """Gives `probs`; a big picture's probabilities are computed only when asked for."""
-    compute_parts: Callable[[], Iterator[Part]] | None = field(default=None, compare=False)
-    """Gives `parts`; None makes one part of `probs`."""
-
-    @cached_property
-    def probs(self) -> NDArray[np.float32]:
-        """float32 [K, H, W], background first, sums to 1 over K.
-
-        Computed when first asked for, with a CRF only above `tiling.LARGE` pixels; then kept: 4 K H W bytes.
-        """
-        return self.compute_probs()
-
-    def parts(self) -> Iterator[Part]:
-        """`probs` piece by piece as (rows, columns, float32 [K, rows, columns]), for which little memory is enough."""
-        if self.compute_parts is None or "probs" in self.__dict__:
-            height, width = self.mask.shape
-            return iter([(slice(0, height), slice(0, width), self.probs)])
-        return self.compute_parts()
-
-    def __eq__(self, other: object) -> bool:
-        same = super().__eq__(other)  # without the probabilities, which may have to be computed
-        return same if same is not True or self is other else equal(self.probs, getattr(other, "probs", None))
-
-    __hash__ = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.rgb, self.mask, self.tag_scores, self.classes, self.probs)
-
-    def overlay(self) -> Image.Image:
-        """The picture with its objects tinted and a legend below."""
-        return render.overlay(self.rgb, self.mask, self.classes, self.tag_scores)
-
-
-def _unpickled(
-    rgb: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    tag_scores: dict[str, float],
-    classes: tuple[str, ...],
-    probs: NDArray[np.float32],
-) -> Prediction:
-    return Prediction(rgb=rgb, mask=mask, tag_scores=tag_scores, classes=classes, compute_probs=lambda: probs)
-
-
 class Segmenter:
-    """A model ready to predict; `Segmenter.load(source)` gives the right kind.
+    """A model ready to predict; `Segmenter.load(source)` gives one.
 
-    A run or a `.safetensors` file gives the network itself on torch (`torch_backend.Segmenter`), a `.onnx` file a
-    program on onnxruntime (`onnx_backend.OnnxSegmenter`), for which torch is never imported.
+    Any number of threads may predict with one at a time. Of an exported model, for which torch is never imported, only
+    what prediction needs is there; the rest raises a ValueError.
     """
 
-    classes: Any
-    """tuple[str, ...]: class names; class i has label i + 1."""
-    selection: str
-    """Which weights these are, for the evaluation protocol."""
-    findings: tuple[Finding, ...] = ()
-    """What is to be said of the model wherever it is used."""
+    def __init__(
+        self,
+        model: SegmentationNetwork | OnnxBackend,
+        config: RunConfig | None = None,
+        *,
+        device: str | None = None,
+        selection: str = "last step",
+        findings: Sequence[Finding] = (),
+    ) -> None:
+        """Wrap a network of torch, moved to `device` if that is given, or an exported model.
 
-    def __new__(cls, *arguments: Any, **options: Any) -> Self:
-        """`Segmenter(model, config)` wraps a network of torch."""
-        if cls is Segmenter:
-            from tag2mask.inference.torch_backend import Segmenter as TorchSegmenter
+        Args:
+            model: Network of `config`, or an opened ONNX file.
+            config: The network's settings; `image_size` sets the size at which pictures enter it.
+            device: auto, cpu, cuda, mps, or None to leave the model where it is.
+            selection: Which weights these are, for the evaluation protocol.
+            findings: What is to be said of the model wherever it is used, see `tag2mask.runs.learned`.
+        """
+        self.selection, self.findings = selection, tuple(findings)
+        self.backend: OnnxBackend | TorchBackend
+        if isinstance(model, OnnxBackend):
+            self.backend, self.selection = model, model.selection
+        elif config is None:
+            raise ValueError("A network needs its config: Segmenter(model, config); Segmenter.load(RUN) reads both.")
+        else:
+            from tag2mask.inference.torch_backend import TorchBackend
 
-            return object.__new__(TorchSegmenter)  # type: ignore[return-value]  # a subclass
-        return object.__new__(cls)
+            self.backend = TorchBackend(model, config, device)
 
     @classmethod
-    def load(cls, source: str | Path, device: str = "auto") -> Segmenter:
+    def load(cls, source: str | Path | Segmenter, device: str = "auto") -> Segmenter:
         """The segmenter of a run folder, a `.safetensors` or `.onnx` file, or a model of the hub.
 
         Args:
-            source: Path, or "hf://owner/name" (also "hf://owner/name@revision"), which is downloaded and cached.
+            source: Path, or "hf://owner/name" (also "hf://owner/name@revision"), which is downloaded and cached. A
+                `Segmenter` is given back as it is.
             device: auto (cuda, mps, cpu), cpu, cuda, mps; ONNX models know cpu and cuda.
 
         Raises:
             ValueError: what `source` names is not of these kinds, or the device is not there.
             FileNotFoundError: there is nothing of that name, or the run has no model yet.
         """
-        if Path(source).suffix.lower() == ".onnx" and not str(source).startswith("hf://"):
-            from tag2mask.inference.onnx_backend import OnnxSegmenter
+        if isinstance(source, Segmenter):
+            return source
+        on_hub = str(source).startswith("hf://")
+        if Path(source).suffix.lower() == ".onnx" and not on_hub:
+            return cls(OnnxBackend(source, device))
+        need_network(source, "This", "tag2mask predict and tag2mask.Segmenter.load take ONNX files")
+        from tag2mask.inference import hub
+        from tag2mask.runs.checkpoints import load_model
+        from tag2mask.runs.learned import kept_findings
 
-            return OnnxSegmenter(source, device=device)
-        from tag2mask.inference.torch_backend import Segmenter as TorchSegmenter
-
-        return TorchSegmenter.load(source, device=device)
-
-    def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.float32] | None:
-        """The maps of some classes, float32 [len(names), h, w] in 0..1 at the network's size; None without tags.
-
-        Args:
-            rgb: uint8 [H, W, 3].
-            names: Classes; the maps are drawn as if these were the picture's tags.
-        """
-        return None
+        model, config, metadata = load_model(hub.download(str(source)) if on_hub else Path(source))
+        findings = kept_findings(metadata)
+        log_findings(findings, _log)
+        return cls(model, config, device=device, selection=metadata.get("selection", "last step"), findings=findings)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto") -> Segmenter:
-        """`load` under the name that the Hugging Face hub's libraries use: a folder, or "hf://owner/name"."""
-        return cls.load(source, device=device)
+        """`load` as libraries of the Hugging Face hub have it: "owner/name" is a model there if no such path exists.
+
+        Args:
+            source: As in `load`, or "owner/name" (also "owner/name@revision").
+            device: As in `load`.
+
+        Raises:
+            ValueError, FileNotFoundError: as in `load`.
+        """
+        from tag2mask.inference import hub
+
+        return cls.load(hub.address(source), device=device)
+
+    def save_pretrained(self, folder: str | Path, *, evaluation: Mapping[str, Any] | None = None) -> Path:
+        """Write a folder that is ready for the hub: model.safetensors, config.json and README.md, the model card.
+
+        Paths of this machine are left out: of the data, the masks and the weights only the last part of the name stays.
+
+        Args:
+            folder: New or empty folder.
+            evaluation: Scores for the card, as `Report.as_dict` and evaluation.json have them.
+
+        Raises:
+            FileExistsError: the folder holds something.
+        """
+        from tag2mask.inference import hub
+
+        return hub.save(Path(folder), self.model, self.config, self.selection, evaluation, self.findings)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, evaluation: Mapping[str, Any] | None = None
+    ) -> str:
+        """Upload to the hub what `save_pretrained` writes.
+
+        Args:
+            repo_id: "owner/name" (also "hf://owner/name"); made if it is not there yet.
+            private: Who may see a new repository; None is the owner's default.
+            evaluation: Scores for the model card, as in evaluation.json.
+
+        Returns:
+            The address of the upload.
+
+        Raises:
+            ValueError: no such name, or the upload failed.
+        """
+        from tag2mask.inference import hub
+
+        return hub.push(repo_id, partial(self.save_pretrained, evaluation=evaluation), private=private)
+
+    def to(self, device: str) -> Self:
+        """Move the model to a device: auto, cpu, cuda or mps (an ONNX model knows cpu and cuda).
+
+        Returns:
+            This segmenter.
+
+        Raises:
+            ValueError: the device is not there.
+        """
+        self.backend = self.backend.to(device)
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class i has label i + 1."""
+        return self.backend.classes
+
+    @property
+    def network(self) -> TorchBackend:
+        """The network on torch with its settings.
+
+        Raises:
+            ValueError: an exported model, which is no network of torch.
+        """
+        if isinstance(self.backend, OnnxBackend):
+            need_network(self, "This", "tag2mask.Segmenter.predict gives its masks")
+        return self.backend  # type: ignore[return-value]  # what is not exported is on torch
+
+    @property
+    def model(self) -> SegmentationNetwork:
+        """The network of torch."""
+        return self.network.model
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings that the network was trained with."""
+        return self.network.config
+
+    def first_step(self) -> tuple[Network, MethodConfig]:
+        """See `TorchBackend.first_step`."""
+        return self.network.first_step()
+
+    def inference(self) -> AbstractContextManager[None]:
+        """See `TorchBackend.inference`."""
+        return self.network.inference()
+
+    def resized(self, rgb: NDArray[np.uint8]) -> Tensor:
+        """See `TorchBackend.resized`."""
+        return self.network.resized(rgb)
+
+    def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> Floats | None:
+        """The maps of some classes, float32 [len(names), h, w] in 0..1 at the network's size.
+
+        None for a model without a tag branch, and for a picture that only passes the network in tiles, whose maps have
+        no common scale.
+
+        Args:
+            rgb: uint8 [H, W, 3].
+            names: Classes; the maps are drawn as if these were the picture's tags, at the scales of the training.
+        """
+        if not self.has_maps(rgb):
+            return None
+        return self.network.class_activation_maps(rgb, [self.classes.index(name) for name in names])
+
+    def has_maps(self, rgb: NDArray[np.uint8]) -> bool:
+        """Whether `class_activation_maps` gives any for a picture uint8 [H, W, 3]."""
+        enters_whole = tile_side((rgb.shape[0], rgb.shape[1]), None, self.backend.image_size) is None
+        return self.backend.has_tag_branch and enters_whole
 
     @overload
-    def predict(
-        self,
-        source: Source,
-        *,
-        crf: CRFChoice = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        batch_size: int = 1,
-        tile: int | None = None,
-        max_pixels: int = MAX_PIXELS,
-    ) -> Prediction: ...
+    def predict(self, source: Source, inference: Inference | None = None, **options: Any) -> Prediction: ...
     @overload
     def predict(
-        self,
-        source: list[Source] | tuple[Source, ...],
-        *,
-        crf: CRFChoice = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        batch_size: int = 1,
-        tile: int | None = None,
-        max_pixels: int = MAX_PIXELS,
+        self, source: list[Source] | tuple[Source, ...], inference: Inference | None = None, **options: Any
     ) -> list[Prediction]: ...
     def predict(
         self,
         source: Source | list[Source] | tuple[Source, ...],
-        *,
-        crf: CRFChoice = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        tags: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        batch_size: int = 1,
-        tile: int | None = None,
-        max_pixels: int = MAX_PIXELS,
+        inference: Inference | None = None,
+        **options: Any,
     ) -> Prediction | list[Prediction]:
         """Masks of pictures.
 
         Args:
             source: A path, a PIL image, or an array uint8 [H, W, 3] or [H, W]; or a list of these.
-            crf: None for none; True, a preset's name or `CRFParams` to refine the probabilities at the picture's size.
-            scales: Factors on the network's picture size whose probabilities are averaged.
-            flip: Average with the mirrored picture.
-            tags: Names of the classes known to be in the picture: all others get probability 0, and these share what
-                the network gives to objects. For a list of pictures either one list of names for all, or one per
-                picture.
-            batch_size: Pictures that pass the network together.
-            tile: Side in pixels of overlapping tiles, each of which is seen as a picture of its size would be; their
-                maps are blended. A picture that fits into one is not cut. None takes tiles of `tiling.TILE` for
-                pictures above `tiling.LARGE` pixels, and only where the run keeps their size (`image_size` None).
-            max_pixels: Larger files and PIL images are refused.
+            inference: How they are predicted; None is `Inference()`.
+            options: Fields of `tag2mask.config.inference.Inference` by name, such as `crf=True` or `tags=["cat"]`,
+                which replace those of `inference`.
 
         Returns:
             One `Prediction`, or a list for a list.
@@ -230,35 +250,127 @@ class Segmenter:
         Raises:
             ValueError: an unusable array, an unknown tag, or a file that is no picture; `data.PictureTooLarge` for one
                 above `max_pixels`.
+            TypeError: an option that is no field of `Inference`.
         """
-        many = isinstance(source, (list, tuple))
+        inference = (inference or Inference()).replace(**options)
         sources: Sequence[Source] = source if isinstance(source, (list, tuple)) else [source]
-        params = resolve_crf(crf)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        check_scales(scales)
-        check_limits(tile, max_pixels)
-        names = _tags_per_picture(tags, len(sources))
-        for each in names:
-            check_tags(each or (), self.classes)
+        tags = _tags_per_picture(inference.tags, len(sources))
+        allowed = [None if names is None else self.allowed_labels(names) for names in tags]
         predictions: list[Prediction] = []
-        for start in range(0, len(sources), batch_size):
-            batch = slice(start, start + batch_size)
-            pictures = [as_rgb(each, max_pixels) for each in sources[batch]]
-            predictions += self._predict_batch(pictures, names[batch], params, scales, flip, tile)
-        return predictions if many else predictions[0]
+        for start in range(0, len(sources), inference.batch_size):
+            batch = slice(start, start + inference.batch_size)
+            pictures = [as_rgb(each, inference.max_pixels) for each in sources[batch]]
+            found = self.score_maps(pictures, inference, allowed=allowed[batch])
+            predictions += [self._prediction(rgb, *each, inference) for rgb, each in zip(pictures, found, strict=True)]
+        return predictions if isinstance(source, (list, tuple)) else predictions[0]
 
-    def _predict_batch(
+    def _prediction(
+        self, rgb: NDArray[np.uint8], maps: ScoreMaps, tag_scores: Floats, inference: Inference
+    ) -> Prediction:
+        if not all(np.isfinite(each).all() for each in (*maps.logits, tag_scores)):
+            raise ValueError(_BROKEN_SCORES)
+        parts = partial(probability_parts, rgb, maps, inference.crf)
+        if inference.crf is not None and not is_large(maps.size):  # not computed twice
+            parts = partial(one_part, whole(parts(), maps.size))
+        return Prediction(
+            rgb=rgb,
+            mask=labels_of(parts(), maps.size),
+            tag_scores=dict(zip(self.classes, map(float, tag_scores), strict=True)),
+            classes=self.classes,
+            compute_parts=parts,
+        )
+
+    def allowed_labels(self, tags: Sequence[str]) -> NDArray[np.bool_]:
+        """Labels that may occur, bool [K]: background and the named classes.
+
+        Raises:
+            ValueError: a name is not a class of this model.
+        """
+        tags = [class_name(name) for name in tags]
+        if unknown := [name for name in tags if name not in self.classes]:
+            raise ValueError(f"tags names {', '.join(map(repr, unknown))}; this model knows {', '.join(self.classes)}.")
+        return np.array([True, *(name in tags for name in self.classes)])
+
+    def score_maps(
         self,
         pictures: Sequence[NDArray[np.uint8]],
-        tags: Sequence[Sequence[str] | None],
-        crf: CRFParams | None,
-        scales: Sequence[float],
-        flip: bool,
-        tile: int | None,
-    ) -> list[Prediction]:
-        """Predictions of pictures uint8 [H, W, 3], with the tags known of each or None."""
-        raise NotImplementedError
+        inference: Inference | None = None,
+        *,
+        allowed: Sequence[NDArray[np.bool_] | None] | None = None,
+        **options: Any,
+    ) -> list[tuple[ScoreMaps, Floats]]:
+        """Score maps and tag probabilities float32 [C] of pictures; the one way into the network for everything.
+
+        Args:
+            pictures: uint8 [H, W, 3] each; those of one size share a batch.
+            inference: Scales, flip and tile; the tag probabilities are averaged over scales and flips too.
+            allowed: Per picture a bool [K] of labels that may occur, or None for all.
+            options: Fields of `Inference` by name.
+        """
+        inference = (inference or Inference()).replace(**options)
+        views: list[list[View]] = [[] for _ in pictures]
+        steps = (1, -1) if inference.flip else (1,)
+        image_size, stride = self.backend.image_size, self.backend.stride
+        sizes: list[Size] = [(rgb.shape[0], rgb.shape[1]) for rgb in pictures]
+        sides = [tile_side(size, inference.tile, image_size) for size in sizes]
+        with self.backend.inference():
+            for scale in inference.scales:
+                groups: dict[tuple[Size, tuple[int, ...]], dict[int, NDArray[np.uint8]]] = {}
+                for i, (rgb, size, side) in enumerate(zip(pictures, sizes, sides, strict=True)):
+                    if side is not None:
+                        grid = Grid.of(size, side, image_size, stride, scale)
+                        views[i] += [blended_map(rgb, grid, partial(self._tile_view, step=step)) for step in steps]
+                    else:
+                        new = network_size(size, image_size, stride, scale)
+                        picture = self.backend.prepared(rgb, new)
+                        groups.setdefault((new, picture.shape), {})[i] = picture
+                for (new, shape), members in groups.items():
+                    batch = np.stack(list(members.values()))
+                    for step in steps:
+                        found = self._views(batch, None if shape[:2] == new else scale, step)
+                        for i, view in zip(members, found, strict=True):
+                            views[i].append(view)
+        mean, found_maps = self.backend.arithmetic.mean, []
+        for i, (size, each) in enumerate(zip(sizes, views, strict=True)):
+            logits, scores = zip(*each, strict=True)
+            labels = None if allowed is None else allowed[i]
+            maps = ScoreMaps(logits=logits, size=size, allowed=labels, arithmetic=self.backend.arithmetic)
+            found_maps.append((maps, mean(scores)))
+        return found_maps
+
+    def _views(self, batch: NDArray[np.uint8], scale: float | None, step: int, tile: bool = False) -> list[View]:
+        """Logits and tag scores of pictures uint8 [B, h, w, 3] that enter the network mirrored if `step` is -1."""
+        logits, scores = self.backend.run(batch[:, :, ::step], scale, tile=tile)
+        return list(zip(np.ascontiguousarray(logits[..., ::step]), scores, strict=True))
+
+    def _tile_view(self, tile: NDArray[np.uint8], *, step: int) -> View:
+        return self._views(tile[None], None, step, tile=True)[0]
+
+
+def need_network(run: object, who: str, instead: str) -> None:
+    """Refuse an exported model, which gives masks only, before any work.
+
+    Args:
+        run: What was given for a run: a path or a segmenter.
+        who: Who needs the network, as the message begins.
+        instead: What to do where only the exported model is at hand.
+
+    Raises:
+        ValueError: `run` is an exported model.
+    """
+    if isinstance(run, Segmenter):
+        if not isinstance(run.backend, OnnxBackend):
+            return
+        what = "a segmenter of an exported model"
+    else:
+        kind = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}.get(Path(str(run)).suffix.lower())
+        if kind is None or str(run).startswith("hf://"):
+            return
+        what = f"{run}, {kind}"
+    raise ValueError(
+        f"{who} needs the network itself, got {what}, which only predicts. Give the run folder or .safetensors file "
+        f"that it was exported from; without one: {instead}."
+    )
 
 
 def _tags_per_picture(tags: Sequence[str] | Sequence[Sequence[str]] | None, count: int) -> list[Sequence[str] | None]:
@@ -266,9 +378,9 @@ def _tags_per_picture(tags: Sequence[str] | Sequence[Sequence[str]] | None, coun
         return [None] * count
     if isinstance(tags, str):
         raise ValueError(f"tags is a list of class names, got the text {tags!r}; write [{tags!r}].")
-    names = [class_name(entry) for entry in tags if isinstance(entry, str)]
+    names = [entry for entry in tags if isinstance(entry, str)]
     if len(names) == len(tags):
         return [names] * count
     if names or len(tags) != count:
         raise ValueError(f"tags must be one list of class names, or one list for each of the {count} pictures.")
-    return [None if each is None else [class_name(name) for name in each] for each in tags]
+    return [None if each is None else list(each) for each in tags]

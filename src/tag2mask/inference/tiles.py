@@ -25,8 +25,6 @@ log = logging.getLogger("tag2mask")
 
 TILE = 1024
 """Side in pixels of the tiles of a large picture that enters the network at its own size."""
-MIN_TILE = 64
-"""Smallest such side: a smaller tile shows too little of a thing."""
 OVERLAP = 0.25
 """Share of a tile's side that it has in common with the next."""
 CRF_SIDE = 1024
@@ -43,14 +41,6 @@ Network: TypeAlias = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ND
 """A tile uint8 [h, w, 3] to logits float32 [K, h', w'], where h' divides h and w' divides w, and tag scores [C]."""
 
 
-def check_limits(tile: int | None, max_pixels: int) -> None:
-    """Refuse a tile that is too small and a limit that lets nothing through."""
-    if tile is not None and tile < MIN_TILE:
-        raise ValueError(f"--tile must be at least {MIN_TILE} pixels, got {tile}; leave it out to use no tiles.")
-    if max_pixels < 1:
-        raise ValueError(f"--max-pixels must be at least 1, got {max_pixels}.")
-
-
 def tile_side(size: Size, tile: int | None, image_size: int | None) -> int | None:
     """Side of the tiles in pixels of a picture of `size`, or None where the picture passes the network as a whole.
 
@@ -63,6 +53,23 @@ def tile_side(size: Size, tile: int | None, image_size: int | None) -> int | Non
     if tile is None and image_size is None and is_large(size):
         tile = TILE
     return tile if tile is not None and max(size) > tile else None
+
+
+def network_size(size: Size, image_size: int | None, stride: int, scale: float = 1.0) -> Size:
+    """Size (h, w) at which a picture of `size` (H, W) enters the network.
+
+    Args:
+        size: Of the picture.
+        image_size: What the longer side becomes, times `scale`; None keeps it, times `scale`.
+        stride: Of the network; both sides are rounded to multiples of it, so that its map covers the picture exactly.
+        scale: Factor on the network's picture size.
+    """
+    return _rounded(size, scale * (max(size) if image_size is None else image_size) / max(size), stride)
+
+
+def _rounded(size: Size, factor: float, stride: int) -> Size:
+    h, w = (max(stride, round(side * factor / stride) * stride) for side in size)
+    return h, w
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +97,11 @@ class Grid:
             scale: Factor on the network's picture size.
         """
         factor = scale * (1.0 if image_size is None else image_size / side)
-        h, w = (max(stride, round(length * factor / stride) * stride) for length in size)
+        h, w = _rounded(size, factor, stride)
         length = max(2, math.ceil(side * factor / stride)) * stride
         overlap = max(1, round(length * OVERLAP / stride)) * stride
         tops, lefts = (_starts(n, length, length - overlap) for n in (h, w))
         return cls(size=(h, w), tile=(min(length, h), min(length, w)), overlap=overlap, tops=tops, lefts=lefts)
-
-    @classmethod
-    def whole(cls, size: Size) -> Grid:
-        """One tile: a picture that enters the network as a whole at `size`."""
-        return cls(size=size, tile=size, overlap=0, tops=(0,), lefts=(0,))
 
     def __len__(self) -> int:
         """Number of tiles."""
@@ -215,6 +217,8 @@ def whole(parts: Iterator[Part], size: Size) -> NDArray[np.float32]:
     """Probabilities float32 [K, H, W] that come in parts."""
     out: NDArray[np.float32] | None = None
     for rows, columns, probs in parts:
+        if probs.shape[1:] == size:
+            return probs
         if out is None:
             out = np.empty((probs.shape[0], *size), dtype=np.float32)
         out[:, rows, columns] = probs

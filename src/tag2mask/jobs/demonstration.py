@@ -18,8 +18,8 @@ from tag2mask.base.files import write_text
 from tag2mask.config import TrainConfig
 from tag2mask.data import PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.builtin.shapes import write_builtin
-from tag2mask.inference.first_step import picture_cams, tag_vector
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.first_step import tag_vector
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.outputs.render import SampleRow, sample_sheet
 from tag2mask.runs.folder import new_run_folder
 from tag2mask.scoring.evaluation import score_pictures
@@ -147,7 +147,7 @@ def held_out_sheet(segmenter: Segmenter, pictures: PictureSet, *, threshold: flo
     for picture in pictures.pictures[:most]:
         rgb = read_picture(picture.path)
         names = tuple(pictures.classes[i] for i in picture.tags)
-        cams, _ = picture_cams(segmenter, rgb, tag_vector(segmenter, names))
+        cams, _ = segmenter.network.cams(rgb, tag_vector(segmenter, names))
         cams = F.interpolate(cams.cpu(), rgb.shape[:2], mode="bilinear", align_corners=False)[0]
         value, winner = cams.max(0)
         rows.append(

@@ -6,19 +6,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tag2mask.base.files import check_folder, write_text
-from tag2mask.base.spelling import class_name
 from tag2mask.config import IGNORE, CRFParams
-from tag2mask.inference.first_step import picture_taught, tag_vector
+from tag2mask.config.inference import Inference
+from tag2mask.inference.first_step import likely_classes, maps_by_name, picture_taught, tag_vector
+from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.inference.sources import Source, as_rgb
-from tag2mask.inference.torch_backend import CRFChoice, Segmenter, need_network, resolve_crf
+from tag2mask.method import Taught
 from tag2mask.outputs import render
+
+Cells: TypeAlias = list[tuple[str, NDArray[np.uint8]]]
+"""Captions and pictures uint8 [H, W, 3] of a sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +40,9 @@ def explain(
     image: Source,
     out: str | Path,
     *,
-    tags: Sequence[str] | None = None,
-    crf: CRFChoice = True,
+    inference: Inference | None = None,
     device: str = "auto",
+    **options: Any,
 ) -> Explanation:
     """Show how the method labels one picture, and what the trained network predicts.
 
@@ -51,72 +54,80 @@ def explain(
         run: Run folder, .safetensors file or `Segmenter`.
         image: The picture.
         out: Folder for NAME.png (the sheet) and NAME.json.
-        tags: Classes known to be in the picture; may be empty.
-        crf: CRF of the last prediction (see `Segmenter.predict`); None leaves it out.
+        inference: How the network predicts; None is `Inference(crf=True)`. With a CRF the prediction is shown without
+            it too.
         device: Where the network runs.
+        options: Fields of `Inference` by name, such as `tags`, the classes known to be in the picture (may be empty).
 
     Raises:
         ValueError: an unknown tag or an unusable picture.
+        FileExistsError: the sheet would replace the picture.
     """
-    if isinstance(image, (str, Path)) and Path(image).resolve() == (Path(out) / f"{Path(image).stem}.png").resolve():
+    name = Path(image).stem if isinstance(image, (str, Path)) else "picture"
+    if isinstance(image, (str, Path)) and Path(image).resolve() == (Path(out) / f"{name}.png").resolve():
         raise FileExistsError(f"--out {out}: the sheet would replace the picture {image}. Choose another folder")
     need_network(run, "explain", "tag2mask predict MODEL PICTURE --out DIR shows the mask alone")
     check_folder(Path(out))
-    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
-    rgb, name = as_rgb(image), Path(image).stem if isinstance(image, (str, Path)) else "picture"
-    prediction = segmenter.predict(rgb, tags=tags)
-    known = None if tags is None else [class_name(name) for name in tags]
-    names = _classes(prediction.tag_scores) if known is None else [n for n in segmenter.classes if n in known]
+    inference = (inference or Inference(crf=True)).replace(**options)
+    segmenter = Segmenter.load(run, device=device)
+    rgb, classes = as_rgb(image, inference.max_pixels), segmenter.classes
+    prediction = segmenter.predict(rgb, inference, crf=None)
+    names = likely_classes(prediction.tag_scores)
+    if inference.tags is not None:
+        allowed = segmenter.allowed_labels([str(tag) for tag in inference.tags])
+        names = [name for name, known in zip(classes, allowed[1:], strict=True) if known]
     lesson = picture_taught(segmenter, rgb, tag_vector(segmenter, names))
-    rule, labels = lesson.rule, lesson.labels[0].cpu().numpy()
-    votes = lesson.votes_of(0)
-    assert votes is not None
-    low, high = (vote.cpu().numpy() for vote in votes)
-    picture = segmenter.resized(rgb).permute(1, 2, 0).cpu().numpy()
-    cells = [("picture", picture)]
-    cells += [(f"CAM of {n}", render.heat_map(picture, _map(segmenter, lesson.cams, n))) for n in names]
-    if lesson.teacher is not None:
-        caption = f"teacher's map of {{}} (share {lesson.teacher_share:g})"
-        cells += [(caption.format(n), render.heat_map(picture, _map(segmenter, lesson.teacher, n))) for n in names]
-    cells.append((f"CRF vote for objects (power {rule.foreground_power:g})", render.blend_labels(picture, low)))
-    if rule.votes == "two":
-        caption = f"CRF vote for background (power {rule.background_power:g})"
-        cells.append((caption, render.blend_labels(picture, high)))
-    cells += [
-        ("reliable labels (hatched: teaches nothing)", render.color_labels(labels)),
-        ("prediction", render.blend_labels(rgb, prediction.mask)),
-    ]
+    small = segmenter.resized(rgb).permute(1, 2, 0).cpu().numpy()
+    cells, labels = _lesson(lesson, small, names, classes)
+    cells.append(("prediction", render.blend_labels(rgb, prediction.mask)))
     steps: dict[str, Any] = {
         "picture": name,
         "size": list(rgb.shape[:2]),
-        "network_size": list(picture.shape[:2]),
+        "network_size": list(small.shape[:2]),
         "tag_scores": prediction.tag_scores,
         "classes": names,
-        "classes_from": "tag scores" if tags is None else "given tags",
-        "cam": {n: _numbers(_map(segmenter, lesson.cams, n)) for n in names},
-        "teacher": None if lesson.teacher is None else {n: _numbers(_map(segmenter, lesson.teacher, n)) for n in names},
+        "classes_from": "tag scores" if inference.tags is None else "given tags",
+        "cam": _numbers(maps_by_name(lesson.cams, names, classes)),
+        "teacher": None if lesson.teacher is None else _numbers(maps_by_name(lesson.teacher, names, classes)),
         "teacher_share": lesson.teacher_share,
-        "foreground_vote": shares(low, segmenter.classes),
-        "background_vote": shares(high, segmenter.classes),
-        "reliable_labels": shares(labels, segmenter.classes),
-        "prediction": shares(prediction.mask, segmenter.classes),
-        "rule": asdict(rule),
+        **{key: shares(each, classes) for key, each in labels.items()},
+        "prediction": shares(prediction.mask, classes),
+        "rule": asdict(lesson.rule),
     }
-    if (params := resolve_crf(crf)) is not None:
-        _add_refined(segmenter, rgb, tags, params, cells, steps)
-    return _write(Path(out), name, segmenter, cells, steps)
+    if isinstance(inference.crf, CRFParams):
+        refined = segmenter.predict(rgb, inference).mask
+        cells.append(("prediction with CRF", render.blend_labels(rgb, refined)))
+        steps["prediction_with_crf"] = shares(refined, classes) | {"crf": asdict(inference.crf)}
+    return _write(Path(out), name, classes, cells, steps)
 
 
-def _classes(scores: dict[str, float]) -> list[str]:
-    return [n for n, score in scores.items() if score > 0.5] or [max(scores, key=lambda n: scores[n])]
+def _lesson(
+    lesson: Taught, small: NDArray[np.uint8], names: Sequence[str], classes: Sequence[str]
+) -> tuple[Cells, dict[str, NDArray[Any]]]:
+    """What the network is taught of a picture [h, w, 3]: as cells of the sheet, and the labels of each step."""
+    cells: Cells = [("picture", small)]
+    for caption, maps in (
+        ("CAM of {}", lesson.cams),
+        (f"teacher's map of {{}} (share {lesson.teacher_share:g})", lesson.teacher),
+    ):
+        found = maps_by_name(maps, names, classes)
+        cells += [(caption.format(name), render.heat_map(small, each)) for name, each in found.items()]
+    votes, rule = lesson.votes_of(0), lesson.rule
+    assert votes is not None  # there is no true mask
+    low, high = (vote.cpu().numpy() for vote in votes)
+    cells.append((f"CRF vote for objects (power {rule.foreground_power:g})", render.blend_labels(small, low)))
+    if rule.votes == "two":
+        caption = f"CRF vote for background (power {rule.background_power:g})"
+        cells.append((caption, render.blend_labels(small, high)))
+    labels = lesson.labels[0].cpu().numpy()
+    cells.append(("reliable labels (hatched: teaches nothing)", render.color_labels(labels)))
+    return cells, {"foreground_vote": low, "background_vote": high, "reliable_labels": labels}
 
 
-def _map(segmenter: Segmenter, maps: Tensor, name: str) -> NDArray[np.float32]:
-    return np.asarray(maps[0, segmenter.classes.index(name)].cpu().numpy(), dtype=np.float32)
-
-
-def _numbers(values: NDArray[np.float32]) -> dict[str, float]:
-    return {"mean": float(values.mean()), "share_above_0.5": float((values > 0.5).mean())}
+def _numbers(maps: dict[str, NDArray[np.float32]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {"mean": float(each.mean()), "share_above_0.5": float((each > 0.5).mean())} for name, each in maps.items()
+    }
 
 
 def shares(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, float]:
@@ -126,26 +137,11 @@ def shares(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, float]:
     return {names[int(i)]: float(counts[i]) for i in np.flatnonzero(counts)}
 
 
-def _add_refined(
-    segmenter: Segmenter,
-    rgb: NDArray[np.uint8],
-    tags: Sequence[str] | None,
-    params: CRFParams,
-    cells: list[tuple[str, NDArray[np.uint8]]],
-    steps: dict[str, Any],
-) -> None:
-    refined = segmenter.predict(rgb, tags=tags, crf=params).mask
-    cells.append(("prediction with CRF", render.blend_labels(rgb, refined)))
-    steps["prediction_with_crf"] = shares(refined, segmenter.classes) | {"crf": asdict(params)}
-
-
-def _write(
-    out: Path, name: str, segmenter: Segmenter, cells: list[tuple[str, NDArray[np.uint8]]], steps: dict[str, Any]
-) -> Explanation:
+def _write(out: Path, name: str, classes: tuple[str, ...], cells: Cells, steps: dict[str, Any]) -> Explanation:
     title = f"{name}: " + ", ".join(f"{n} {score:.2f}" for n, score in steps["tag_scores"].items())
     maps = ("foreground_vote", "background_vote", "reliable_labels", "prediction", "prediction_with_crf")
-    used = [n for n in segmenter.classes if any(n in steps.get(key, ()) for key in maps)]
-    sheet = render.captioned_grid(cells, columns=4, title=title, labels=used, classes=segmenter.classes)
+    used = [n for n in classes if any(n in steps.get(key, ()) for key in maps)]
+    sheet = render.captioned_grid(cells, columns=4, title=title, labels=used, classes=classes)
     return Explanation(
         sheet=render.save_picture(out / f"{name}.png", sheet),
         json=write_text(out / f"{name}.json", json.dumps(steps, indent=2) + "\n"),

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from tag2mask.base.files import check_folder, write_text
 from tag2mask.config import IGNORE
 from tag2mask.config.formats import DataOptions
+from tag2mask.config.inference import Inference
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
 from tag2mask.data.findings import Finding, log_findings, named, some
 from tag2mask.data.masks.labels import PSEUDO_LABELS
 from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.inference.score_maps import probability_parts
-from tag2mask.inference.torch_backend import CRFChoice, Segmenter, need_network, resolve_crf
+from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.outputs import render
 from tag2mask.runs.learned import NEARLY_ALL
 from tag2mask.scoring.report import Progress, tracked
@@ -40,7 +41,7 @@ class PseudoLabelSummary:
     ignored_share: float
     """Share of all pixels that are 255 for lack of confidence, in 0..1."""
     errors: dict[str, str]
-    """Message per picture that could not be done."""
+    """Message per picture that failed."""
     background_only: int = 0
     """Masks of tagged pictures that show no object."""
     findings: tuple[Finding, ...] = ()
@@ -58,14 +59,12 @@ def pseudo_label(
     data: str | Path,
     out: str | Path,
     split: str | None = None,
-    crf: CRFChoice = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
     min_confidence: float = 0.0,
+    inference: Inference | None = None,
     device: str = "auto",
     progress: Progress | None = None,
     data_options: DataOptions | None = None,
-    **fields: Any,
+    **options: Any,
 ) -> PseudoLabelSummary:
     """Write OUT/NAME.png for every picture: labels 0..C of the data's class list, only those of the picture's tags.
 
@@ -74,15 +73,13 @@ def pseudo_label(
         data: Data set with tags.
         out: Folder of the masks; classes.txt in it names the labels, `pseudo_labels.json` says how they were made.
         split: Name of a split or a file with one picture per line; None is the split to train on.
-        crf: Refine the probabilities (see `Segmenter.predict`).
-        scales: Factors on the network's picture size.
-        flip: Average with the mirrored picture.
         min_confidence: Pixels to whose label the network gives a lower probability become 255; 0 keeps all. With a CRF
             this is still the probability before it: those after it lie near 1 almost everywhere, right or wrong.
+        inference: How the network predicts, but for the tags, which are the picture's.
         device: Where the network runs.
         progress: Called with (done, all).
         data_options: How `data` is read where looking is not enough; said in `pseudo_labels.json`.
-        fields: Fields of `data_options` by name, as `data_format`.
+        options: Fields of `inference` and of `data_options` by name, as `crf` and `data_format`.
 
     Raises:
         ValueError: tags that the run does not know, two pictures whose names some systems take for one, or masks of the
@@ -91,41 +88,31 @@ def pseudo_label(
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"--min-confidence must lie in [0, 1], got {min_confidence}.")
     need_network(run, "pseudo-label", "tag2mask predict MODEL PICTURES --tags FILE --out DIR knows the tags as well")
-    out, params = Path(out), resolve_crf(crf)
+    out = Path(out)
     check_folder(out)
-    reading = DataOptions.merged(data_options, fields)
+    of_inference = {each.name for each in fields(Inference)} - {"tags"}
+    changes = {name: options.pop(name) for name in of_inference & options.keys()}
+    inference = (inference or Inference()).replace(**changes)
+    reading = DataOptions.merged(data_options, options)
     pictures = open_data(data, split=split, options=reading)
     log_findings(pictures.findings, log)
     places = _places(pictures, out)
-    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    segmenter = Segmenter.load(run, device=device)
     findings = (*pictures.findings, *segmenter.findings)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
-    to_data = np.zeros(256, dtype=np.uint8)
-    to_data[IGNORE] = IGNORE
-    for i, name in enumerate(pictures.classes):
-        to_data[segmenter.classes.index(name) + 1] = i + 1
     ignored, total, errors, empty, tagged = 0, 0, {}, [], 0
     for picture, place in tracked(list(zip(pictures.pictures, places, strict=True)), progress):
         try:
-            rgb = read_picture(picture.path)
+            rgb = read_picture(picture.path, inference.max_pixels)
         except (PictureError, OSError) as error:
             errors[str(picture.path)] = str(error)
             continue
-        allowed = segmenter.allowed_labels([pictures.classes[i] for i in picture.tags])
-        maps, _ = segmenter.score_maps([rgb], scales=scales, flip=flip, allowed=[allowed])[0]
-        labels = np.empty(maps.size, dtype=np.uint8)
-        for rows, columns, probs in probability_parts(rgb, maps, params):
-            refined = torch.from_numpy(probs)
-            best = refined.argmax(0)
-            part = to_data[best.numpy()]
-            if min_confidence > 0:
-                own = refined if params is None else maps.probs(rows, columns)
-                part[own.gather(0, best[None])[0].numpy() < min_confidence] = IGNORE
-            labels[rows, columns] = part
+        tags = [pictures.classes[i] for i in picture.tags]
+        labels = _labels(segmenter, rgb, tags, inference, pictures.classes, min_confidence)
         render.save_mask(place, labels)
-        tagged += bool(picture.tags)
-        if picture.tags and not ((labels > 0) & (labels != IGNORE)).any():
+        tagged += bool(tags)
+        if tags and not ((labels > 0) & (labels != IGNORE)).any():
             empty.append(picture.name)
         ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
     if empty:
@@ -140,6 +127,43 @@ def pseudo_label(
         background_only=len(empty),
         findings=findings,
     )
+    _write_settings(summary, pictures, reading, inference, min_confidence, segmenter.selection)
+    return summary
+
+
+def _labels(
+    segmenter: Segmenter,
+    rgb: NDArray[np.uint8],
+    tags: Sequence[str],
+    inference: Inference,
+    classes: Sequence[str],
+    min_confidence: float,
+) -> NDArray[np.uint8]:
+    """The mask of a picture [H, W, 3], in labels of the data's classes."""
+    to_data = np.zeros(len(segmenter.classes) + 1, dtype=np.uint8)
+    for label, name in enumerate(classes, start=1):
+        to_data[segmenter.classes.index(name) + 1] = label
+    maps, _ = segmenter.score_maps([rgb], inference, allowed=[segmenter.allowed_labels(tags)])[0]
+    labels = np.empty(maps.size, dtype=np.uint8)
+    for rows, columns, probs in probability_parts(rgb, maps, inference.crf):
+        best = probs.argmax(0)
+        part = to_data[best]
+        if min_confidence > 0:
+            own = probs if inference.crf is None else maps.probs(rows, columns)
+            part[np.take_along_axis(own, best[None], 0)[0] < min_confidence] = IGNORE
+        labels[rows, columns] = part
+    return labels
+
+
+def _write_settings(
+    summary: PseudoLabelSummary,
+    pictures: PictureSet,
+    reading: DataOptions,
+    inference: Inference,
+    min_confidence: float,
+    selection: str,
+) -> None:
+    """Write classes.txt, and how the masks were made."""
     settings = {
         "data": str(pictures.root),
         "split": pictures.split,
@@ -147,18 +171,17 @@ def pseudo_label(
         "label_prior": "tags of the picture",
         "tags_from": reading.tags_from,
         "reading": reading.asked(),
-        "crf": None if params is None else asdict(params),
-        "scales": list(scales),
-        "flip": flip,
+        "crf": asdict(inference)["crf"],
+        "scales": list(inference.scales),
+        "flip": inference.flip,
         "min_confidence": min_confidence,
         "num_images": summary.num_images,
         "ignored_share": summary.ignored_share,
         "background_only": summary.background_only,
-        "model_selection": segmenter.selection,
+        "model_selection": selection,
     }
-    write_text(out / PSEUDO_LABELS, json.dumps(settings, indent=2) + "\n")
-    write_text(out / "classes.txt", "".join(f"{name}\n" for name in pictures.classes))
-    return summary
+    write_text(summary.out / PSEUDO_LABELS, json.dumps(settings, indent=2) + "\n")
+    write_text(summary.out / "classes.txt", "".join(f"{name}\n" for name in pictures.classes))
 
 
 def _without_objects(names: Sequence[str], tagged: int) -> Finding:

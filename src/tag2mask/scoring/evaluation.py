@@ -25,8 +25,8 @@ from tag2mask.config.inference import Inference
 from tag2mask.data import Picture, PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.findings import log_findings
 from tag2mask.data.masks.survey import with_measuring_masks
+from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.inference.tiles import TILE
-from tag2mask.inference.torch_backend import Segmenter, need_network
 from tag2mask.scoring.label_quality import THRESHOLDS, cam_curves, score_reliable_labels
 from tag2mask.scoring.masks import score_masks
 from tag2mask.scoring.report import (
@@ -223,14 +223,7 @@ def score_pictures(
 
     for picture, (rgb, truth) in readable(chosen, read, broken=broken, progress=progress, team=team):
         names = [pictures.classes[i] for i in picture.tags if pictures.classes[i] in segmenter.classes]
-        predicted = segmenter.predict(
-            rgb,
-            crf=inference.crf,
-            scales=inference.scales,
-            flip=inference.flip,
-            tile=inference.tile,
-            tags=names if true_tags else None,
-        )
+        predicted = segmenter.predict(rgb, inference, tags=names if true_tags else None)
         own = counter.update(predicted.mask, truth)
         if each is not None:
             each(picture, own)

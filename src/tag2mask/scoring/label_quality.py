@@ -15,8 +15,8 @@ from torch import Tensor
 from tag2mask.config import IGNORE
 from tag2mask.data import PictureSet
 from tag2mask.data.storage.pictures import read_mask, read_picture
-from tag2mask.inference.first_step import TAG_SCORE, picture_cams, picture_taught, predicted_tags, tag_vector
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.first_step import TAG_SCORE, picture_taught, predicted_tags, tag_vector
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.scoring.report import (
     CamCurve,
     LabelQuality,
@@ -160,7 +160,7 @@ def cam_curves(
             names = [pictures.classes[i] for i in picture.tags]
             present = tag_vector(segmenter, names) if source == "true" else predicted_tags(segmenter, rgb)
             for each in dict.fromkeys(chosen_scales):
-                cams, _ = picture_cams(segmenter, rgb, present, each)
+                cams, _ = segmenter.network.cams(rgb, present, each)
                 cams = F.interpolate(cams.cpu(), truth.shape, mode="bilinear", align_corners=False)
                 sweeps[source, each].update(cams[0], truth)
     curves = []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tag2mask.base.team import ALONE, Team
 from tag2mask.data import PictureSet, read_picture
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.scoring.report import Progress, readable
 
 

@@ -16,7 +16,7 @@ from tag2mask.inference.tiles import tile_side
 from tag2mask.runs.learned import Learned
 
 if TYPE_CHECKING:
-    from tag2mask.inference.torch_backend import Segmenter
+    from tag2mask.inference.segmenter import Segmenter
 
 _MOST = 64
 """Pictures that are looked at."""
@@ -42,7 +42,7 @@ def look_at(segmenter: Segmenter, pictures: PictureSet, *, masks: bool = True) -
             continue
         names = [pictures.classes[i] for i in picture.tags]
         maps, score = segmenter.score_maps([rgb], allowed=[segmenter.allowed_labels(names)])[0]
-        scores.append(score.numpy())
+        scores.append(score)
         tags.append([name in names for name in segmenter.classes])
         if names and masks:
             background.append(not maps.shows_objects())
@@ -59,9 +59,9 @@ def look_at(segmenter: Segmenter, pictures: PictureSet, *, masks: bool = True) -
 
 
 def _empty_cams(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> list[bool]:
-    from tag2mask.inference.first_step import picture_cams, tag_vector
+    from tag2mask.inference.first_step import tag_vector
 
-    cams, _ = picture_cams(segmenter, rgb, tag_vector(segmenter, names), (1.0,))
+    cams, _ = segmenter.network.cams(rgb, tag_vector(segmenter, names), (1.0,))
     # a map is divided by its maximum: its peak is 1 or, where it is empty, 0 or NaN
     return [not float(cams[0, segmenter.classes.index(name)].max()) >= 0.5 for name in names]
 

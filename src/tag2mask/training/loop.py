@@ -30,7 +30,7 @@ from tag2mask.config import RunConfig
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
 from tag2mask.data.training.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.method import Moment
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.checkpoints import load_model, save_model, save_state

@@ -21,7 +21,7 @@ from tag2mask.config import RunConfig, TrainConfig
 from tag2mask.config.formats import DataOptions
 from tag2mask.data import PictureSet, SplitError, open_data, read_mask, read_picture
 from tag2mask.data.masks.survey import with_measuring_masks
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.method import Moment, taught
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network

@@ -18,9 +18,9 @@ from PIL import Image
 from tag2mask import outputs
 from tag2mask.base.spelling import existing
 from tag2mask.data.storage.tables import safe_name
-from tag2mask.inference.segmenter import Prediction, Segmenter
+from tag2mask.inference.prediction import Prediction
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.sources import as_rgb
-from tag2mask.jobs.predicting.ranking import TAG_SCORE
 from tag2mask.outputs import render
 
 _log = logging.getLogger("tag2mask")
@@ -68,29 +68,26 @@ def look(segmenter: Segmenter, picture: str | Path, *, crf: bool = False, tags: 
         ValueError: the file is no picture.
     """
     rgb = as_rgb(picture)
-    prediction = segmenter.predict(rgb, crf=crf or None, tags=list(tags) or None)
-    names = list(tags) or [name for name, score in prediction.tag_scores.items() if score > TAG_SCORE]
-    names = names or [max(prediction.tag_scores, key=lambda name: prediction.tag_scores[name])]
-    return Look(prediction, prediction.overlay(), _steps(segmenter, rgb, names), prediction.tag_scores)
+    prediction = segmenter.predict(rgb, crf=crf, tags=list(tags) or None)
+    return Look(prediction, prediction.overlay(), _steps(segmenter, rgb, prediction, tags), prediction.tag_scores)
 
 
-def _steps(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> list[tuple[Image.Image, str]]:
-    if segmenter.class_activation_maps(rgb, names) is None:
+def _steps(
+    segmenter: Segmenter, rgb: NDArray[np.uint8], prediction: Prediction, tags: Sequence[str]
+) -> list[tuple[Image.Image, str]]:
+    if not segmenter.has_maps(rgb):
         return []
-    from tag2mask.inference.first_step import picture_taught, tag_vector
-    from tag2mask.inference.torch_backend import Segmenter as TorchSegmenter
+    from tag2mask.inference.first_step import likely_classes, maps_by_name, picture_taught, tag_vector
 
-    assert isinstance(segmenter, TorchSegmenter)
+    names = list(tags) or likely_classes(prediction.tag_scores)
     lesson = picture_taught(segmenter, rgb, tag_vector(segmenter, names))
     height, width = lesson.labels.shape[1:]
     small = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
-    steps = []
-    for caption, maps in (("CAM", lesson.cams), ("teacher", lesson.teacher)):
-        if maps is None:
-            continue
-        for name in names:
-            one = maps[0, segmenter.classes.index(name)].cpu().numpy()
-            steps.append((Image.fromarray(render.heat_map(small, one)), f"{caption}: {name}"))
+    steps = [
+        (Image.fromarray(render.heat_map(small, each)), f"{caption}: {name}")
+        for caption, maps in (("CAM", lesson.cams), ("teacher", lesson.teacher))
+        for name, each in maps_by_name(maps, names, segmenter.classes).items()
+    ]
     labels = Image.fromarray(render.color_labels(lesson.labels[0].cpu().numpy()))
     return [*steps, (labels, "reliable labels (hatched: none)")]
 

@@ -58,7 +58,7 @@ def build_page(
         ranked: Pictures to look at first.
         uploads: Folder of the pictures that were dropped; only these and `ranked` are ever read.
     """
-    classes, places = list(segmenter.classes), {each.title: each.path for each in ranked}
+    places = {each.title: each.path for each in ranked}
 
     def show(path: str | None, crf: bool, tags: list[str]) -> tuple[Any, ...]:
         if not path:
@@ -91,57 +91,52 @@ def build_page(
         gr.Markdown("# tag2mask\nWhat is in a picture, and where. Everything stays on this machine.")
         current = gr.State(None)
         with gr.Row(elem_id="body"):
-            with gr.Column(scale=1, min_width=280, elem_id="controls"):
-                files = gr.File(
-                    label="Pictures: drop or choose",
-                    file_count="multiple",
-                    file_types=sorted(PICTURE_SUFFIXES),
-                    type="filepath",
-                    height=150,
-                    elem_id="files",
-                )
-                choice = gr.Radio(label="Picture", choices=[], visible=False, elem_id="picture-choice")
-                first = gr.Dropdown(
-                    label="Look at these first",
-                    choices=list(places),
-                    value=None,
-                    visible=bool(ranked),
-                    elem_id="ranked-choice",
-                )
-                crf = gr.Checkbox(label="Refine the outline (dense CRF)", value=False, elem_id="crf")
-                tags = gr.CheckboxGroup(
-                    label="Classes known to be in it (none: all are open)", choices=classes, elem_id="tags"
-                )
-                scores = gr.Label(label="Tag scores", num_top_classes=min(8, len(classes)), elem_id="scores")
-            with gr.Column(scale=2, min_width=280, elem_id="results"):
-                overlay = gr.Image(
-                    label="Mask", type="pil", interactive=False, buttons=["fullscreen"], elem_id="overlay", format="png"
-                )
-                with gr.Row():
-                    mask_file, coco_file, overlay_file = (
-                        gr.DownloadButton(label, size="sm", elem_id=name, interactive=False)
-                        for label, name in (
-                            ("Save mask (PNG)", "save-mask"),
-                            ("Save COCO (JSON)", "save-coco"),
-                            ("Save picture", "save-overlay"),
-                        )
-                    )
-                steps = gr.Gallery(
-                    label="How the method sees it", columns=2, height=None, object_fit="contain", elem_id="steps",
-                    buttons=["fullscreen"],
-                )  # fmt: skip
+            files, choice, first, crf, tags, scores = _controls(segmenter.classes, list(places))
+            overlay, mask_file, coco_file, overlay_file, steps = _results()
         shown = [overlay, steps, scores, mask_file, coco_file, overlay_file]
         # only what a person does, so that one list can be cleared when the other is used
         files.change(choose, files, [choice, first, current], api_visibility="private")
         choice.input(lambda path: (None, path), choice, [first, current], api_visibility="private")
         first.input(rank, first, [choice, current], api_visibility="private")
+        once: Any = {"api_visibility": "private", "concurrency_limit": 1, "show_progress": "minimal"}
         for control in (current, crf, tags):
-            control.change(
-                show,
-                [current, crf, tags],
-                shown,
-                api_visibility="private",
-                concurrency_limit=1,
-                show_progress="minimal",
-            )
+            control.change(show, [current, crf, tags], shown, **once)
     return page
+
+
+def _controls(classes: Sequence[str], ranked: list[str]) -> tuple[Any, ...]:
+    """The left column: files, two lists of pictures, CRF, tags, tag scores."""
+    with gr.Column(scale=1, min_width=280, elem_id="controls"):
+        return (
+            gr.File(
+                label="Pictures: drop or choose",
+                file_count="multiple",
+                file_types=sorted(PICTURE_SUFFIXES),
+                type="filepath",
+                height=150,
+                elem_id="files",
+            ),
+            gr.Radio(label="Picture", choices=[], visible=False, elem_id="picture-choice"),
+            gr.Dropdown(
+                label="Look at these first", choices=ranked, value=None, visible=bool(ranked), elem_id="ranked-choice"
+            ),
+            gr.Checkbox(label="Refine the outline (dense CRF)", value=False, elem_id="crf"),
+            gr.CheckboxGroup(
+                label="Classes known to be in it (none: all are open)", choices=list(classes), elem_id="tags"
+            ),
+            gr.Label(label="Tag scores", num_top_classes=min(8, len(classes)), elem_id="scores"),
+        )
+
+
+def _results() -> tuple[Any, ...]:
+    """The right column: mask, three files to save, the steps to it."""
+    files = (("Save mask (PNG)", "save-mask"), ("Save COCO (JSON)", "save-coco"), ("Save picture", "save-overlay"))
+    full: Any = ["fullscreen"]
+    with gr.Column(scale=2, min_width=280, elem_id="results"):
+        overlay = gr.Image(label="Mask", type="pil", interactive=False, buttons=full, elem_id="overlay", format="png")
+        with gr.Row():
+            buttons = [gr.DownloadButton(label, size="sm", elem_id=name, interactive=False) for label, name in files]
+        steps = gr.Gallery(
+            label="How the method sees it", columns=2, height=None, object_fit="contain", elem_id="steps", buttons=full
+        )
+    return overlay, *buttons, steps

@@ -84,7 +84,7 @@ def serving(
     if (ranked is None) != (pictures is None):
         raise ValueError("--ranked DIR and --pictures DIR belong together: the list, and the folder of its pictures")
     order = [] if ranked is None or pictures is None else ranked_list(Path(ranked), Path(pictures))
-    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    segmenter = Segmenter.load(run, device=device)
     listener = _listener(port)
     with listener, tempfile.TemporaryDirectory(prefix="tag2mask-ui-") as folder:
         # read when gradio is imported

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tag2mask.data import open_data, read_picture
 from tag2mask.data.builtin.shapes import BUILTIN_CLASSES, render_scene
-from tag2mask.inference.torch_backend import Segmenter
+from tag2mask.inference.segmenter import Segmenter
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]]]
 """Pictures uint8 [B, H, W, 3] to masks uint8 [B, H, W] and probabilities float32 [B, K, H, W]."""

@@ -23,9 +23,9 @@ from torch.export import Dim, ExportedProgram
 
 from tag2mask import __version__
 from tag2mask.base.files import check_file, check_new_folder, write_atomically
-from tag2mask.inference.hub import named_selection
+from tag2mask.inference.hub import first_line, named_selection
 from tag2mask.inference.onnx_backend import session_options
-from tag2mask.inference.torch_backend import Segmenter, need_network
+from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.jobs.exporting.deployed import OUTPUTS, Deployed
 from tag2mask.jobs.exporting.parity import Parity, Predict, compare, comparison_pictures
 from tag2mask.runs.checkpoints import load_model
@@ -87,10 +87,10 @@ def export(
     need_network(run, "export", "it is exported already, and its kind cannot be changed")
     folder = _folder_of(run)
     path = _new_place(format, out, folder)
-    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device="cpu")
-    reference = Segmenter(
-        _on_cpu(segmenter), segmenter.config, selection=segmenter.selection, findings=segmenter.findings
-    )
+    segmenter = Segmenter.load(run, device="cpu")
+    # a copy that an export may take apart
+    model = copy.deepcopy(segmenter.model).cpu().requires_grad_(False).eval()
+    reference = Segmenter(model, segmenter.config, selection=segmenter.selection, findings=segmenter.findings)
     pictures, origin = comparison_pictures(data, split, limit)
     _log.info("writing %s", path)
     if format == "hub":
@@ -105,8 +105,8 @@ def export(
         predict = _by_onnxruntime(path)
     parity = compare(reference, predict, pictures, origin=origin, progress=progress)
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    size, seconds = sum(p.stat().st_size for p in files), time.monotonic() - began
-    return ExportSummary(format=format, out=path, size_bytes=size, seconds=seconds, parity=parity)
+    size = sum(p.stat().st_size for p in files)
+    return ExportSummary(format=format, out=path, size_bytes=size, seconds=time.monotonic() - began, parity=parity)
 
 
 def _folder_of(run: str | Path | Segmenter) -> Path | None:
@@ -130,11 +130,6 @@ def _new_place(format: ExportFormat, out: str | Path | None, folder: Path | None
     else:
         check_new_folder(path)
     return path
-
-
-def _on_cpu(segmenter: Segmenter) -> Any:
-    """A copy of the network that an export may take apart: on the CPU, without gradients, in evaluation mode."""
-    return copy.deepcopy(segmenter.model).cpu().requires_grad_(False).eval()
 
 
 def _evaluation(path: str | Path | None, folder: Path | None) -> Mapping[str, Any] | None:
@@ -168,14 +163,9 @@ def export_program(segmenter: Segmenter, *, with_options: bool) -> ExportedProgr
     if with_options:
         sample = (*sample, torch.tensor(1.0, dtype=torch.float64), torch.tensor([60, 80]))
         shapes |= {"scale": {}, "size": {}}
-    with _quiet(), _padding_in_whole_numbers():
-        try:
-            program = torch.export.export(deployed, sample, dynamic_shapes=shapes)
-        except Exception as error:  # torch.export has many kinds
-            raise ValueError(
-                f"This network (backbone {segmenter.config.backbone}) cannot be exported for pictures of any size: "
-                f"{_first_line(error)}. Use the run itself, or another backbone."
-            ) from error
+    failed = f"This network (backbone {segmenter.config.backbone}) cannot be exported for pictures of any size"
+    with _exporter(failed, "Use the run itself"), _padding_in_whole_numbers():
+        program = torch.export.export(deployed, sample, dynamic_shapes=shapes)
     for node in program.graph.nodes:  # traces name the files of this machine
         node.meta.pop("stack_trace", None)
     return program
@@ -223,22 +213,17 @@ def export_onnx(segmenter: Segmenter, path: Path) -> Path:
     except ImportError as error:
         raise ValueError(f"ONNX export needs onnx and onnxscript ({error}); pip install 'tag2mask[onnx]'") from error
     program = export_program(segmenter, with_options=True)
-    with _quiet():
-        try:
-            model: Any = torch.onnx.export(
-                program,
-                dynamo=True,
-                external_data=False,
-                input_names=["rgb", "scale", "size"],
-                output_names=list(OUTPUTS),
-                opset_version=OPSET,
-                verbose=False,
-            )
-        except Exception as error:  # torch.onnx has many kinds
-            raise ValueError(
-                f"This network (backbone {segmenter.config.backbone}) cannot be written as ONNX: {_first_line(error)}. "
-                "Use --format torch, or another backbone."
-            ) from error
+    failed = f"This network (backbone {segmenter.config.backbone}) cannot be written as ONNX"
+    with _exporter(failed, "Use --format torch"):
+        model: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            external_data=False,
+            input_names=["rgb", "scale", "size"],
+            output_names=list(OUTPUTS),
+            opset_version=OPSET,
+            verbose=False,
+        )
     proto = model.model_proto
     _correct(proto)
     defaults = (
@@ -279,26 +264,29 @@ def metadata(segmenter: Segmenter) -> dict[str, str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings, log lines and prints of the exporters, which show whole graphs; what goes wrong is raised."""
+def _exporter(failed: str, cure: str) -> Iterator[None]:
+    """No warnings, log lines and prints of an exporter, which show whole graphs.
+
+    Raises:
+        ValueError: it fails; with what went wrong at the bottom of the chain of errors.
+    """
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
+    except Exception as error:  # exporters have many kinds
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        raise ValueError(f"{failed}: {first_line(root)}. {cure}, or another backbone.") from error
     finally:
         logging.disable(disabled)
 
 
-def _first_line(error: BaseException) -> str:
-    """What went wrong at the bottom of a chain of errors, as one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def _by_onnxruntime(path: Path) -> Predict:
+    """By the program alone, as other tools run it."""
     try:
         runtime: Any = importlib.import_module("onnxruntime")
     except ImportError as error:
@@ -306,12 +294,7 @@ def _by_onnxruntime(path: Path) -> Predict:
             f"{path} is written, but comparing it needs onnxruntime: pip install 'tag2mask[onnx]'"
         ) from error
     session = runtime.InferenceSession(path, session_options(runtime), providers=["CPUExecutionProvider"])
-
-    def predict(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        mask, probs = session.run(["mask", "probs"], {"rgb": rgb})
-        return mask, probs
-
-    return predict
+    return lambda rgb: tuple(session.run(["mask", "probs"], {"rgb": rgb}))
 
 
 def _by_program(path: Path) -> Predict:

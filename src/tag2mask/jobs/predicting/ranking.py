@@ -13,7 +13,7 @@ from PIL import Image
 
 from tag2mask.base.arrays import label_counts
 from tag2mask.base.files import whole_file
-from tag2mask.inference.segmenter import Prediction
+from tag2mask.inference.prediction import Prediction
 
 SEEN_SHARE = 0.005
 """A class is in a mask when it covers this share of the pixels."""

@@ -21,15 +21,16 @@ from tag2mask.base.memory import ran_out
 from tag2mask.base.share import Share
 from tag2mask.config import MAX_PIXELS
 from tag2mask.config.formats import OUTPUT_FORMATS, OutputFormat
+from tag2mask.config.inference import CRFChoice, Inference, resolve_crf
 from tag2mask.data.dataset import DataError
 from tag2mask.data.findings import Finding, about, are, log_findings, named, some
 from tag2mask.data.storage.pictures import PictureTooLarge, opened
 from tag2mask.data.storage.result_names import check_lengths
 from tag2mask.data.storage.searching import is_predicted
 from tag2mask.data.storage.tables import TagRow, class_indices, read_tag_table
-from tag2mask.inference.segmenter import CRFChoice, Prediction, Segmenter, check_scales, resolve_crf
+from tag2mask.inference.prediction import Prediction
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.sources import NamedPicture, called, only_listed, search
-from tag2mask.inference.tiles import check_limits
 from tag2mask.jobs.predicting import ranking
 from tag2mask.jobs.predicting.manifest import Gathered, Manifest, file_digest, fingerprint
 from tag2mask.jobs.predicting.rank_page import write_page
@@ -133,8 +134,8 @@ def predict(
     everywhere, findings = search(sources)
     pictures = everywhere if list_file is None else only_listed(everywhere, Path(list_file))
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
-    check_limits(tile, max_pixels)
-    check_scales(scales)  # this and a misspelled class are found before any work
+    # this and a misspelled class are found before any work
+    inference = Inference(crf=crf, scales=scales, flip=flip, tile=tile, max_pixels=max_pixels)
     known: dict[str, TagRow] = {}
     if tags is not None:
         known, told = _known_tags(Path(tags), segmenter.classes, everywhere, pictures)
@@ -172,15 +173,7 @@ def predict(
                 try:
                     row = known.get(picture.file_name)
                     present = None if row is None else row.tags
-                    result = segmenter.predict(
-                        picture.path,
-                        crf=crf,
-                        scales=scales,
-                        flip=flip,
-                        tags=present,
-                        tile=tile,
-                        max_pixels=max_pixels,
-                    )
+                    result = segmenter.predict(picture.path, inference, tags=present)
                     _write_prediction(result, picture.name, out, formats)
                     if gathered and "png" not in formats:
                         render.save_mask(masks / f"{picture.name}.png", result.mask)
