@@ -32,6 +32,7 @@ from tag2mask.inference.sources import NamedPicture, called, only_listed, search
 from tag2mask.inference.tiles import check_limits
 from tag2mask.jobs.predicting import ranking
 from tag2mask.jobs.predicting.manifest import Gathered, Manifest, file_digest, fingerprint
+from tag2mask.jobs.predicting.rank_page import write_page
 from tag2mask.jobs.predicting.ranking import review
 from tag2mask.outputs import render, voc_archive
 
@@ -422,7 +423,7 @@ def _gather(
     if order:
         order = ranking.ranked(order)
         ranking.write_table(out / "rank.csv", order)
-        ranking.write_page(out / "rank.html", order, classes)
+        write_page(out / "rank.html", order, classes)
     if not rows:
         (out / "scores.csv").unlink()
     if competition is not None and not failed:
