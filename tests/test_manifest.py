@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tag2mask import cli
-from tag2mask.jobs.predicting.manifest import Manifest, Share, fingerprint
+from tag2mask.jobs.predicting.manifest import Manifest, Share, settings_digest
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.runs.folder import save_model
 
@@ -176,7 +176,7 @@ def test_a_second_process_of_the_same_share_is_refused(model, pictures, tmp_path
 
 
 def test_what_another_process_is_writing_is_not_cleared_away(model, pictures, tmp_path):
-    settings = fingerprint({"another": "call"})
+    settings = settings_digest({"another": "call"})
     with Manifest(tmp_path, settings, Share(index=1, count=2)) as other:
         other.add("one", {"cat": 0.5})
         predict(model, pictures, tmp_path, device="cpu")
@@ -225,7 +225,7 @@ def test_a_strange_environment_is_refused(monkeypatch, rank, world):
 
 
 def test_a_cut_line_is_done_again(tmp_path):
-    settings = fingerprint({"a": 1})
+    settings = settings_digest({"a": 1})
     with Manifest(tmp_path, settings, Share()) as manifest:
         manifest.add("one", {"cat": 0.5})
         manifest.add("two", {"cat": 0.25})
@@ -237,7 +237,7 @@ def test_a_cut_line_is_done_again(tmp_path):
         manifest.add("two", {"cat": 0.75})
         gathered = manifest.finished(["one", "two"])
     assert [line.scores["cat"] for _, line in gathered.lines(["one", "two"])] == [0.5, 0.75]
-    with Manifest(tmp_path, fingerprint({"a": 2}), Share()) as manifest:
+    with Manifest(tmp_path, settings_digest({"a": 2}), Share()) as manifest:
         assert not manifest.goes_on
 
 

@@ -99,7 +99,7 @@ def test_pictures_of_two_folders_have_one_name_in_every_file(segmenter, tmp_path
     tasks = json.loads((out / "label-studio.json").read_text())
     assert [task["data"]["image"].split("?d=")[1] for task in tasks] == files
     # and back: the folder that holds both finds every picture again
-    again = convert_masks(out, to="coco", out=tmp_path / "c.json", images=tmp_path)
+    again = convert_masks(out, format="coco", out=tmp_path / "c.json", images=tmp_path)
     assert not [each for each in again.findings if each.severity != "note"]
     back = COCO(tmp_path / "c.json")
     assert sorted(image["file_name"] for image in back.imgs.values()) == files
@@ -111,7 +111,7 @@ def test_names_of_several_folders_stay_short_where_they_differ(segmenter, tmp_pa
     out = tmp_path / "out"
     predict(segmenter, [tmp_path / "siteA", tmp_path / "siteB"], out, formats=("png", "coco"))
     assert column(out / "scores.csv", "file_name") == ["001.jpg", "002.jpg"]
-    convert_masks(out, to="coco", out=tmp_path / "c.json", images=tmp_path)
+    convert_masks(out, format="coco", out=tmp_path / "c.json", images=tmp_path)
     images = json.loads((tmp_path / "c.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["siteA/001.jpg", "siteB/002.jpg"]
 
@@ -152,7 +152,7 @@ def test_letter_case_and_forms_of_accents_never_share_a_mask(segmenter, tmp_path
     predict(segmenter, folder, tmp_path / "out", formats=("png", "coco"))
     masks = [path.name for path in (tmp_path / "out/masks").iterdir()]
     assert len({name_key(name) for name in masks}) == 4
-    made = convert_masks(tmp_path / "out", to="coco", out=tmp_path / "c.json", images=folder)
+    made = convert_masks(tmp_path / "out", format="coco", out=tmp_path / "c.json", images=folder)
     assert made.num_images == 4
     images = {image["file_name"] for image in json.loads((tmp_path / "c.json").read_text())["images"]}
     assert images == {"a.jpg", "A.jpg", NFC, NFD}
@@ -226,7 +226,7 @@ def test_names_are_compared_in_one_form_of_accents(tmp_path):
     picture(tmp_path / "in" / NFD)
     found = find_pictures([tmp_path / "in"])
     assert called({NFC: "t"}, found) == {NFC: found[0]}
-    assert only_listed(found, written(tmp_path / "l.txt", NFC[:-4])) == found
+    assert only_listed(found, written(tmp_path / "l.txt", NFC[:-4])).pictures == found
 
 
 def test_a_table_tags_the_pictures_that_it_names_and_the_rest_is_counted(segmenter, tmp_path, capsys, monkeypatch):
@@ -269,7 +269,7 @@ def test_a_table_that_fits_nothing_or_too_much_is_refused_before_any_work(row, w
 )
 def test_a_list_names_pictures_with_blanks_and_any_suffix(lines, names, tmp_path):
     found = find_pictures([pictures(tmp_path / "in", *TREE)])
-    assert [each.file_name for each in only_listed(found, written(tmp_path / "l.txt", lines))] == names
+    assert [each.file_name for each in only_listed(found, written(tmp_path / "l.txt", lines)).pictures] == names
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_files_passed_over_are_counted_by_suffix(segmenter, tmp_path, capsys, mo
         assert (finding["code"], finding["count"]) == ("passed_over", 3)
         assert ".xcf 2, .raw 1" in finding["message"]
         assert ".xcf 2, .raw 1" in told.err
-    made = convert_masks(tmp_path / "out", to="coco", out=tmp_path / "c.json", images=folder)
+    made = convert_masks(tmp_path / "out", format="coco", out=tmp_path / "c.json", images=folder)
     assert [each.code for each in made.findings] == ["passed_over"]
 
 
@@ -542,7 +542,7 @@ def test_a_list_in_the_form_of_other_systems_and_of_find(tmp_path):
     folder = pictures(tmp_path / "in", "sub/my cat.png", "b.png")
     found = find_pictures([folder])
     for line in ("sub\\my cat.png", ".\\sub\\my cat", "in/sub/my cat.png", f"{folder}/sub/my cat.png"):
-        chosen = only_listed(found, written(tmp_path / "l.txt", f"{line}\n"))
+        chosen = only_listed(found, written(tmp_path / "l.txt", f"{line}\n")).pictures
         assert [each.file_name for each in chosen] == ["sub/my cat.png"], line
     with pytest.raises(ValueError, match="line 1: '# my list' is not among the sources"):
         only_listed(found, written(tmp_path / "l.txt", "# my list\nb.png\n"))

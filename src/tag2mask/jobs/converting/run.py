@@ -59,17 +59,18 @@ def convert(
     if out.exists() or out.is_symlink():
         raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
     check_folder(out.absolute().parent)
+    reading = DataOptions.merged(data_options, fields)
     if to in MASK_FORMATS:
         from tag2mask.jobs.converting.masks import convert_masks
 
         return convert_masks(
             source,
-            to=to,
+            format=to,
             out=out,
             classes=classes,
             images=images,
             options=options,
-            mask_ids=DataOptions.merged(data_options, fields).mask_ids,
+            mask_ids=reading.mask_ids,
             progress=progress,
         )
     if classes is not None or images is not None:
@@ -77,7 +78,6 @@ def convert(
     if to == "folder":
         from tag2mask.jobs.converting.folders import write_plain_folder
 
-        reading = DataOptions.merged(data_options, fields)
         return write_plain_folder(source, out, options=reading, splits=splits, link=link, progress=progress)
     from tag2mask.jobs.converting.weights import convert_weights
 
