@@ -236,7 +236,7 @@ def test_a_cut_line_is_done_again(tmp_path):
         assert manifest.done == {"one"}
         manifest.add("two", {"cat": 0.75})
         gathered = manifest.finished(["one", "two"])
-    assert [line.scores["cat"] for _, line in gathered.lines(["one", "two"])] == [0.5, 0.75]
+    assert [line["scores"]["cat"] for line in gathered.lines(["one", "two"])] == [0.5, 0.75]
     with Manifest(tmp_path, settings_digest({"a": 2}), Share()) as manifest:
         assert not manifest.goes_on
 

@@ -18,7 +18,7 @@ from tag2mask import cli
 from tag2mask.data import open_data, read_mask, read_picture, voc_palette
 from tag2mask.data.storage.pictures import opened, upright_size
 from tag2mask.jobs.converting.masks import convert_masks
-from tag2mask.outputs import FORMATS, LabeledPicture, OutputOptions, check, writers
+from tag2mask.outputs import FORMATS, LabeledPicture, OutputOptions, Wanted, check, writers
 from tag2mask.outputs.outlines import trace
 from tag2mask.outputs.polygons import ring_polygons, single_polygon
 from tag2mask.outputs.rle import brush_rle, coco_counts, coco_string
@@ -519,7 +519,7 @@ ODD_PICTURES = [("#b.jpg",), (" a.jpg",), ("a .jpg",), ("a:b.jpg",), ("sub/#c.jp
 
 def refuses(to, classes=CLASSES, pictures=("a.jpg",), max_pixels=1000):
     try:
-        check([to], classes, pictures, OutputOptions(), max_pixels)
+        check([to], Wanted(classes, pictures, OutputOptions(), max_pixels))
     except ValueError:
         return True
     return False
@@ -579,7 +579,7 @@ def test_convert_refuses_before_it_reads_a_mask(tmp_path):
 def test_a_brush_that_is_too_large_is_refused_before_it_is_drawn(tmp_path):
     assert refuses("label-studio", max_pixels=2**30)
     assert not refuses("label-studio", max_pixels=2**30 - 1)
-    check(["label-studio"], CLASSES, ["a.jpg"], OutputOptions(shapes="polygons"), 2**30)
+    check(["label-studio"], Wanted(CLASSES, ["a.jpg"], OutputOptions(shapes="polygons"), 2**30))
     with pytest.raises(ValueError, match="at most 1073741823 pixels"):
         brush_rle(np.ones((1, 1), bool), (0, 0), (2**15, 2**15))
 

@@ -7,6 +7,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -61,11 +62,6 @@ class _Member(NamedTuple):
     """Its path below `base`; of a member of a shard SHARD/NAME."""
     whole_name: str
     """The same; of a member of a shard SHARD.tar/NAME."""
-
-
-def find_pictures(sources: Iterable[str | Path]) -> list[NamedPicture]:
-    """The pictures that sources name; see `search`."""
-    return search(sources).pictures
 
 
 def search(sources: Iterable[str | Path]) -> Found:
@@ -129,18 +125,13 @@ def _expand(source: str | Path, findings: list[Finding]) -> list[_Member]:
 
 def _is_left_out_below(folder: Path, fixed: Path) -> bool:
     """Whether a folder, or one on the way to it that a glob did not spell out, is never searched."""
-    between = [folder, *folder.parents]
-    return any(is_left_out(each) for each in between[: between.index(fixed)])
+    return any(is_left_out(each) for each in takewhile(lambda each: each != fixed, [folder, *folder.parents]))
 
 
 def _pictures_of(
     source: Path, base: Path, files: Sequence[Path], left_out: Sequence[str], findings: list[Finding]
 ) -> list[_Member]:
-    """The pictures among files below `base`; what else is there is counted.
-
-    Raises:
-        FileNotFoundError: there is no picture.
-    """
+    """The pictures among files below `base`; what else is there is counted."""
     names = [file.relative_to(base).as_posix() for file in files]
     members = [_Member(file, base, name, name) for file, name in zip(files, names, strict=True) if is_picture(name)]
     told = [*passed_over(names, source, companions=not members), *not_searched(source, left_out)]
@@ -226,12 +217,12 @@ def called(names: Mapping[str, str], pictures: Sequence[NamedPicture]) -> dict[s
 
     Args:
         names: Each name with where it stands, for messages.
-        pictures: As `find_pictures` gives them.
+        pictures: As `search` gives them.
 
     Raises:
         DataError: a name that may mean several pictures, or two that may mean the same.
     """
-    ends = _ends(max(map(_depth, names), default=0), pictures)
+    ends = path_ends(max(map(_depth, names), default=0), pictures)
     last_parts = Counter(map(_last_part, names))
     found: dict[str, int] = {}
     owner: dict[int, str] = {}
@@ -283,7 +274,7 @@ def _last_part(name: str) -> str:
     return nfc(name).rpartition("/")[2]
 
 
-def _ends(deepest: int, pictures: Sequence[NamedPicture]) -> dict[str, list[int]]:
+def path_ends(deepest: int, pictures: Sequence[NamedPicture]) -> dict[str, list[int]]:
     """Indices of the pictures by each end of their path of up to `deepest` parts, with and without suffix."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for i, picture in enumerate(pictures):
@@ -298,14 +289,14 @@ def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> Found:
     """Those of the pictures that a list names, in its order.
 
     Args:
-        pictures: As `find_pictures` gives them.
+        pictures: As `search` gives them.
         list_file: One picture per line (`tag2mask.data.readers.lists.read_list`), called as in `called`.
 
     Raises:
         DataError: (a ValueError) an empty list, a line twice, or one that names no picture or several.
     """
     slashes = max((line.count("/") + line.count("\\") for line in read_text(list_file).splitlines()), default=0)
-    known = _ends(slashes + 1, pictures)
+    known = path_ends(slashes + 1, pictures)
     lines, findings = read_list(list_file, lambda text: _spelled(text, known) is not None)
     names: dict[str, int] = {}
     for text, line in lines.items():

@@ -19,7 +19,7 @@ from tag2mask.outputs.objects import Add, Check, LabeledPicture, OutputOptions, 
 from tag2mask.outputs.voc import check_voc, voc_writer
 from tag2mask.outputs.yolo import check_yolo, yolo_writer
 
-__all__ = ["FORMATS", "PLACES", "Add", "LabeledPicture", "OutputOptions", "Shapes", "Writer", "check", "writers"]
+__all__ = ["FORMATS", "PLACES", "LabeledPicture", "OutputOptions", "Shapes", "Wanted", "check", "writers"]
 
 
 class Format(NamedTuple):
@@ -42,22 +42,12 @@ PLACES = {name: place_of(RESULTS[name][0]) for name in FORMATS}
 """What `predict` calls the file or folder of a format, below OUT."""
 
 
-def check(
-    formats: Sequence[str], classes: Sequence[str], file_names: Sequence[str], options: OutputOptions, max_pixels: int
-) -> None:
+def check(formats: Sequence[str], wanted: Wanted) -> None:
     """Refuse what one of the formats cannot hold, before any work; formats that have no writer here are skipped.
-
-    Args:
-        formats: Their names.
-        classes: In the order of the labels.
-        file_names: Of all pictures, as in `LabeledPicture`.
-        options: How objects are written.
-        max_pixels: Most pixels of a picture.
 
     Raises:
         ValueError: names what, and the cure.
     """
-    wanted = Wanted(classes=classes, file_names=file_names, options=options, max_pixels=max_pixels)
     for name, each in FORMATS.items():
         if name in formats:
             check_names(wanted)

@@ -142,11 +142,12 @@ def _boxed(label: int, name: str, mask: NDArray[np.bool_], corner: tuple[int, in
     return LabelObject(label, name, box, mask[top:bottom, left:right])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Wanted:
     """What is to be written, as far as it is known before any mask is."""
 
     classes: Sequence[str]
+    """In the order of the labels."""
     file_names: Sequence[str]
     """Of all pictures, as in `LabeledPicture`."""
     options: OutputOptions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +18,8 @@ from tag2mask.data.masks.labels import MaskList, codes_by_name, mask_list, parse
 from tag2mask.data.storage.pictures import read_mask, shown_size
 from tag2mask.data.storage.suffixes import PICTURE_SUFFIXES, is_picture, without_suffix
 from tag2mask.data.storage.tables import read_classes
-from tag2mask.inference.sources import search
-from tag2mask.outputs import FORMATS, PLACES, LabeledPicture, OutputOptions, check
+from tag2mask.inference.sources import path_ends, search
+from tag2mask.outputs import FORMATS, PLACES, LabeledPicture, OutputOptions, Wanted, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +44,13 @@ def convert_masks(
     *,
     format: str,
     out: Path,
-    classes: str | Path | None = None,
-    images: str | Path | None = None,
+    classes: Path | None = None,
+    images: Path | None = None,
     options: OutputOptions | None = None,
     mask_ids: Sequence[str] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> ConvertedMasks:
-    """Write a folder of masks in the format of an annotation tool; docs/formats.md says what each can hold.
-
-    Args:
-        source: Folder of indexed PNG files NAME.png with labels 0..C and 255, searched with its sub-folders; or a
-            folder with such a folder `masks` in it, as `predict` makes and a data set has.
-        format: coco, yolo, label-studio, cvat, geojson or voc.
-        out: New file (.json for coco and label-studio, .zip for cvat) or new folder.
-        classes: Text file with a class per line, in the order of the labels; None takes the list that goes with the
-            folder (`mask_list`). In a folder called SegmentationClass VOC's classes have VOC's ids, and are the
-            default.
-        images: Folder of the pictures: NAME.jpg or with another suffix. Gives the names of the pictures and their
-            size is compared; None takes NAME.jpg.
-        options: How objects are written.
-        mask_ids: Classes of ids that are not labels, as in 255=ball.
-        progress: Called with (done, all) masks.
-
-    Raises:
-        FileExistsError: there is something at `out`.
-        DataError: (a ValueError) no mask, no classes, no picture of a mask, or several.
-        ValueError: a mask that cannot be used, a label without class, or names that the format cannot hold.
-    """
+    """The part of `convert` for masks: `source` in the format of an annotation tool, whole or not at all."""
     suffix = Path(PLACES[format]).suffix
     if suffix and out.suffix != suffix:
         raise ValueError(f"--out {out} must end in {suffix}: --to {format} writes one file.")
@@ -79,15 +58,15 @@ def convert_masks(
         raise FileExistsError(f"--out {out}: {beside} exists. Choose another name or remove it")
     folder = source / "masks" if (source / "masks").is_dir() else source
     masks, findings = _masks(folder)
-    names, codes = _names_and_codes(folder, None if classes is None else Path(classes), mask_ids)
+    names, codes = _names_and_codes(folder, classes, mask_ids)
     pictures: list[tuple[str, Path | None]]
     if images is None:
         pictures = [(name if is_picture(name) else f"{name}.jpg", None) for name in masks]
     else:
-        pictures, told = _found(masks, Path(images))
+        pictures, told = _found(masks, images)
         findings += told
     options = options or OutputOptions()
-    check((format,), names, [file_name for file_name, _ in pictures], options, MAX_PIXELS)
+    check((format,), Wanted(names, [file_name for file_name, _ in pictures], options, MAX_PIXELS))
     counts = np.zeros(256, dtype=np.int64)
 
     def write(path: Path) -> None:
@@ -189,18 +168,13 @@ def _found(masks: dict[str, Path], folder: Path) -> tuple[list[tuple[str, Path |
         raise MissingDataError(f"--images {folder} is no folder.")
     pictures, findings = search([folder])
     by_result = {nfc(picture.name): i for i, picture in enumerate(pictures)}
-    by_name: defaultdict[str, list[int]] = defaultdict(list)
-    by_end: defaultdict[str, list[int]] = defaultdict(list)
-    for i, picture in enumerate(pictures):
-        for name in {nfc(picture.file_name), nfc(without_suffix(picture.file_name))}:
-            by_name[name].append(i)
-            parts = name.split("/")
-            for count in range(1, len(parts)):
-                by_end["/".join(parts[count:])].append(i)
+    by_end = path_ends(max(name.count("/") for name in masks) + 1, pictures)
     chosen: list[int] = []
     for name in masks:
         key = nfc(name)
-        files = [by_result[key]] if key in by_result else by_name.get(key) or by_end.get(key, [])
+        ending = by_end.get(key, [])
+        whole = [i for i in ending if key in (nfc(pictures[i].file_name), nfc(without_suffix(pictures[i].file_name)))]
+        files = [by_result[key]] if key in by_result else whole or ending
         if len(files) != 1:
             what = f"has {len(files)} pictures of the mask" if files else "has no picture of the mask"
             which = ", ".join(str(pictures[i].path) for i in files[:3])

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -22,16 +22,6 @@ from tag2mask.base.share import Share
 from tag2mask.data.storage.searching import MANIFEST
 
 _FINISHED = {"finished": True}
-
-
-class Line(NamedTuple):
-    """What is known about one picture."""
-
-    scores: dict[str, float]
-    """Tag score per class name; empty where there is an error."""
-    error: str | None
-    more: dict[str, Any]
-    """What the caller added."""
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
@@ -167,8 +157,8 @@ class Gathered:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
-    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, Line]]:
-        """The lines of `names`, in their order."""
+    def lines(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """What `add` was given for each of `names`, in their order."""
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("rb")) for path in self._paths]
             for name in names:
@@ -176,8 +166,7 @@ class Gathered:
                 files[number].seek(offset)
                 row = _parsed(files[number].readline())
                 assert row is not None
-                more = {key: value for key, value in row.items() if key not in ("name", "scores", "error")}
-                yield name, Line(row["scores"], row.get("error"), more)
+                yield row
 
 
 def _remove(lock: BaseFileLock) -> None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tag2mask import __version__, outputs
 from tag2mask.base.files import check_folder, model_file
 from tag2mask.base.share import Share
-from tag2mask.config.formats import RESULTS, OutputFormat
+from tag2mask.config.formats import RESULTS, OutputFormat, place_of
 from tag2mask.config.inference import Inference
 from tag2mask.data.dataset import DataError
-from tag2mask.data.findings import Finding, about, some
+from tag2mask.data.findings import Finding, about, are, some
 from tag2mask.data.storage.result_names import check_lengths
+from tag2mask.data.storage.searching import MANIFEST, is_predicted
 from tag2mask.data.storage.tables import TagRow, class_indices, read_tag_table
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.sources import NamedPicture, called, only_listed, search
 from tag2mask.jobs.predicting.manifest import file_digest, settings_digest
-from tag2mask.jobs.predicting.out_folder import HIDDEN_MASKS, check_out, earlier_results
 from tag2mask.outputs import voc_archive
+
+HIDDEN_MASKS = ".masks"
+"""Folder of the masks that the formats of annotation tools are made of, where no others are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +51,15 @@ class Plan:
         """Whether a format of an annotation tool is asked for, whose file holds all pictures."""
         return not outputs.FORMATS.keys().isdisjoint(self.formats)
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether a mask of each picture is kept: for the user, for annotation tools or for the ranking."""
-        return "png" in self.formats or self.rank or self.has_tools
-
     def mask_file(self, picture: NamedPicture) -> Path:
-        """Where it is kept."""
+        """The mask that the user sees, or that annotation tools and the ranking need."""
         return self.out / ("masks" if "png" in self.formats else HIDDEN_MASKS) / f"{picture.name}.png"
 
-    def is_whole(self, picture: NamedPicture) -> bool:
-        """Whether the masks that were written of a picture are still there."""
-        made = [self.mask_file(picture)] if self.has_masks else []
-        made += [self.out / "ids" / f"{picture.name}.png"] if "ids" in self.formats else []
-        return all(path.is_file() for path in made)
+    def mask_files(self, picture: NamedPicture) -> dict[Path, bool]:
+        """All masks that are kept of a picture, and whether each has a palette."""
+        seen = "png" in self.formats or self.rank or self.has_tools
+        grey = {self.out / "ids" / f"{picture.name}.png": False} if "ids" in self.formats else {}
+        return ({self.mask_file(picture): True} if seen else {}) | grey
 
 
 def make_plan(
@@ -91,12 +89,12 @@ def make_plan(
     segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
     rows, told_of_rows = _known_tags(tags, segmenter.classes, everywhere, pictures)
     file_names = [picture.file_name for picture in pictures]
-    outputs.check(formats, segmenter.classes, file_names, options, inference.max_pixels)
+    outputs.check(formats, outputs.Wanted(segmenter.classes, file_names, options, inference.max_pixels))
     if competition is not None:
         voc_archive.check_archive(segmenter.classes, file_names)
     check_lengths((picture.name for picture in pictures), formats)
-    check_out(out, formats, pictures)
-    earlier = earlier_results(out, formats, segmenter.classes, pictures)
+    _check_out(out, formats, pictures)
+    earlier = _earlier_results(out, formats, segmenter.classes, pictures)
     settings = {
         "version": __version__,
         "model": _model_digest(run),
@@ -139,14 +137,7 @@ def _known_tags(
 ) -> tuple[dict[str, TagRow], tuple[Finding, ...]]:
     """Rows of the table `tags` by `file_name` of their picture, and what is said of those that belong to none.
 
-    Args:
-        tags: The table; None for none.
-        classes: Of the model.
-        everywhere: All pictures of the sources.
-        pictures: Those to predict.
-
-    Raises:
-        DataError: an unknown class, a row of several pictures, or no row at all for these pictures.
+    A row may belong to any picture of the sources, `everywhere`; those of `pictures` are to be predicted.
     """
     if tags is None:
         return {}, ()
@@ -180,3 +171,79 @@ def _known_tags(
             cure="Correct the names if their pictures are there.",
         ),
     )
+
+
+def _check_out(out: Path, formats: Sequence[str], pictures: Sequence[NamedPicture]) -> None:
+    """Refuse to write where other files would be replaced: a picture, or the masks and classes of a data set."""
+    results = _results(formats)
+    root, to_predict = out.resolve(), {picture.path.resolve() for picture in pictures}
+    for result in filter(_is_per_picture, results):
+        for picture in pictures:
+            if (made := root / result.replace("NAME", picture.name)) in to_predict:
+                raise FileExistsError(f"--out {out}: {made} is one of the pictures to predict. Choose another folder")
+    if is_predicted(out):
+        return
+    places = ["classes.txt", "scores.csv", *dict.fromkeys(map(place_of, results))]
+    if foreign := [place for place in places if (out / place).exists()]:
+        raise FileExistsError(
+            f"--out {out} holds {', '.join(foreign)}, not written by predict (there is no {out / MANIFEST}). "
+            "Choose another folder, so that nothing is lost"
+        )
+
+
+def _earlier_results(
+    out: Path, formats: Sequence[str], classes: Sequence[str], pictures: Sequence[NamedPicture]
+) -> tuple[Finding, ...]:
+    """What is said of files in OUT that an earlier call has written, and that this one does not replace.
+
+    Those of other classes are refused: classes.txt would name their labels wrongly.
+    """
+    left = _not_replaced(out, formats, pictures) if is_predicted(out) else []
+    listed = out / "classes.txt"
+    before = tuple(listed.read_text(encoding="utf-8").splitlines()) if left and listed.is_file() else tuple(classes)
+    if before != tuple(classes):
+        raise FileExistsError(
+            f"--out {out} holds {some(len(left), 'file')} of an earlier call that this one would not replace "
+            f"({left[0]}), with the classes {', '.join(before)}; this model has {', '.join(classes)}. Choose another "
+            "folder, or remove the files"
+        )
+    return about(
+        left,
+        severity="note",
+        code="earlier_results",
+        message=f"{are(len(left), 'file')} in {out} from an earlier call, of other pictures or formats; they stay, "
+        "and scores.csv does not speak of them.",
+        cure="If they should not be mixed, remove them or choose another --out.",
+    )
+
+
+def remove_parts(out: Path) -> None:
+    """Remove files that a killed process has not written to the end."""
+    folders = {place_of(result) for result in _results(RESULTS) if "/" in result}
+    for folder in (*folders, HIDDEN_MASKS):
+        for path in (out / folder).rglob(".*.part.*"):
+            path.unlink(missing_ok=True)
+
+
+def _results(formats: Iterable[str]) -> list[str]:
+    """What these formats write, whole files before the files of each picture."""
+    results = dict.fromkeys(result for name in formats for result in RESULTS[name])
+    return sorted(results, key=_is_per_picture)
+
+
+def _is_per_picture(result: str) -> bool:
+    return "NAME" in result
+
+
+def _not_replaced(out: Path, formats: Sequence[str], pictures: Sequence[NamedPicture]) -> list[str]:
+    names, written = {picture.name for picture in pictures}, _results(formats)
+    old: list[Path] = []
+    for result in _results(RESULTS):
+        if _is_per_picture(result):
+            folder = out / PurePosixPath(result).parent
+            replaced = names if result in written else set()
+            files = (path for path in sorted(folder.rglob("*")) if not path.name.startswith("."))
+            old += [path for path in files if path.relative_to(folder).with_suffix("").as_posix() not in replaced]
+        elif result not in written:
+            old.append(out / result)
+    return [path.relative_to(out).as_posix() for path in old if path.is_file()]

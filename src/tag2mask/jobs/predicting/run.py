@@ -6,7 +6,7 @@ import csv
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from tag2mask.inference.segmenter import Prediction, Segmenter
 from tag2mask.inference.sources import NamedPicture
 from tag2mask.jobs.predicting import rank_page, ranking
 from tag2mask.jobs.predicting.manifest import Gathered, Manifest
-from tag2mask.jobs.predicting.out_folder import HIDDEN_MASKS, remove_parts
-from tag2mask.jobs.predicting.plan import Plan, make_plan
+from tag2mask.jobs.predicting.plan import HIDDEN_MASKS, Plan, make_plan, remove_parts
 from tag2mask.outputs import render, voc_archive
 
 log = logging.getLogger("tag2mask")
@@ -39,11 +38,11 @@ class PredictSummary:
     written: tuple[str, ...]
     """Names of the pictures done, by this call or a killed one before it: masks/NAME.png, overlays/NAME.jpg."""
     errors: dict[str, str]
-    """Message per picture that could not be done."""
+    """Message per picture whose prediction failed."""
     too_large: int = 0
     """How many of them have more than `max_pixels` pixels."""
     archive: Path | None = None
-    """results.tgz of the formats comp5 and comp6; None where a picture could not be done."""
+    """results.tgz of the formats comp5 and comp6; None where a prediction failed."""
     files: dict[str, Path] = field(default_factory=dict)
     """File or folder of each other format: coco, yolo, label-studio, cvat, geojson, voc."""
     complete: bool = True
@@ -113,25 +112,21 @@ def predict(
         log_findings(plan.findings, log)
     with Manifest(plan.out, plan.settings, plan.share) as manifest:
         _clear(plan, manifest)
-        written, errors, too_large = _predict_share(plan, manifest, progress)
+        summary = _predict_share(plan, manifest, progress)
         write_text(plan.out / "classes.txt", "".join(f"{name}\n" for name in plan.segmenter.classes))
         with manifest.gathering([picture.name for picture in plan.pictures]) as everything:
             if everything is not None:
                 _gather(plan, everything)
                 manifest.close_round()
                 shutil.rmtree(plan.out / HIDDEN_MASKS, ignore_errors=True)
-        complete = manifest.is_closed
+        if not manifest.is_closed:
+            return summary
     archive = plan.out / voc_archive.FILE
-    places = {name: plan.out / place for name, place in outputs.PLACES.items() if name in formats}
-    return PredictSummary(
-        out=plan.out,
-        written=tuple(written),
-        errors=errors,
-        too_large=too_large,
-        archive=archive if complete and plan.competition is not None and archive.is_file() else None,
-        files=places if complete else {},
-        complete=complete,
-        findings=plan.findings + plan.segmenter.findings,
+    return replace(
+        summary,
+        complete=True,
+        archive=archive if plan.competition is not None and archive.is_file() else None,
+        files={name: plan.out / place for name, place in outputs.PLACES.items() if name in formats},
     )
 
 
@@ -145,21 +140,15 @@ def _clear(plan: Plan, manifest: Manifest) -> None:
         (plan.out / voc_archive.FILE).unlink(missing_ok=True)
 
 
-def _predict_share(
-    plan: Plan, manifest: Manifest, progress: Callable[[int, int], None] | None
-) -> tuple[list[str], dict[str, str], int]:
-    """Predict the pictures of this process that are not done.
-
-    Returns:
-        Names of those done now or before, message per picture that failed, and how many of these are too large.
-    """
+def _predict_share(plan: Plan, manifest: Manifest, progress: Callable[[int, int], None] | None) -> PredictSummary:
+    """Predict the pictures of this process that are not done."""
     own = [plan.pictures[i] for i in plan.share.range(len(plan.pictures))]
     written: list[str] = []
     errors: dict[str, str] = {}
     too_large = 0
     for done, picture in enumerate(own, start=1):
         try:
-            known = picture.name in manifest.done and plan.is_whole(picture)
+            known = picture.name in manifest.done and all(path.is_file() for path in plan.mask_files(picture))
             made = None if known else _predict_picture(plan, picture)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             errors[str(picture.path)] = _reason(error, picture)
@@ -171,7 +160,10 @@ def _predict_share(
                 manifest.add(picture.name, made[0], **made[1])
         if progress is not None:
             progress(done, len(own))
-    return written, errors, too_large
+    findings = plan.findings + plan.segmenter.findings
+    return PredictSummary(
+        out=plan.out, written=tuple(written), errors=errors, too_large=too_large, complete=False, findings=findings
+    )
 
 
 def _predict_picture(plan: Plan, picture: NamedPicture) -> tuple[dict[str, float], dict[str, Any]]:
@@ -182,11 +174,9 @@ def _predict_picture(plan: Plan, picture: NamedPicture) -> tuple[dict[str, float
     name, out, formats = picture.name, plan.out, plan.formats
     if "png" in formats:
         render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
-    if "ids" in formats:
-        render.save_mask(out / "ids" / f"{name}.png", result.mask, palette=False)
+    for path, palette in plan.mask_files(picture).items():
+        render.save_mask(path, result.mask, palette=palette)
     margin = _pass_over_probs(plan, result, name)
-    if plan.has_masks:
-        render.save_mask(plan.mask_file(picture), result.mask)
     if plan.competition is not None:
         voc_archive.save_result(out, plan.competition, picture.file_name, result.mask, plan.segmenter.classes)
     if not plan.rank:
@@ -245,19 +235,19 @@ def _gather(plan: Plan, everything: Gathered) -> None:
         writer = csv.writer(file)
         writer.writerow(["file_name", *classes])
         lines = everything.lines([picture.name for picture in plan.pictures])
-        for picture, (_, line) in zip(plan.pictures, lines, strict=True):
-            if line.error is not None:
+        for picture, line in zip(plan.pictures, lines, strict=True):
+            if "error" in line:
                 continue
             done += 1
-            writer.writerow([picture.file_name, *(f"{score:.6f}" for score in line.scores.values())])
+            writer.writerow([picture.file_name, *(f"{score:.6f}" for score in line["scores"].values())])
             mask = plan.mask_file(picture)
             if plan.rank:
-                review = ranking.Review(*line.more["review"])
+                review = ranking.Review(*line["review"])
                 reviewed.append(ranking.Ranked(picture.file_name, picture.path, mask, review))
             if plan.has_tools:
                 with opened(mask, None) as image:
                     labels = np.asarray(image)
-                add(outputs.LabeledPicture(picture.name, picture.file_name, labels, line.scores))
+                add(outputs.LabeledPicture(picture.name, picture.file_name, labels, line["scores"]))
     if not done:
         (out / "scores.csv").unlink()
     if reviewed:
