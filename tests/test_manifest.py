@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tag2mask import cli
+from tag2mask.config.inference import Inference
 from tag2mask.jobs.predicting.manifest import Manifest, Share, settings_digest
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.runs.folder import save_model
@@ -86,6 +87,19 @@ def test_other_options_or_a_finished_call_start_anew(model, pictures, tmp_path):
     predict(model, pictures, out, device="cpu", flip=True)
     assert (out / "masks" / "0.png").stat().st_mtime_ns != second
     assert len(list((out / "manifest").iterdir())) == 1
+
+
+def test_the_record_and_its_fields_by_name_are_the_same_settings(model, pictures, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        predict(model, pictures, out, device="cpu", flip=True, progress=interrupt_after(3))
+    first = (out / "masks" / "0.png").stat().st_mtime_ns
+    assert predict(model, pictures, out, device="cpu", inference=Inference(flip=True)).complete
+    assert (out / "masks" / "0.png").stat().st_mtime_ns == first
+    with pytest.raises(TypeError, match=r"no option zoom; there are crf, scales, flip"):
+        predict(model, pictures, out, device="cpu", zoom=2)
+    with pytest.raises(ValueError, match="from a table"):
+        predict(model, pictures, out, device="cpu", inference=Inference(tags=["cat"]))
 
 
 def test_a_broken_picture_is_tried_again(model, pictures, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from typing import get_args
 from urllib.parse import unquote
 
 import numpy as np
@@ -15,6 +16,7 @@ from skimage.measure import label as connected
 
 import tag2mask
 from tag2mask import cli
+from tag2mask.config.formats import MASK_FORMATS, RESULTS, OutputFormat
 from tag2mask.data import open_data, read_mask, read_picture, voc_palette
 from tag2mask.data.storage.pictures import opened, upright_size
 from tag2mask.jobs.converting.masks import convert_masks
@@ -527,7 +529,8 @@ def refuses(to, classes=CLASSES, pictures=("a.jpg",), max_pixels=1000):
 
 @pytest.mark.parametrize("to", REFUSED)
 def test_each_format_refuses_what_it_cannot_hold_and_writes_the_rest(to, tmp_path):
-    assert FORMATS.keys() == REFUSED.keys()
+    assert FORMATS.keys() == REFUSED.keys() == set(MASK_FORMATS)
+    assert RESULTS.keys() == set(get_args(OutputFormat))
     for classes in REFUSED[to]["classes"]:
         assert refuses(to, classes=classes), classes
     for pictures in REFUSED[to]["pictures"]:

@@ -189,7 +189,17 @@ def meant(names: list[str], root: Path, *sources: str) -> dict[str, str]:
     return {name: each.path.relative_to(root.resolve()).as_posix() for name, each in chosen.items()}
 
 
-TREE = ("a.jpg", "old/a.jpg", "old/b.jpg", "new/c.jpg", "new/old/d.jpg", "my cat.v1.webp", "e.jpg", "e.png", " edge .jpg")
+TREE = (
+    "a.jpg",
+    "old/a.jpg",
+    "old/b.jpg",
+    "new/c.jpg",
+    "new/old/d.jpg",
+    "my cat.v1.webp",
+    "e.jpg",
+    "e.png",
+    " edge .jpg",
+)
 
 
 @pytest.mark.parametrize(
@@ -388,6 +398,9 @@ def test_what_predict_did_not_write_is_never_replaced(segmenter, tmp_path):
     with pytest.raises(FileExistsError, match=r"holds classes\.txt, masks, not written by predict"):
         predict(segmenter, data / "images", data)
     assert (data / "masks/a.png").read_bytes() == before
+    (data / "probs").mkdir()
+    with pytest.raises(FileExistsError, match=r"holds classes\.txt, probs, not written by predict"):
+        predict(segmenter, data / "images", data, formats=("npz",))
     out = tmp_path / "out"
     predict(segmenter, data / "images", out)
     with pytest.raises(FileExistsError, match="is one of the pictures to predict"):
