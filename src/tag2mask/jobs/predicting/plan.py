@@ -212,7 +212,7 @@ def _earlier_results(
         severity="note",
         code="earlier_results",
         message=f"{are(len(left), 'file')} in {out} from an earlier call, of other pictures or formats; they stay, "
-        "and scores.csv does not speak of them.",
+        "and scores.csv does not list them.",
         cure="If they should not be mixed, remove them or choose another --out.",
     )
 
