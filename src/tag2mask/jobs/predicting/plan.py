@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tag2mask import __version__, outputs
 from tag2mask.base.files import check_folder, model_file
@@ -15,7 +15,7 @@ from tag2mask.config.inference import Inference
 from tag2mask.data.dataset import DataError
 from tag2mask.data.findings import Finding, about, are, some
 from tag2mask.data.storage.result_names import check_lengths
-from tag2mask.data.storage.searching import MANIFEST, is_predicted
+from tag2mask.data.storage.searching import MANIFEST, RESULT_PLACES, is_predicted
 from tag2mask.data.storage.tables import TagRow, class_indices, read_tag_table
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.sources import NamedPicture, called, only_listed, search
@@ -93,8 +93,7 @@ def make_plan(
     if competition is not None:
         voc_archive.check_archive(segmenter.classes, file_names)
     check_lengths((picture.name for picture in pictures), formats)
-    _check_out(out, formats, pictures)
-    earlier = _earlier_results(out, formats, segmenter.classes, pictures)
+    earlier = _check_out(out, formats, segmenter.classes, pictures)
     settings = {
         "version": __version__,
         "model": _model_digest(run),
@@ -173,32 +172,32 @@ def _known_tags(
     )
 
 
-def _check_out(out: Path, formats: Sequence[str], pictures: Sequence[NamedPicture]) -> None:
-    """Refuse to write where other files would be replaced: a picture, or the masks and classes of a data set."""
-    results = _results(formats)
-    root, to_predict = out.resolve(), {picture.path.resolve() for picture in pictures}
-    for result in filter(_is_per_picture, results):
-        for picture in pictures:
-            if (made := root / result.replace("NAME", picture.name)) in to_predict:
-                raise FileExistsError(f"--out {out}: {made} is one of the pictures to predict. Choose another folder")
-    if is_predicted(out):
-        return
-    places = ["classes.txt", "scores.csv", *dict.fromkeys(map(place_of, results))]
-    if foreign := [place for place in places if (out / place).exists()]:
-        raise FileExistsError(
-            f"--out {out} holds {', '.join(foreign)}, not written by predict (there is no {out / MANIFEST}). "
-            "Choose another folder, so that nothing is lost"
-        )
-
-
-def _earlier_results(
-    out: Path, formats: Sequence[str], classes: Sequence[str], pictures: Sequence[NamedPicture]
+def _check_out(
+    out: Path, formats: Sequence[OutputFormat], classes: Sequence[str], pictures: Sequence[NamedPicture]
 ) -> tuple[Finding, ...]:
     """What is said of files in OUT that an earlier call has written, and that this one does not replace.
 
-    Those of other classes are refused: classes.txt would name their labels wrongly.
+    Refused are files that would be lost (a picture, the masks and classes of a data set), and files of an earlier call
+    with other classes: classes.txt would name their labels wrongly.
     """
-    left = _not_replaced(out, formats, pictures) if is_predicted(out) else []
+    results = dict.fromkeys(result for name in formats for result in RESULTS[name])
+    made = {result.replace("NAME", picture.name) for result in results for picture in pictures}
+    root = out.resolve()
+    for path in (picture.path.resolve() for picture in pictures):
+        if path.is_relative_to(root) and path.relative_to(root).as_posix() in made:
+            raise FileExistsError(f"--out {out}: {path} is one of the pictures to predict. Choose another folder")
+    if not is_predicted(out):
+        places = ["classes.txt", "scores.csv", *dict.fromkeys(map(place_of, results))]
+        if foreign := [place for place in places if (out / place).exists()]:
+            raise FileExistsError(
+                f"--out {out} holds {', '.join(foreign)}, not written by predict (there is no {out / MANIFEST}). "
+                "Choose another folder, so that nothing is lost"
+            )
+        return ()
+    patterns = {result.replace("NAME", "**/*") for each in RESULTS.values() for result in each}
+    files = (path for pattern in sorted(patterns) for path in sorted(out.glob(pattern)) if path.is_file())
+    names = (path.relative_to(out).as_posix() for path in files if not path.name.startswith("."))
+    left = [name for name in names if name not in made]
     listed = out / "classes.txt"
     before = tuple(listed.read_text(encoding="utf-8").splitlines()) if left and listed.is_file() else tuple(classes)
     if before != tuple(classes):
@@ -219,31 +218,6 @@ def _earlier_results(
 
 def remove_parts(out: Path) -> None:
     """Remove files that a killed process has not written to the end."""
-    folders = {place_of(result) for result in _results(RESULTS) if "/" in result}
-    for folder in (*folders, HIDDEN_MASKS):
-        for path in (out / folder).rglob(".*.part.*"):
+    for place in (*RESULT_PLACES, HIDDEN_MASKS):
+        for path in out.glob(f"{place}/**/.*.part.*"):
             path.unlink(missing_ok=True)
-
-
-def _results(formats: Iterable[str]) -> list[str]:
-    """What these formats write, whole files before the files of each picture."""
-    results = dict.fromkeys(result for name in formats for result in RESULTS[name])
-    return sorted(results, key=_is_per_picture)
-
-
-def _is_per_picture(result: str) -> bool:
-    return "NAME" in result
-
-
-def _not_replaced(out: Path, formats: Sequence[str], pictures: Sequence[NamedPicture]) -> list[str]:
-    names, written = {picture.name for picture in pictures}, _results(formats)
-    old: list[Path] = []
-    for result in _results(RESULTS):
-        if _is_per_picture(result):
-            folder = out / PurePosixPath(result).parent
-            replaced = names if result in written else set()
-            files = (path for path in sorted(folder.rglob("*")) if not path.name.startswith("."))
-            old += [path for path in files if path.relative_to(folder).with_suffix("").as_posix() not in replaced]
-        elif result not in written:
-            old.append(out / result)
-    return [path.relative_to(out).as_posix() for path in old if path.is_file()]

@@ -88,8 +88,8 @@ def predict(
             .xml, `cvat` for OUT/cvat.zip, `yolo`, `geojson` and `voc` for folders of that name. Those appear when
             all pictures are done; a picture in `errors` is not in them.
         tags: Table of the classes known to be in each picture, in either form of a data set's tags.csv; pictures that
-            it does not list are predicted without. A row belongs to the picture of that path below its source; a bare name
-            to the only picture that is called so (`tag2mask.inference.sources.called`).
+            it does not list are predicted without. A row belongs to the picture of that path below its source; a bare
+            name to the only picture that is called so (`tag2mask.inference.sources.called`).
         list_file: Only the pictures that this file names, one per line, called as in `tags`, or without suffix.
         rank: Also write OUT/rank.csv and OUT/rank.html: which pictures a person should look at first
             (`tag2mask.jobs.predicting.ranking.Review`).
