@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from tag2mask import cli
-from tag2mask.jobs.predicting.manifest import Manifest, Share, fingerprint
+from tag2mask.config.inference import Inference
+from tag2mask.jobs.predicting.manifest import Manifest, Share, settings_digest
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.runs.checkpoints import save_model
 
@@ -86,6 +87,19 @@ def test_other_options_or_a_finished_call_start_anew(model, pictures, tmp_path):
     predict(model, pictures, out, device="cpu", flip=True)
     assert (out / "masks" / "0.png").stat().st_mtime_ns != second
     assert len(list((out / "manifest").iterdir())) == 1
+
+
+def test_the_record_and_its_fields_by_name_are_the_same_settings(model, pictures, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        predict(model, pictures, out, device="cpu", flip=True, progress=interrupt_after(3))
+    first = (out / "masks" / "0.png").stat().st_mtime_ns
+    assert predict(model, pictures, out, device="cpu", inference=Inference(flip=True)).complete
+    assert (out / "masks" / "0.png").stat().st_mtime_ns == first
+    with pytest.raises(TypeError, match=r"no option zoom; there are crf, scales, flip"):
+        predict(model, pictures, out, device="cpu", zoom=2)
+    with pytest.raises(ValueError, match="from a table"):
+        predict(model, pictures, out, device="cpu", inference=Inference(tags=["cat"]))
 
 
 def test_a_broken_picture_is_tried_again(model, pictures, tmp_path):
@@ -176,7 +190,7 @@ def test_a_second_process_of_the_same_share_is_refused(model, pictures, tmp_path
 
 
 def test_what_another_process_is_writing_is_not_cleared_away(model, pictures, tmp_path):
-    settings = fingerprint({"another": "call"})
+    settings = settings_digest({"another": "call"})
     with Manifest(tmp_path, settings, Share(index=1, count=2)) as other:
         other.add("one", {"cat": 0.5})
         predict(model, pictures, tmp_path, device="cpu")
@@ -225,7 +239,7 @@ def test_a_strange_environment_is_refused(monkeypatch, rank, world):
 
 
 def test_a_cut_line_is_done_again(tmp_path):
-    settings = fingerprint({"a": 1})
+    settings = settings_digest({"a": 1})
     with Manifest(tmp_path, settings, Share()) as manifest:
         manifest.add("one", {"cat": 0.5})
         manifest.add("two", {"cat": 0.25})
@@ -236,8 +250,8 @@ def test_a_cut_line_is_done_again(tmp_path):
         assert manifest.done == {"one"}
         manifest.add("two", {"cat": 0.75})
         gathered = manifest.finished(["one", "two"])
-    assert [line.scores["cat"] for _, line in gathered.lines(["one", "two"])] == [0.5, 0.75]
-    with Manifest(tmp_path, fingerprint({"a": 2}), Share()) as manifest:
+    assert [line["scores"]["cat"] for line in gathered.lines(["one", "two"])] == [0.5, 0.75]
+    with Manifest(tmp_path, settings_digest({"a": 2}), Share()) as manifest:
         assert not manifest.goes_on
 
 

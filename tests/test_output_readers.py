@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def convert(folder, out, to, **options):
-    convert_masks(folder / "masks", to=to, out=out, images=folder / "images", options=OutputOptions(**options))
+    convert_masks(folder / "masks", format=to, out=out, images=folder / "images", options=OutputOptions(**options))
     return out
 
 

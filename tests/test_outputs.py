@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from typing import get_args
 from urllib.parse import unquote
 
 import numpy as np
@@ -13,11 +14,13 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from skimage.measure import label as connected
 
+import tag2mask
 from tag2mask import cli
+from tag2mask.config.formats import MASK_FORMATS, RESULTS, OutputFormat
 from tag2mask.data import open_data, read_mask, read_picture, voc_palette
 from tag2mask.data.storage.pictures import opened, upright_size
 from tag2mask.jobs.converting.masks import convert_masks
-from tag2mask.outputs import CHECKS, WRITERS, LabeledPicture, OutputOptions, check, writers
+from tag2mask.outputs import FORMATS, LabeledPicture, OutputOptions, Wanted, check, writers
 from tag2mask.outputs.outlines import trace
 from tag2mask.outputs.polygons import ring_polygons, single_polygon
 from tag2mask.outputs.rle import brush_rle, coco_counts, coco_string
@@ -38,7 +41,9 @@ def random_masks(count):
 def convert(folder, to, **options):
     out = folder / f"out-{to}-{len(list(folder.iterdir()))}{SUFFIX.get(to, '')}"
     images = options.pop("images", None)
-    assert convert_masks(folder / "masks", to=to, out=out, images=images, options=OutputOptions(**options)).out == out
+    assert (
+        convert_masks(folder / "masks", format=to, out=out, images=images, options=OutputOptions(**options)).out == out
+    )
     return out
 
 
@@ -342,7 +347,7 @@ def test_voc_goes_back_into_this_package(folder):
     data = open_data(out, split="default", need_tags=False, data_format="voc")
     assert data.classes == ("dog", "cat")
     np.testing.assert_array_equal(read_mask(data.pictures[0].mask, data.mask_codes), animals["a"])
-    assert convert_masks(out / "SegmentationClass", to="coco", out=folder / "c.json").classes == ("dog", "cat")
+    assert convert_masks(out / "SegmentationClass", format="coco", out=folder / "c.json").classes == ("dog", "cat")
 
 
 # --- the folder ---
@@ -387,13 +392,15 @@ def test_nothing_is_left_of_what_fails(tmp_path):
 def test_wrong_calls_say_what_is_needed(tmp_path):
     masks = write_masks(tmp_path, {"a": np.ones((3, 3), np.uint8)})
     with pytest.raises(ValueError, match=r"must end in \.json"):
-        convert_masks(masks, to="coco", out=tmp_path / "a.txt")
-    with pytest.raises(FileExistsError, match="exists"):
-        convert_masks(masks, to="geojson", out=masks)
-    with pytest.raises(ValueError, match="no format for masks"):
-        convert_masks(masks, to="excel", out=tmp_path / "a")
+        tag2mask.convert(masks, to="coco", out=tmp_path / "a.txt")
+    (tmp_path / "a.xml").touch()
+    for to, out in (("geojson", masks), ("label-studio", tmp_path / "a.json")):
+        with pytest.raises(FileExistsError, match="exists"):
+            tag2mask.convert(masks, to=to, out=out)
+    with pytest.raises(ValueError, match="no format that can be written"):
+        tag2mask.convert(masks, to="excel", out=tmp_path / "a")
     with pytest.raises(FileNotFoundError, match="no folder"):
-        convert_masks(tmp_path / "none", to="geojson", out=tmp_path / "a")
+        tag2mask.convert(tmp_path / "none", to="geojson", out=tmp_path / "a")
     with pytest.raises(ValueError, match="--tolerance"):
         OutputOptions(tolerance=-1)
     with pytest.raises(ValueError, match="--shapes"):
@@ -481,7 +488,7 @@ def test_predict_writes_every_format(tmp_path, capsys):
         assert (out / place).is_file()
     assert (out / "classes.txt").read_text("utf-8").split("\n")[:-1] == list(CLASSES)
     first = (out / "coco.json").read_bytes()
-    assert convert_masks(out, to="coco", out=tmp_path / "c.json", images=pictures).classes == CLASSES
+    assert convert_masks(out, format="coco", out=tmp_path / "c.json", images=pictures).classes == CLASSES
     again = COCO(tmp_path / "c.json")
     assert sorted(a["area"] for a in again.anns.values()) == sorted(a["area"] for a in coco.anns.values())
     (pictures / "c.png").write_bytes((pictures / "c.jpg").read_bytes())
@@ -514,7 +521,7 @@ ODD_PICTURES = [("#b.jpg",), (" a.jpg",), ("a .jpg",), ("a:b.jpg",), ("sub/#c.jp
 
 def refuses(to, classes=CLASSES, pictures=("a.jpg",), max_pixels=1000):
     try:
-        check([to], classes, pictures, OutputOptions(), max_pixels)
+        check([to], Wanted(classes, pictures, OutputOptions(), max_pixels))
     except ValueError:
         return True
     return False
@@ -522,7 +529,8 @@ def refuses(to, classes=CLASSES, pictures=("a.jpg",), max_pixels=1000):
 
 @pytest.mark.parametrize("to", REFUSED)
 def test_each_format_refuses_what_it_cannot_hold_and_writes_the_rest(to, tmp_path):
-    assert CHECKS.keys() == WRITERS.keys() == REFUSED.keys()
+    assert FORMATS.keys() == REFUSED.keys() == set(MASK_FORMATS)
+    assert RESULTS.keys() == set(get_args(OutputFormat))
     for classes in REFUSED[to]["classes"]:
         assert refuses(to, classes=classes), classes
     for pictures in REFUSED[to]["pictures"]:
@@ -533,7 +541,7 @@ def test_each_format_refuses_what_it_cannot_hold_and_writes_the_rest(to, tmp_pat
     written = 0
     for number, (classes, pictures) in enumerate(held):
         if not refuses(to, classes, pictures):
-            with WRITERS[to](tmp_path / f"{number}{SUFFIX.get(to, '')}", classes, OutputOptions()) as add:
+            with FORMATS[to].writer(tmp_path / f"{number}{SUFFIX.get(to, '')}", classes, OutputOptions()) as add:
                 for name in pictures:
                     add(LabeledPicture(name, name, labels))
             written += 1
@@ -574,7 +582,7 @@ def test_convert_refuses_before_it_reads_a_mask(tmp_path):
 def test_a_brush_that_is_too_large_is_refused_before_it_is_drawn(tmp_path):
     assert refuses("label-studio", max_pixels=2**30)
     assert not refuses("label-studio", max_pixels=2**30 - 1)
-    check(["label-studio"], CLASSES, ["a.jpg"], OutputOptions(shapes="polygons"), 2**30)
+    check(["label-studio"], Wanted(CLASSES, ["a.jpg"], OutputOptions(shapes="polygons"), 2**30))
     with pytest.raises(ValueError, match="at most 1073741823 pixels"):
         brush_rle(np.ones((1, 1), bool), (0, 0), (2**15, 2**15))
 
@@ -604,7 +612,7 @@ def test_masks_of_one_name_and_pictures_without_mask_are_said(tmp_path):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / name)
     Image.new("RGB", (4, 4)).save(tmp_path / "masks" / "lossy.jpg")
-    made = convert_masks(tmp_path, to="coco", out=tmp_path / "c.json", images=tmp_path / "images")
+    made = convert_masks(tmp_path, format="coco", out=tmp_path / "c.json", images=tmp_path / "images")
     assert [(each.code, each.names) for each in made.findings] == [
         ("no_png", ("lossy.jpg",)), ("pictures_without_mask", ("c.jpg",))
     ]  # fmt: skip

@@ -102,6 +102,22 @@ def test_predict_writes_the_list_and_the_page(segmenter, tmp_path, capsys):
     assert not (out / ".masks").exists()
 
 
+def test_probabilities_are_computed_once_for_the_ranking_and_for_npz(segmenter, tmp_path, monkeypatch):
+    parts, computed = Prediction.parts, []
+
+    def counted(self):
+        computed.append(self)
+        return parts(self)
+
+    monkeypatch.setattr(Prediction, "parts", counted)
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
+    predict(segmenter, tmp_path / "a.png", tmp_path / "out", formats=("npz",), rank=True)
+    assert len(computed) == 1
+    with (tmp_path / "out" / "rank.csv").open(newline="", encoding="utf-8") as file:
+        margin = next(csv.DictReader(file))["margin"]
+    assert margin == f"{review(segmenter.predict(tmp_path / 'a.png')).margin:.4f}"
+
+
 def test_a_model_without_maps_ranks_too(tmp_path, segmenter):
     class Plain(type(segmenter)):
         def class_activation_maps(self, rgb, names):

@@ -14,7 +14,7 @@ from tag2mask.config.inference import Inference, resolve_crf
 from tag2mask.data import voc_palette
 from tag2mask.inference.score_maps import NUMPY, ScoreMaps
 from tag2mask.inference.segmenter import Segmenter
-from tag2mask.inference.sources import find_pictures
+from tag2mask.inference.sources import search
 from tag2mask.inference.tiles import labels_of, network_size, whole
 from tag2mask.inference.torch_backend import TORCH, resolve_device
 from tag2mask.jobs.predicting.run import predict
@@ -345,17 +345,17 @@ def test_find_pictures_names_are_unique_and_files_come_once(tmp_path):
     for name in ("one/a.jpg", "two/a.jpg", "two/B.jpg", "two/b.png", "two/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = find_pictures([tmp_path / "one", tmp_path / "two", tmp_path / "one" / "a.jpg"])
+    found = search([tmp_path / "one", tmp_path / "two", tmp_path / "one" / "a.jpg"]).pictures
     assert [p.name for p in found] == ["one/a", "two/B.jpg", "two/a", "two/b.png"]
     assert [p.file_name for p in found] == ["one/a.jpg", "two/B.jpg", "two/a.jpg", "two/b.png"]
-    globbed = find_pictures([str(tmp_path / "*" / "a.jpg")])
+    globbed = search([str(tmp_path / "*" / "a.jpg")]).pictures
     assert [p.name for p in globbed] == ["one/a", "two/a"]
     with pytest.raises(FileNotFoundError, match="No file matches"):
-        find_pictures([str(tmp_path / "*.tif")])
+        search([str(tmp_path / "*.tif")])
     with pytest.raises(FileNotFoundError, match=r"nothing\.jpg"):
-        find_pictures([tmp_path / "nothing.jpg"])
+        search([tmp_path / "nothing.jpg"])
 
 
 def test_a_file_whose_name_looks_like_a_glob(tmp_path):
     (tmp_path / "a[1].jpg").write_bytes(b"")
-    assert [p.name for p in find_pictures([tmp_path / "a[1].jpg"])] == ["a[1]"]
+    assert [p.name for p in search([tmp_path / "a[1].jpg"]).pictures] == ["a[1]"]

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from tag2mask import cli
 from tag2mask.data.storage.result_names import name_key, result_names
-from tag2mask.inference.sources import called, find_pictures, only_listed, search
+from tag2mask.inference.sources import called, only_listed, search
 from tag2mask.jobs.converting.masks import convert_masks
 from tag2mask.jobs.predicting.run import predict
 
@@ -99,7 +99,7 @@ def test_pictures_of_two_folders_have_one_name_in_every_file(segmenter, tmp_path
     tasks = json.loads((out / "label-studio.json").read_text())
     assert [task["data"]["image"].split("?d=")[1] for task in tasks] == files
     # and back: the folder that holds both finds every picture again
-    again = convert_masks(out, to="coco", out=tmp_path / "c.json", images=tmp_path)
+    again = convert_masks(out, format="coco", out=tmp_path / "c.json", images=tmp_path)
     assert not [each for each in again.findings if each.severity != "note"]
     back = COCO(tmp_path / "c.json")
     assert sorted(image["file_name"] for image in back.imgs.values()) == files
@@ -111,7 +111,7 @@ def test_names_of_several_folders_stay_short_where_they_differ(segmenter, tmp_pa
     out = tmp_path / "out"
     predict(segmenter, [tmp_path / "siteA", tmp_path / "siteB"], out, formats=("png", "coco"))
     assert column(out / "scores.csv", "file_name") == ["001.jpg", "002.jpg"]
-    convert_masks(out, to="coco", out=tmp_path / "c.json", images=tmp_path)
+    convert_masks(out, format="coco", out=tmp_path / "c.json", images=tmp_path)
     images = json.loads((tmp_path / "c.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["siteA/001.jpg", "siteB/002.jpg"]
 
@@ -129,7 +129,7 @@ def test_names_of_several_folders_stay_short_where_they_differ(segmenter, tmp_pa
 )
 def test_names_begin_at_the_source_or_at_the_folder_common_to_all(sources, names, tmp_path):
     pictures(tmp_path, "x/a.jpg", "x/deep/c.jpg", "y/a.jpg", "y/a.png", "y/b.jpg")
-    assert [each.file_name for each in find_pictures([str(tmp_path / source) for source in sources])] == names
+    assert [each.file_name for each in search([str(tmp_path / source) for source in sources]).pictures] == names
 
 
 def test_shards_of_one_name_and_twins_in_a_shard(tmp_path):
@@ -137,12 +137,12 @@ def test_shards_of_one_name_and_twins_in_a_shard(tmp_path):
         (tmp_path / folder).mkdir()
         with tarfile.open(tmp_path / folder / "00.tar", "w") as archive:
             archive.add(picture(tmp_path / "a.png"), "a.png")
-    found = find_pictures([tmp_path / "x/00.tar", tmp_path / "y/00.tar"])
+    found = search([tmp_path / "x/00.tar", tmp_path / "y/00.tar"]).pictures
     assert [each.file_name for each in found] == ["x/00.tar/a.png", "y/00.tar/a.png"]
     with tarfile.open(tmp_path / "x/00.tar", "a") as archive:
         archive.add(tmp_path / "a.png", "a.png")
     with pytest.raises(ValueError, match=r"Two pictures are called '00/a\.png'"):
-        find_pictures([tmp_path / "x/00.tar"])
+        search([tmp_path / "x/00.tar"])
 
 
 def test_letter_case_and_forms_of_accents_never_share_a_mask(segmenter, tmp_path):
@@ -152,7 +152,7 @@ def test_letter_case_and_forms_of_accents_never_share_a_mask(segmenter, tmp_path
     predict(segmenter, folder, tmp_path / "out", formats=("png", "coco"))
     masks = [path.name for path in (tmp_path / "out/masks").iterdir()]
     assert len({name_key(name) for name in masks}) == 4
-    made = convert_masks(tmp_path / "out", to="coco", out=tmp_path / "c.json", images=folder)
+    made = convert_masks(tmp_path / "out", format="coco", out=tmp_path / "c.json", images=folder)
     assert made.num_images == 4
     images = {image["file_name"] for image in json.loads((tmp_path / "c.json").read_text())["images"]}
     assert images == {"a.jpg", "A.jpg", NFC, NFD}
@@ -162,7 +162,7 @@ def test_a_link_is_called_as_it_is_named(segmenter, tmp_path):
     picture(tmp_path / "store/2f9a.jpg")
     (tmp_path / "in").mkdir()
     (tmp_path / "in/2008_000001.jpg").symlink_to(tmp_path / "store/2f9a.jpg")
-    (found,) = find_pictures([tmp_path / "in"])
+    (found,) = search([tmp_path / "in"]).pictures
     assert found.file_name == "2008_000001.jpg"
     assert called({"2008_000001.jpg": "t"}, [found])
     assert not called({"2f9a.jpg": "t"}, [found])
@@ -184,12 +184,22 @@ def test_a_name_that_is_no_text_is_refused_before_any_work(segmenter, tmp_path):
 
 
 def meant(names: list[str], root: Path, *sources: str) -> dict[str, str]:
-    found = find_pictures([root / source for source in sources])
+    found = search([root / source for source in sources]).pictures
     chosen = called({name: f"row {i}" for i, name in enumerate(names)}, found)
     return {name: each.path.relative_to(root.resolve()).as_posix() for name, each in chosen.items()}
 
 
-TREE = ("a.jpg", "old/a.jpg", "old/b.jpg", "new/c.jpg", "new/old/d.jpg", "my cat.v1.webp", "e.jpg", "e.png")
+TREE = (
+    "a.jpg",
+    "old/a.jpg",
+    "old/b.jpg",
+    "new/c.jpg",
+    "new/old/d.jpg",
+    "my cat.v1.webp",
+    "e.jpg",
+    "e.png",
+    " edge .jpg",
+)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +234,9 @@ def test_a_name_means_one_picture_or_is_refused(names, sources, means, tmp_path)
 
 def test_names_are_compared_in_one_form_of_accents(tmp_path):
     picture(tmp_path / "in" / NFD)
-    found = find_pictures([tmp_path / "in"])
+    found = search([tmp_path / "in"]).pictures
     assert called({NFC: "t"}, found) == {NFC: found[0]}
-    assert only_listed(found, written(tmp_path / "l.txt", NFC[:-4])) == found
+    assert only_listed(found, written(tmp_path / "l.txt", NFC[:-4])).pictures == found
 
 
 def test_a_table_tags_the_pictures_that_it_names_and_the_rest_is_counted(segmenter, tmp_path, capsys, monkeypatch):
@@ -265,11 +275,13 @@ def test_a_table_that_fits_nothing_or_too_much_is_refused_before_any_work(row, w
         ("a.jpg\nold/a.jpg\n", ["a.jpg", "old/a.jpg"]),
         ("/JPEGImages/a.jpg /SegmentationClass/a.png\n", ["a.jpg"]),
         (" b.jpg \n\n", ["old/b.jpg"]),
+        (" edge .jpg\n", [" edge .jpg"]),
+        ("a.jpg 1\nold/b.jpg -1\n", ["a.jpg", "old/b.jpg"]),
     ],
 )
 def test_a_list_names_pictures_with_blanks_and_any_suffix(lines, names, tmp_path):
-    found = find_pictures([pictures(tmp_path / "in", *TREE)])
-    assert [each.file_name for each in only_listed(found, written(tmp_path / "l.txt", lines))] == names
+    found = search([pictures(tmp_path / "in", *TREE)]).pictures
+    assert [each.file_name for each in only_listed(found, written(tmp_path / "l.txt", lines)).pictures] == names
 
 
 @pytest.mark.parametrize(
@@ -283,7 +295,7 @@ def test_a_list_names_pictures_with_blanks_and_any_suffix(lines, names, tmp_path
     ],
 )
 def test_a_line_that_names_no_one_picture_is_refused(lines, words, tmp_path):
-    found = find_pictures([pictures(tmp_path / "in", *TREE)])
+    found = search([pictures(tmp_path / "in", *TREE)]).pictures
     with pytest.raises(ValueError, match=words):
         only_listed(found, written(tmp_path / "l.txt", lines))
 
@@ -321,7 +333,7 @@ def test_results_of_other_commands_and_folders_of_systems_are_no_sources(segment
     assert set(finding.names) == {
         "__MACOSX", "@eaDir", "run/samples", "labels", "data/masks", "voc/SegmentationClass"
     }  # fmt: skip
-    assert find_pictures([tmp_path / "__MACOSX"])[0].name == "m", "asked for by name"
+    assert search([tmp_path / "__MACOSX"]).pictures[0].name == "m", "asked for by name"
 
 
 @pytest.mark.parametrize(
@@ -348,7 +360,7 @@ def test_nothing_to_do_is_an_error_that_says_what_was_looked_at(
     assert cli.main(["predict", "run", str(tmp_path / source), "--out", str(tmp_path / "out")]) == 1
     assert "names no picture" in (said := capsys.readouterr().err) or "No file matches" in said
     with pytest.raises(FileNotFoundError, match=words):
-        find_pictures([str(tmp_path / source)])
+        search([str(tmp_path / source)])
     assert not (tmp_path / "out").exists()
 
 
@@ -365,7 +377,7 @@ def test_files_passed_over_are_counted_by_suffix(segmenter, tmp_path, capsys, mo
         assert (finding["code"], finding["count"]) == ("passed_over", 3)
         assert ".xcf 2, .raw 1" in finding["message"]
         assert ".xcf 2, .raw 1" in told.err
-    made = convert_masks(tmp_path / "out", to="coco", out=tmp_path / "c.json", images=folder)
+    made = convert_masks(tmp_path / "out", format="coco", out=tmp_path / "c.json", images=folder)
     assert [each.code for each in made.findings] == ["passed_over"]
 
 
@@ -374,7 +386,7 @@ def test_a_file_of_a_format_without_reader_says_what_it_needs(tmp_path, monkeypa
     from tag2mask.data.storage import suffixes
 
     monkeypatch.setattr(suffixes, "FORMATS", ("JPEG",))
-    (found,) = find_pictures([written(tmp_path / "a.heic", "no picture")])
+    (found,) = search([written(tmp_path / "a.heic", "no picture")]).pictures
     with pytest.raises(ValueError, match=r"heic needs pip install .*heif.*\. Replace or remove it"):
         read_picture(found.path)
 
@@ -386,6 +398,9 @@ def test_what_predict_did_not_write_is_never_replaced(segmenter, tmp_path):
     with pytest.raises(FileExistsError, match=r"holds classes\.txt, masks, not written by predict"):
         predict(segmenter, data / "images", data)
     assert (data / "masks/a.png").read_bytes() == before
+    (data / "probs").mkdir()
+    with pytest.raises(FileExistsError, match=r"holds classes\.txt, probs, not written by predict"):
+        predict(segmenter, data / "images", data, formats=("npz",))
     out = tmp_path / "out"
     predict(segmenter, data / "images", out)
     with pytest.raises(FileExistsError, match="is one of the pictures to predict"):
@@ -540,9 +555,9 @@ def test_advice_keeps_the_dots_of_a_folder(out, tmp_path):
 
 def test_a_list_in_the_form_of_other_systems_and_of_find(tmp_path):
     folder = pictures(tmp_path / "in", "sub/my cat.png", "b.png")
-    found = find_pictures([folder])
+    found = search([folder]).pictures
     for line in ("sub\\my cat.png", ".\\sub\\my cat", "in/sub/my cat.png", f"{folder}/sub/my cat.png"):
-        chosen = only_listed(found, written(tmp_path / "l.txt", f"{line}\n"))
+        chosen = only_listed(found, written(tmp_path / "l.txt", f"{line}\n")).pictures
         assert [each.file_name for each in chosen] == ["sub/my cat.png"], line
     with pytest.raises(ValueError, match="line 1: '# my list' is not among the sources"):
         only_listed(found, written(tmp_path / "l.txt", "# my list\nb.png\n"))
@@ -555,7 +570,7 @@ def test_two_links_to_one_file_are_two_pictures_and_a_link_to_nothing_is_told(se
     for name in ("a.png", "b.png"):
         (folder / name).symlink_to(blob)
     (tmp_path / "other").symlink_to(folder)
-    assert [each.file_name for each in find_pictures([folder, tmp_path / "other"])] == ["a.png", "b.png"]
+    assert [each.file_name for each in search([folder, tmp_path / "other"]).pictures] == ["a.png", "b.png"]
     (folder / "gone.png").symlink_to(tmp_path / "never_fetched")
     summary = predict(segmenter, folder, tmp_path / "out")
     assert summary.written == ("a", "b")
@@ -566,8 +581,8 @@ def test_two_links_to_one_file_are_two_pictures_and_a_link_to_nothing_is_told(se
 def test_an_empty_source_is_not_the_folder_one_is_in(tmp_path, monkeypatch):
     monkeypatch.chdir(pictures(tmp_path, "a.png"))
     with pytest.raises(FileNotFoundError, match="A source is empty"):
-        find_pictures([""])
-    assert find_pictures(["."])
+        search([""])
+    assert search(["."]).pictures
 
 
 def test_long_names_are_written_or_refused_before_any_work(segmenter, tmp_path):

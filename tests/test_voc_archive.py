@@ -48,7 +48,7 @@ def test_ids_follow_the_names():
     assert voc_archive.voc_ids(CLASSES).tolist() == IDS
     assert voc_archive.voc_ids(VOC_CLASSES).tolist() == list(range(21))
     with pytest.raises(ValueError, match="knows zebra"):
-        voc_archive.voc_ids(("dog", "zebra"))
+        voc_archive.check_archive(("dog", "zebra"), ["a.jpg"])
 
 
 def test_archive_holds_the_masks_with_voc_ids(segmenter, pictures, tmp_path):

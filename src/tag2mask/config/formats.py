@@ -101,7 +101,25 @@ class OutputOptions:
 
 MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc"]
 """Formats of annotation tools that masks are written in (docs/formats.md)."""
-OutputFormat = Literal["png", "ids", "npz", "comp5", "comp6", "coco", "yolo", "label-studio", "cvat", "geojson", "voc"]
+OutputFormat = Literal["png", "ids", "npz", "comp5", "comp6", MaskFormat]
 """`predict --format`."""
 MASK_FORMATS: tuple[str, ...] = get_args(MaskFormat)
-OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
+RESULTS: dict[str, tuple[str, ...]] = {
+    "png": ("masks/NAME.png", "overlays/NAME.jpg"),
+    "ids": ("ids/NAME.png",),
+    "npz": ("probs/NAME.npz",),
+    "comp5": ("results.tgz", "results/"),
+    "comp6": ("results.tgz", "results/"),
+    "coco": ("coco.json",),
+    "yolo": ("yolo/labels/NAME.txt",),
+    "label-studio": ("label-studio.json",),
+    "cvat": ("cvat.zip",),
+    "geojson": ("geojson/NAME.geojson",),
+    "voc": ("voc/SegmentationClass/NAME.png", "voc/SegmentationObject/NAME.png"),
+}
+"""What `predict` writes below OUT in each format: whole files, folders, and the files of each picture NAME."""
+
+
+def place_of(result: str) -> str:
+    """The file or folder directly below OUT that an entry of `RESULTS` is, or lies in."""
+    return result.partition("/")[0]

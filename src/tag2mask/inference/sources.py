@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,14 +17,15 @@ from PIL import Image
 
 from tag2mask.base.spelling import existing, nfc
 from tag2mask.config import MAX_PIXELS
-from tag2mask.data.dataset import DataError, SplitError
+from tag2mask.data.dataset import DataError
 from tag2mask.data.findings import Finding
+from tag2mask.data.readers.lists import read_list
 from tag2mask.data.storage.pictures import check_pixels, read_picture, to_rgb, upright
 from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.data.storage.searching import files_below, is_left_out, not_searched
 from tag2mask.data.storage.shards import find_shards, names_shards, pictures_in
 from tag2mask.data.storage.suffixes import is_picture, passed_over, without_suffix
-from tag2mask.data.storage.tables import read_text, safe_name
+from tag2mask.data.storage.tables import read_text
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
@@ -52,32 +53,15 @@ class Found(NamedTuple):
 
 
 class _Member(NamedTuple):
+    """A file that a source names."""
+
     path: Path
     base: Path
     """The folder that its names begin at."""
-    short: str
-    """Its path below `base`."""
-    long: str
-    """The same; of a member of a shard with the suffix .tar."""
-
-    @property
-    def place(self) -> str:
-        """Its whole path, links not followed."""
-        return (_absolute(self.base) / self.short).as_posix()
-
-
-def _own_path(path: Path, parents: dict[Path, Path]) -> Path:
-    """A path with the links of its folders followed, not its own: two links to one file are two pictures."""
-    return parents.setdefault(path.parent, path.parent.resolve()) / path.name
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
-
-
-def find_pictures(sources: Iterable[str | Path]) -> list[NamedPicture]:
-    """The pictures that sources name; see `search`."""
-    return search(sources).pictures
+    name: str
+    """Its path below `base`; of a member of a shard SHARD/NAME."""
+    whole_name: str
+    """The same; of a member of a shard SHARD.tar/NAME."""
 
 
 def search(sources: Iterable[str | Path]) -> Found:
@@ -89,17 +73,23 @@ def search(sources: Iterable[str | Path]) -> Found:
         FileNotFoundError: a source names nothing.
         ValueError: names that no file can be written with, or a shard that has two pictures of one name.
     """
-    found: dict[Path, _Member] = {}
-    parents: dict[Path, Path] = {}
+    members: dict[Path, _Member] = {}
+    folders: dict[Path, Path] = {}
     findings: list[Finding] = []
     for source in sources:
         for member in _expand(source, findings):
-            found.setdefault(_own_path(member.path, parents), member)
-    file_names = _file_names(list(found.values()))
+            # the links of its folders are followed, not its own: two links to one file are two pictures
+            folder = folders.setdefault(member.path.parent, member.path.parent.resolve())
+            members.setdefault(folder / member.path.name, member)
+    file_names = _file_names(list(members.values()))
     names = result_names(file_names)
-    places = (member.place for member in found.values())
-    pictures = [NamedPicture(*each) for each in zip(found, names, file_names, places, strict=True)]
+    places = ((_absolute(member.base) / member.name).as_posix() for member in members.values())
+    pictures = [NamedPicture(*each) for each in zip(members, names, file_names, places, strict=True)]
     return Found(pictures, tuple(findings))
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
 
 
 def _expand(source: str | Path, findings: list[Finding]) -> list[_Member]:
@@ -135,18 +125,13 @@ def _expand(source: str | Path, findings: list[Finding]) -> list[_Member]:
 
 def _is_left_out_below(folder: Path, fixed: Path) -> bool:
     """Whether a folder, or one on the way to it that a glob did not spell out, is never searched."""
-    between = [folder, *folder.parents]
-    return any(is_left_out(each) for each in between[: between.index(fixed)])
+    return any(is_left_out(each) for each in takewhile(lambda each: each != fixed, [folder, *folder.parents]))
 
 
 def _pictures_of(
     source: Path, base: Path, files: Sequence[Path], left_out: Sequence[str], findings: list[Finding]
 ) -> list[_Member]:
-    """The pictures among files below `base`; what else is there is counted.
-
-    Raises:
-        FileNotFoundError: there is no picture.
-    """
+    """The pictures among files below `base`; what else is there is counted."""
     names = [file.relative_to(base).as_posix() for file in files]
     members = [_Member(file, base, name, name) for file, name in zip(files, names, strict=True) if is_picture(name)]
     told = [*passed_over(names, source, companions=not members), *not_searched(source, left_out)]
@@ -158,21 +143,21 @@ def _pictures_of(
 
 
 def _file_names(members: Sequence[_Member]) -> list[str]:
-    """One name of each picture's file: below its source, or for all below the folder common to all sources.
+    """Each picture's path below its source; of all below the folder common to all sources, where that is needed.
 
     Raises:
         ValueError: a name that is no text, or two members of a shard with one name.
     """
     bases: defaultdict[str, set[Path]] = defaultdict(set)
     for member in members:
-        bases[name_key(without_suffix(member.short))].add(member.base)
-    if all(len(each) == 1 for each in bases.values()):
-        names = [member.short for member in members]
-    else:
-        names = _below_common(members)
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"Two pictures are called {twice[0]!r}. Rename one, or pack the shard anew.")
+        bases[name_key(without_suffix(member.name))].add(member.base)
+    names = [member.name for member in members]
+    if any(len(each) > 1 for each in bases.values()):  # the results of two sources would be called the same
+        folders = _below_common({member.base for member in members})
+        names = [(folders[member.base] / member.whole_name).as_posix() for member in members]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"Two pictures are called {twice!r}. Rename one, or pack the shard anew.")
     for name in names:
         try:
             name.encode()
@@ -181,14 +166,14 @@ def _file_names(members: Sequence[_Member]) -> list[str]:
     return names
 
 
-def _below_common(members: Sequence[_Member]) -> list[str]:
-    folders = {base: _absolute(base) for base in {member.base for member in members}}
+def _below_common(bases: Iterable[Path]) -> dict[Path, Path]:
+    """Each folder's path below the one that is common to all."""
+    folders = {base: _absolute(base) for base in bases}
     try:
-        root = Path(os.path.commonpath(list(folders.values())))
-        below = {base: folder.relative_to(root) for base, folder in folders.items()}
+        root = os.path.commonpath(folders.values())
+        return {base: folder.relative_to(root) for base, folder in folders.items()}
     except ValueError:  # on different drives
-        below = {base: Path(folder.drive.strip(":\\/"), *folder.parts[1:]) for base, folder in folders.items()}
-    return [(below[member.base] / member.long).as_posix() for member in members]
+        return {base: Path(folder.drive.strip(":\\/"), *folder.parts[1:]) for base, folder in folders.items()}
 
 
 def as_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -232,34 +217,43 @@ def called(names: Mapping[str, str], pictures: Sequence[NamedPicture]) -> dict[s
 
     Args:
         names: Each name with where it stands, for messages.
-        pictures: As `find_pictures` gives them.
+        pictures: As `search` gives them.
 
     Raises:
         DataError: a name that may mean several pictures, or two that may mean the same.
     """
-    ends = _ends(names, pictures)
-    bases = Counter(nfc(name).rpartition("/")[2] for name in names)
+    ends = path_ends(max(map(_depth, names), default=0), pictures)
+    last_parts = Counter(map(_last_part, names))
+    found: dict[str, int] = {}
     owner: dict[int, str] = {}
+
+    def claim(i: int, name: str) -> None:
+        other = owner.setdefault(i, name)
+        if other != name:
+            raise DataError(
+                f"{names[name]}: {name!r} and {other!r} ({names[other]}) may both mean {pictures[i].place}. Give the "
+                "folder that the names begin at as the source."
+            )
+
     for name in names:
-        if (i := _whole(name, ends.get(nfc(name), ()), pictures)) is not None:
-            _claim(i, name, owner, names, pictures)
-    found, whole = {name: i for i, name in owner.items()}, set(owner)
-    for name in names:
-        ending = ends.get(nfc(name), ()) if name not in found else ()
-        for i in ending:
-            if i in whole and _depth(name) > _depth(pictures[i].file_name):
-                # refused: its whole name is another, but this one fits its path
-                _claim(i, name, owner, names, pictures)
-        free = [i for i in ending if i not in whole]
+        if (whole := _whole(name, ends.get(nfc(name), ()), pictures)) is not None:
+            claim(whole, name)
+            found[name] = whole
+    taken = set(owner)
+    for name in [name for name in names if name not in found]:
+        ending = ends.get(nfc(name), ())
+        for i in taken.intersection(ending):
+            if _depth(name) > _depth(pictures[i].file_name):  # refused: another is its whole name, this fits its path
+                claim(i, name)
+        free = [i for i in ending if i not in taken]
         if len(free) > 1:
             several = " and ".join(pictures[i].file_name for i in free[:2])
             raise DataError(
                 f"{names[name]}: {name!r} is the name of {len(free)} of the sources: {several}. Write their paths."
             )
-        for i in free:
-            if bases[nfc(name).rpartition("/")[2]] == 1 or _depth(name) >= _depth(pictures[i].file_name):
-                _claim(i, name, owner, names, pictures)
-                found[name] = i
+        if free and (last_parts[_last_part(name)] == 1 or _depth(name) >= _depth(pictures[free[0]].file_name)):
+            claim(free[0], name)
+            found[name] = free[0]
     return {name: pictures[i] for name, i in found.items()}
 
 
@@ -272,24 +266,16 @@ def _whole(name: str, ending: Sequence[int], pictures: Sequence[NamedPicture]) -
     return same[0] if len(same) == 1 else None
 
 
-def _claim(
-    i: int, name: str, owner: dict[int, str], names: Mapping[str, str], pictures: Sequence[NamedPicture]
-) -> None:
-    other = owner.setdefault(i, name)
-    if other != name:
-        raise DataError(
-            f"{names[name]}: {name!r} and {other!r} ({names[other]}) may both mean {pictures[i].place}. Give the "
-            "folder that the names begin at as the source."
-        )
-
-
 def _depth(name: str) -> int:
     return name.count("/") + 1
 
 
-def _ends(names: Iterable[str], pictures: Sequence[NamedPicture]) -> dict[str, list[int]]:
-    """Indices of the pictures by each end of their path, with and without suffix, that may be one of `names`."""
-    deepest = max(map(_depth, names), default=0)
+def _last_part(name: str) -> str:
+    return nfc(name).rpartition("/")[2]
+
+
+def path_ends(deepest: int, pictures: Sequence[NamedPicture]) -> dict[str, list[int]]:
+    """Indices of the pictures by each end of their path of up to `deepest` parts, with and without suffix."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for i, picture in enumerate(pictures):
         parts = picture.place.split("/")
@@ -299,48 +285,41 @@ def _ends(names: Iterable[str], pictures: Sequence[NamedPicture]) -> dict[str, l
     return found
 
 
-def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> list[NamedPicture]:
+def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> Found:
     """Those of the pictures that a list names, in its order.
 
     Args:
-        pictures: As `find_pictures` gives them.
-        list_file: One picture per line, called as in `called`; lines of a VOC split (`/JPEGImages/ID.jpg MASK`) are
-            understood too.
+        pictures: As `search` gives them.
+        list_file: One picture per line (`tag2mask.data.readers.lists.read_list`), called as in `called`.
 
     Raises:
         DataError: (a ValueError) an empty list, a line twice, or one that names no picture or several.
     """
-    lines = [
-        (number, line) for number, line in enumerate(re.split("\r\n|\n|\r", read_text(list_file)), 1) if line.strip()
-    ]
-    if not lines:
-        raise SplitError(f"{list_file} lists no picture. Write one name per line.")
-    spelled = {number: _spellings(line) for number, line in lines}
-    known = _ends([each for words in spelled.values() for each in words], pictures)
+    slashes = max((line.count("/") + line.count("\\") for line in read_text(list_file).splitlines()), default=0)
+    known = path_ends(slashes + 1, pictures)
+    lines, findings = read_list(list_file, lambda text: _spelled(text, known) is not None)
     names: dict[str, int] = {}
-    for number, words in spelled.items():
-        name = next((word for word in words if nfc(word) in known), None)
+    for text, line in lines.items():
+        name = _spelled(text, known)
         if name is None:
-            line = safe_name(words[0], f"{list_file} line {number}")
             raise DataError(
-                f"{list_file} line {number}: {line!r} is not among the sources. Correct the line or the sources."
+                f"{list_file} line {line}: {text!r} is not among the sources. Correct the line or the sources."
             )
         if name in names:
-            raise DataError(f"{list_file} line {number}: {name!r} is already on line {names[name]}. Remove one.")
-        names[name] = number
-    chosen = called({name: f"{list_file} line {number}" for name, number in names.items()}, pictures)
-    for name, number in names.items():
+            raise DataError(f"{list_file} line {line}: {name!r} is already on line {names[name]}. Remove one.")
+        names[name] = line
+    chosen = called({name: f"{list_file} line {line}" for name, line in names.items()}, pictures)
+    for name, line in names.items():
         if name not in chosen:
             raise DataError(
-                f"{list_file} line {number}: the pictures called {name!r} are listed by their paths already, or it is "
+                f"{list_file} line {line}: the pictures called {name!r} are listed by their paths already, or it is "
                 "not certain which is meant. Write its path below the source."
             )
-    return [chosen[name] for name in names]
+    return Found([chosen[name] for name in names], findings)
 
 
-def _spellings(line: str) -> list[str]:
-    """The names that a line may stand for, the likelier before the others."""
-    text = line.strip()
+def _spelled(text: str, known: Mapping[str, object]) -> str | None:
+    """A line of a list as the name that is known, with slashes of this system and without `./` or `JPEGImages/`."""
     slashed = text.replace("\\", "/").removeprefix("./")
-    words = (word.removeprefix("/JPEGImages/").removeprefix("JPEGImages/") for word in (slashed, slashed.split()[0]))
-    return list(dict.fromkeys([line, text, slashed, *words]))
+    words = (text, slashed, slashed.removeprefix("/JPEGImages/").removeprefix("JPEGImages/"))
+    return next((word for word in words if nfc(word) in known), None)

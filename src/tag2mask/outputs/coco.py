@@ -10,26 +10,8 @@ from typing import Any
 
 from tag2mask.base.files import whole_file
 from tag2mask.config.formats import OutputOptions
-from tag2mask.outputs.objects import (
-    Add,
-    LabeledPicture,
-    LabelObject,
-    Wanted,
-    check_any,
-    objects_of,
-    rounded,
-)
-from tag2mask.outputs.polygons import single_polygon
+from tag2mask.outputs.objects import Add, LabeledPicture, LabelObject, objects_of, rounded
 from tag2mask.outputs.rle import coco_counts, coco_string
-
-
-def check_coco(wanted: Wanted) -> None:
-    """COCO holds any names.
-
-    Raises:
-        ValueError: as `check_any`.
-    """
-    check_any(wanted)
 
 
 @contextmanager
@@ -53,8 +35,7 @@ def coco_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> I
             for thing in objects_of(picture, classes, instances=options.instances):
                 count += 1
                 annotation = {"id": count, "image_id": image["id"], **_annotation(thing, (h, w), options)}
-                if picture.scores is not None:
-                    annotation["score"] = round(float(picture.scores[classes[thing.label - 1]]), 6)
+                annotation |= picture.score(thing.name)
                 lines.append(f"{',' if count > 1 else ''}\n{json.dumps(annotation)}")
             file.write("".join(lines))
             images.append(json.dumps(image, ensure_ascii=False))
@@ -70,8 +51,7 @@ def _annotation(thing: LabelObject, size: tuple[int, int], options: OutputOption
         counts = coco_string(coco_counts(thing.mask, thing.corner, size))
         segmentation: Any = {"size": list(size), "counts": counts}
     else:
-        polygons = (single_polygon(region, tolerance=options.tolerance) for region in thing.regions())
-        segmentation = [rounded(polygon + thing.corner) for polygon in polygons]
+        segmentation = [rounded(polygon) for polygon in thing.polygons(tolerance=options.tolerance)]
     return {
         "category_id": thing.label,
         "segmentation": segmentation,

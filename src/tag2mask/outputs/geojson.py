@@ -11,17 +11,8 @@ from typing import Any
 from tag2mask.base.files import write_text
 from tag2mask.config.formats import OutputOptions
 from tag2mask.data.dataset import voc_palette
-from tag2mask.outputs.objects import Add, LabeledPicture, Wanted, check_any, objects_of
+from tag2mask.outputs.objects import Add, LabeledPicture, objects_of
 from tag2mask.outputs.polygons import ring_polygons
-
-
-def check_geojson(wanted: Wanted) -> None:
-    """GeoJSON holds any names.
-
-    Raises:
-        ValueError: as `check_any`.
-    """
-    check_any(wanted)
 
 
 @contextmanager
@@ -39,16 +30,15 @@ def geojson_writer(path: Path, classes: Sequence[str], options: OutputOptions) -
     def add(picture: LabeledPicture) -> None:
         features = []
         for thing in objects_of(picture, classes, instances=False):
-            name = classes[thing.label - 1]
             for region in thing.regions():
                 polygons = ring_polygons(region, tolerance=options.tolerance)
                 rings = [polygon.astype(int) + thing.corner for polygon in polygons]  # corners of pixels all
                 closed = [[*ring.tolist(), ring[0].tolist()] for ring in rings]
-                properties: dict[str, Any] = {"class": name, "label": thing.label, "area": region.area}
-                if picture.scores is not None:
-                    properties["score"] = round(float(picture.scores[name]), 6)
-                properties["objectType"] = "annotation"
-                properties["classification"] = {"name": name, "color": palette[thing.label].tolist()}
+                properties: dict[str, Any] = {
+                    **{"class": thing.name, "label": thing.label, "area": region.area, **picture.score(thing.name)},
+                    "objectType": "annotation",
+                    "classification": {"name": thing.name, "color": palette[thing.label].tolist()},
+                }
                 geometry = {"type": "Polygon", "coordinates": closed}
                 features.append({"type": "Feature", "geometry": geometry, "properties": properties})
         h, w = picture.size

@@ -12,8 +12,7 @@ from xml.sax.saxutils import quoteattr
 
 from tag2mask.base.files import whole_file, write_text
 from tag2mask.config.formats import OutputOptions
-from tag2mask.outputs.objects import Add, LabeledPicture, Wanted, check_any, objects_of
-from tag2mask.outputs.polygons import single_polygon
+from tag2mask.outputs.objects import Add, LabeledPicture, LabelObject, Wanted, objects_of
 from tag2mask.outputs.rle import MAX_BRUSH_PIXELS, brush_rle
 
 _BRUSH, _POLYGON, _IMAGE = "brush", "polygon", "image"
@@ -23,9 +22,8 @@ def check_label_studio(wanted: Wanted) -> None:
     """What Label Studio cannot hold.
 
     Raises:
-        ValueError: as `check_any`; or pictures that may be larger than a brush can be.
+        ValueError: pictures that may be larger than a brush can be.
     """
-    check_any(wanted)
     if wanted.options.shapes == "rle" and wanted.max_pixels > MAX_BRUSH_PIXELS:
         raise ValueError(
             f"Label Studio's brush holds at most {MAX_BRUSH_PIXELS} pixels, but --max-pixels {wanted.max_pixels} "
@@ -67,28 +65,31 @@ def labeling_config(classes: Sequence[str]) -> str:
 
 def _task(picture: LabeledPicture, classes: Sequence[str], options: OutputOptions) -> dict[str, Any]:
     h, w = picture.size
-    results = []
-    for thing in objects_of(picture, classes, instances=options.instances):
-        name = classes[thing.label - 1]
-        common: dict[str, Any] = {"to_name": _IMAGE, "original_width": w, "original_height": h, "image_rotation": 0}
-        if picture.scores is not None:
-            common["score"] = round(float(picture.scores[name]), 6)
-        if options.shapes == "rle":
-            value: dict[str, Any] = {
-                "format": "rle",
-                "rle": brush_rle(thing.mask, thing.corner, (h, w)),
-                "brushlabels": [name],
-            }
-            results.append({**common, "type": "brushlabels", "from_name": _BRUSH, "value": value})
-            continue
-        for region in thing.regions():
-            points = single_polygon(region, tolerance=options.tolerance) + thing.corner
-            percent = (points * (100 / w, 100 / h)).round(8).tolist()
-            value = {"points": percent, "closed": True, "polygonlabels": [name]}
-            results.append({**common, "type": "polygonlabels", "from_name": _POLYGON, "value": value})
+    shared = {"to_name": _IMAGE, "original_width": w, "original_height": h, "image_rotation": 0}
+    results = [
+        {**shared, **picture.score(thing.name), **shape}
+        for thing in objects_of(picture, classes, instances=options.instances)
+        for shape in _shapes(thing, (h, w), options)
+    ]
     for index, result in enumerate(results, start=1):
         result["id"] = f"r{index}"
     prediction: dict[str, Any] = {"model_version": "tag2mask", "result": results}
     if picture.scores is not None and results:
         prediction["score"] = round(sum(result["score"] for result in results) / len(results), 6)
     return {"data": {"image": options.picture_prefix + quote(picture.file_name)}, "predictions": [prediction]}
+
+
+def _shapes(thing: LabelObject, size: tuple[int, int], options: OutputOptions) -> Iterator[dict[str, Any]]:
+    """A brush, or a polygon per region."""
+    if options.shapes == "rle":
+        value: dict[str, Any] = {
+            "format": "rle",
+            "rle": brush_rle(thing.mask, thing.corner, size),
+            "brushlabels": [thing.name],
+        }
+        yield {"type": "brushlabels", "from_name": _BRUSH, "value": value}
+        return
+    for points in thing.polygons(tolerance=options.tolerance):
+        percent = (points * (100 / size[1], 100 / size[0])).round(8).tolist()
+        value = {"points": percent, "closed": True, "polygonlabels": [thing.name]}
+        yield {"type": "polygonlabels", "from_name": _POLYGON, "value": value}

@@ -18,6 +18,7 @@ from tag2mask.config.formats import OutputOptions
 from tag2mask.data.storage.result_names import name_key
 from tag2mask.data.storage.tables import MAX_CLASSES
 from tag2mask.outputs.outlines import Region, trace
+from tag2mask.outputs.polygons import Polygon, single_polygon
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,10 @@ class LabeledPicture:
         h, w = self.labels.shape
         return int(h), int(w)
 
+    def score(self, name: str) -> dict[str, float]:
+        """`{"score": ...}` with the tag score of a class, to six digits; empty where there are no scores."""
+        return {} if self.scores is None else {"score": round(float(self.scores[name]), 6)}
+
 
 Add: TypeAlias = Callable[[LabeledPicture], None]
 """Takes the next picture; nothing of it is kept but a line of text."""
@@ -52,6 +57,8 @@ class LabelObject:
 
     label: int
     """1..C."""
+    name: str
+    """Of the class."""
     box: tuple[int, int, int, int]
     """(x, y, width, height) of the smallest box around them."""
     mask: NDArray[np.bool_]
@@ -71,6 +78,11 @@ class LabelObject:
         """The 4-connected regions, in coordinates of the box."""
         return trace(self.mask)[0]
 
+    def polygons(self, *, tolerance: float, inset: float = 0.0) -> Iterator[Polygon]:
+        """Each region as one polygon (`single_polygon`), in coordinates of the picture."""
+        for region in self.regions():
+            yield single_polygon(region, tolerance=tolerance, inset=inset) + self.corner
+
 
 def objects_of(picture: LabeledPicture, classes: Sequence[str], *, instances: bool) -> Iterator[LabelObject]:
     """The objects of a picture by label, then by their first pixel in reading order. 0 and 255 are none.
@@ -78,23 +90,20 @@ def objects_of(picture: LabeledPicture, classes: Sequence[str], *, instances: bo
     Raises:
         ValueError: a label that no class has.
     """
-    for label in object_labels(picture, classes):
-        whole = _boxed(label, picture.labels == label, (0, 0))
+    for label in _object_labels(picture, classes):
+        name = classes[label - 1]
+        whole = _boxed(label, name, picture.labels == label, (0, 0))
         if not instances:
             yield whole
             continue
         regions, owner = trace(whole.mask)
         for index, region in enumerate(regions, start=1):
             x, y, w, h = region.box
-            yield _boxed(label, owner[y : y + h, x : x + w] == index, (whole.box[0] + x, whole.box[1] + y))
+            yield _boxed(label, name, owner[y : y + h, x : x + w] == index, (whole.box[0] + x, whole.box[1] + y))
 
 
-def object_labels(picture: LabeledPicture, classes: Sequence[str]) -> list[int]:
-    """The labels in 1..C that occur, ascending.
-
-    Raises:
-        ValueError: a label that no class has.
-    """
+def _object_labels(picture: LabeledPicture, classes: Sequence[str]) -> list[int]:
+    """The labels in 1..C that occur, ascending."""
     found = [int(label) for label in np.flatnonzero(label_counts(picture.labels)) if label not in (BACKGROUND, IGNORE)]
     if found and found[-1] > len(classes):
         raise ValueError(
@@ -104,18 +113,19 @@ def object_labels(picture: LabeledPicture, classes: Sequence[str]) -> list[int]:
     return found
 
 
-def _boxed(label: int, mask: NDArray[np.bool_], corner: tuple[int, int]) -> LabelObject:
+def _boxed(label: int, name: str, mask: NDArray[np.bool_], corner: tuple[int, int]) -> LabelObject:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     box = (corner[0] + left, corner[1] + top, right - left, bottom - top)
-    return LabelObject(label, box, mask[top:bottom, left:right])
+    return LabelObject(label, name, box, mask[top:bottom, left:right])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Wanted:
     """What is to be written, as far as it is known before any mask is."""
 
     classes: Sequence[str]
+    """In the order of the labels."""
     file_names: Sequence[str]
     """Of all pictures, as in `LabeledPicture`."""
     options: OutputOptions
@@ -127,11 +137,11 @@ Check: TypeAlias = Callable[[Wanted], None]
 """Refuses with a ValueError what a format cannot hold: classes, names, sizes."""
 
 
-def check_any(wanted: Wanted) -> None:
+def check_names(wanted: Wanted) -> None:
     """What every format demands: classes and pictures have names of their own, and a mask can hold the classes.
 
     Raises:
-        ValueError: it is not so.
+        ValueError: two share a name, or there are too many classes, or none.
     """
     if not 0 < len(wanted.classes) <= MAX_CLASSES:
         raise ValueError(f"Masks hold 1 to {MAX_CLASSES} classes, got {len(wanted.classes)}.")
@@ -141,7 +151,7 @@ def check_any(wanted: Wanted) -> None:
             raise ValueError(f"Two {what} are called {twice[0]!r}. Rename one.")
 
 
-def check_stems(wanted: Wanted, format_name: str) -> None:
+def check_stems(wanted: Wanted, format: str) -> None:
     """For formats that find a picture by its name without suffix.
 
     Raises:
@@ -153,7 +163,7 @@ def check_stems(wanted: Wanted, format_name: str) -> None:
         other = seen.setdefault(name_key(stem_of(name)), name)
         if other != name:
             raise ValueError(
-                f"{format_name} knows pictures by their name without suffix, so it cannot hold both "
+                f"{format} knows pictures by their name without suffix, so it cannot hold both "
                 f"{other} and {name}. Rename one, leave one out, or choose another format."
             )
 

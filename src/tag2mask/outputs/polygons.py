@@ -5,12 +5,13 @@ Points are `(x, y)` in pixels, x to the right and y down; a pixel covers a unit 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.outputs.outlines import Region, Ring
+from tag2mask.outputs.outlines import Region, Ring, Slit
 
 Polygon: TypeAlias = NDArray[np.float64]
 """[n, 2], points (x, y) of a closed polygon; the first is not repeated."""
@@ -26,7 +27,7 @@ def ring_polygons(region: Region, *, tolerance: float = 0.0) -> list[Polygon]:
         tolerance: No pixel corner of the outline is further than this from the polygon, in pixels; a ring that would
             lose its area is kept as it is. Above 0 the rings of a thin region may cross.
     """
-    return [_closed(ring.astype(np.float64), tolerance) for ring in region.rings]
+    return [_simplified(ring.astype(np.float64), tolerance) for ring in region.rings]
 
 
 def single_polygon(region: Region, *, tolerance: float = 0.0, inset: float = 0.0) -> Polygon:
@@ -42,35 +43,43 @@ def single_polygon(region: Region, *, tolerance: float = 0.0, inset: float = 0.0
             that cut coordinates down to whole pixels and paint the outline get the region exactly.
     """
     corners = _corners(region, inset)
-    doors: list[dict[int, list[tuple[float, int]]]] = [{} for _ in corners]
-    entry: dict[int, tuple[int, Polygon]] = {}
-    for slit in region.slits:
-        y = slit.row + 0.5
-        wall = _vertical_edge(region.rings[slit.ring], slit.start, slit.row)
-        doors[slit.ring].setdefault(wall, []).append((y, slit.hole))
-        entry[slit.hole] = (
-            _vertical_edge(region.rings[slit.hole], slit.stop, slit.row),
-            np.array([[slit.start + inset, y], [slit.stop - inset, y]]),
-        )
+    doors, entries = _slits(region)
     points: list[NDArray[np.float64]] = []
-    fixed: list[int] = []  # slit ends, which simplification must not move
-    # What is still to be written, last first: the rest of a ring from an edge on, or points.
-    todo: list[tuple[int, int] | NDArray[np.float64]] = [(0, i) for i in reversed(range(len(corners[0])))]
-    while todo:
-        task = todo.pop()
-        if not isinstance(task, tuple):
-            fixed += range(len(points), len(points) + len(task))
-            points += list(task)
-            continue
-        ring, edge = task
-        points += corners[ring][edge]
-        # edges with a region to their right run upwards: the lowest slit comes first
-        for _, hole in sorted(doors[ring].get(edge, [])):
-            first, slit_ends = entry[hole]
-            length = len(corners[hole])
-            turn = [(hole, (first + 1 + i) % length) for i in range(length)]
-            todo += [slit_ends[::-1], *reversed(turn), slit_ends]
-    return _closed(np.array(points), tolerance, fixed)
+    fixed: list[int] = []  # ends of slits, which simplification must not move
+
+    def cross(slit: Slit, start: float, stop: float) -> None:
+        fixed.extend((len(points), len(points) + 1))
+        points.extend(np.array([[start, slit.row + 0.5], [stop, slit.row + 0.5]]))
+
+    def around(ring: int, first: int) -> Iterator[Slit]:
+        """Add the points of a ring from edge `first` on; stop at each slit, until its hole has been added."""
+        count = len(corners[ring])
+        for edge in (i % count for i in range(first, first + count)):
+            points.extend(corners[ring][edge])
+            for slit in doors[ring].get(edge, ()):
+                left, right = slit.start + inset, slit.stop - inset
+                cross(slit, left, right)
+                yield slit
+                cross(slit, right, left)
+
+    walks = [around(0, 0)]  # a stack, as holes may follow each other thousands deep
+    while walks:
+        if (slit := next(walks[-1], None)) is None:
+            walks.pop()
+        else:
+            walks.append(around(slit.hole, entries[slit.hole] + 1))
+    return _simplified(np.array(points), tolerance, fixed)
+
+
+def _slits(region: Region) -> tuple[list[dict[int, list[Slit]]], dict[int, int]]:
+    """For each ring the slits that begin at each of its edges, in the order of a walk; the edge at which each ends."""
+    doors: list[dict[int, list[Slit]]] = [{} for _ in region.rings]
+    # edges with a region to their right run upwards: the lowest slit comes first
+    for slit in sorted(region.slits, key=lambda each: (each.row, each.hole), reverse=True):
+        edge = _vertical_edge(region.rings[slit.ring], slit.start, slit.row)
+        doors[slit.ring].setdefault(edge, []).append(slit)
+    ends = {slit.hole: _vertical_edge(region.rings[slit.hole], slit.stop, slit.row) for slit in region.slits}
+    return doors, ends
 
 
 def covered_area(polygon: Polygon) -> float:
@@ -111,30 +120,26 @@ def _vertical_edge(ring: Ring, x: int, row: int) -> int:
     return int(np.flatnonzero((ring[:, 0] == x) & (following[:, 0] == x) & (low <= row) & (row < high))[0])
 
 
-def _closed(points: Polygon, tolerance: float, fixed: list[int] | None = None) -> Polygon:
+def _simplified(points: Polygon, tolerance: float, fixed: Sequence[int] = ()) -> Polygon:
     """A closed polygon with fewer points (Douglas and Peucker, 1973), between the fixed ones or two far ones."""
     if tolerance <= 0:
         return points
-    anchors = sorted(set(fixed or []))
-    if not anchors:
-        anchors = [0, int(((points - points[0]) ** 2).sum(axis=1).argmax())]
-        anchors.sort()
-    n = len(points)
-    keep = np.zeros(n, dtype=bool)
+    anchors = sorted(set(fixed)) or sorted((0, int(((points - points[0]) ** 2).sum(axis=1).argmax())))
+    count = len(points)
+    keep = np.zeros(count, dtype=bool)
     keep[anchors] = True
     doubled = np.concatenate([points, points])
-    for begin, end in zip(anchors, [*anchors[1:], anchors[0] + n], strict=True):
-        todo = [(begin, end)]
-        while todo:
-            a, b = todo.pop()
-            if b - a < 2:
-                continue
-            distance = _distances(doubled[a + 1 : b], doubled[a], doubled[b])
-            far = int(distance.argmax())
-            if distance[far] > tolerance:
-                middle = a + 1 + far
-                keep[middle % n] = True
-                todo += [(a, middle), (middle, b)]
+    todo = list(zip(anchors, [*anchors[1:], anchors[0] + count], strict=True))
+    while todo:
+        a, b = todo.pop()
+        if b - a < 2:
+            continue
+        distance = _distances(doubled[a + 1 : b], doubled[a], doubled[b])
+        far = int(distance.argmax())
+        if distance[far] > tolerance:
+            middle = a + 1 + far
+            keep[middle % count] = True
+            todo += [(a, middle), (middle, b)]
     kept = points[keep]
     return kept if len(kept) >= 3 and covered_area(kept) > 0 else points
 

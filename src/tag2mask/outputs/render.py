@@ -210,7 +210,8 @@ def sample_sheet(rows: Sequence[SampleRow], classes: Sequence[str], *, title: st
     columns = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in rows)]
     pad, size = 8, 13
     strips = [_sheet_row(row, columns, cell, pad, size) for row in rows]
-    used = sorted({int(i) for row in rows for name in columns if name not in _HEAT_MAPS for i in _labels(row, name)})
+    maps = [getattr(row, name) for row in rows for name in columns if name not in _HEAT_MAPS]
+    used = sorted({int(label) for labels in maps if labels is not None for label in np.unique(labels)})
     entries = [(i, "background" if i == 0 else classes[i - 1]) for i in used if i <= len(classes)]
     if IGNORE in used:
         entries.append((IGNORE, "ignored: teaches nothing"))
@@ -228,11 +229,6 @@ def sample_sheet(rows: Sequence[SampleRow], classes: Sequence[str], *, title: st
         sheet.paste(strip, (0, top))
         top += strip.height
     return sheet
-
-
-def _labels(row: SampleRow, name: str) -> NDArray[Any]:
-    labels = getattr(row, name)
-    return np.unique(labels) if labels is not None else np.zeros(0, dtype=np.int64)
 
 
 def _sheet_row(row: SampleRow, columns: Sequence[str], cell: int, pad: int, size: int) -> Image.Image:

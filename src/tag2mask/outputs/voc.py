@@ -21,7 +21,6 @@ from tag2mask.outputs.objects import (
     LabeledPicture,
     LabelObject,
     Wanted,
-    check_any,
     check_stems,
     objects_of,
     stem_of,
@@ -36,14 +35,13 @@ def check_voc(wanted: Wanted) -> None:
     """What a VOC tree cannot hold.
 
     Raises:
-        ValueError: as `check_any`, `check_stems`, `check_listed` and `label_colors`; or some of the classes are VOC's
-            and some are not.
+        ValueError: as `check_stems`, `check_listed` and `label_colors`; or some of the classes are VOC's and some are
+            not.
     """
-    check_any(wanted)
-    own = _own_classes(wanted.classes)
-    if own and len(own) < len(wanted.classes):
+    others = other_classes(wanted.classes)
+    if others and len(others) < len(wanted.classes):
         raise ValueError(
-            f"A VOC tree has VOC's ids for VOC's classes, but {', '.join(own)} are not among them. "
+            f"A VOC tree has VOC's ids for VOC's classes, but {', '.join(others)} are not among them. "
             "Rename them all to VOC's names or none, or write cvat or coco."
         )
     label_colors(wanted.classes, ignored=True)
@@ -51,8 +49,14 @@ def check_voc(wanted: Wanted) -> None:
     check_listed(wanted.file_names)
 
 
-def _own_classes(classes: Sequence[str]) -> list[str]:
+def other_classes(classes: Sequence[str]) -> list[str]:
+    """Those that are not VOC's."""
     return [name for name in classes if name not in VOC_CLASSES]
+
+
+def voc_ids(classes: Sequence[str]) -> NDArray[np.uint8]:
+    """The id uint8 [C + 1] of each label: 0 for background, then VOC's by class name."""
+    return np.array([0, *(VOC_CLASSES.index(name) + 1 for name in classes)], dtype=np.uint8)
 
 
 @contextmanager
@@ -63,10 +67,9 @@ def voc_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> It
     where none is, they are the labels, and labelmap.txt names their colors. classes.txt names the classes either way,
     for `--data` of this package.
     """
-    own = _own_classes(classes)
-    ids = [0, *(i if own else VOC_CLASSES.index(name) + 1 for i, name in enumerate(classes, start=1))]
+    own_labels = bool(other_classes(classes))
     codes = np.full(256, IGNORE, dtype=np.uint8)
-    codes[: len(ids)] = ids
+    codes[: len(classes) + 1] = np.arange(len(classes) + 1) if own_labels else voc_ids(classes)
     colors = label_colors(classes, ignored=True)
     names: list[str] = []
 
@@ -79,7 +82,7 @@ def voc_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> It
         save_mask(path / "SegmentationObject" / f"{stem}.png", objects)
 
     yield add
-    if own:
+    if own_labels:
         write_text(path / "labelmap.txt", colors)
     write_text(path / "classes.txt", "".join(f"{name}\n" for name in classes))
     write_text(path / "ImageSets" / "Segmentation" / "default.txt", "".join(f"{name}\n" for name in names))

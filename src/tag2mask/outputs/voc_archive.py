@@ -13,14 +13,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.base.files import write_atomically
 from tag2mask.data.readers.voc import VOC_CLASSES
 from tag2mask.data.storage.result_names import name_key
 from tag2mask.outputs.render import save_mask
+from tag2mask.outputs.voc import other_classes, voc_ids
 
+FILE = "results.tgz"
 Competition: TypeAlias = Literal["comp5", "comp6"]
 """comp5: trained on VOC's own pictures alone; comp6: on anything else too, ImageNet weights included."""
 
@@ -37,32 +38,13 @@ def competition_of(formats: Sequence[str]) -> Competition | None:
     return named[0] if named else None
 
 
-def voc_ids(classes: Sequence[str]) -> NDArray[np.uint8]:
-    """The VOC id uint8 [C + 1] of each label: 0 for background, then by class name.
+def check_archive(classes: Sequence[str], file_names: Sequence[str]) -> None:
+    """Refuse classes and names of pictures that the archive cannot hold.
 
     Raises:
-        ValueError: a class that VOC does not know.
+        ValueError: a class that VOC does not know, or two pictures of one name.
     """
-    if unknown := [name for name in classes if name not in VOC_CLASSES]:
-        raise ValueError(
-            f"--format comp5 and comp6 are for the classes of PASCAL VOC, but this model knows {', '.join(unknown)}. "
-            f"VOC has {', '.join(VOC_CLASSES)}; use --format png for others."
-        )
-    return np.array([0, *(VOC_CLASSES.index(name) + 1 for name in classes)], dtype=np.uint8)
-
-
-def result_name(file_name: str) -> str:
-    """The server's name of a picture: the last part of its path without suffix."""
-    return PurePosixPath(file_name).stem
-
-
-def result_names(file_names: Iterable[str]) -> list[str]:
-    """The server's name of each picture.
-
-    Raises:
-        ValueError: two pictures share one.
-    """
-    names = list(map(result_name, file_names))
+    names = list(map(_result_name, file_names))
     often = Counter(map(name_key, names))
     twice = [name for name in names if often[name_key(name)] > 1]
     if twice:
@@ -70,29 +52,41 @@ def result_names(file_names: Iterable[str]) -> list[str]:
             f"Two pictures are called {twice[0]}, but the VOC server takes one file of a name. "
             "Give one folder of pictures, or restrict them with --list."
         )
-    return names
+    if unknown := other_classes(classes):
+        raise ValueError(
+            f"--format comp5 and comp6 are for the classes of PASCAL VOC, but this model knows {', '.join(unknown)}. "
+            f"VOC has {', '.join(VOC_CLASSES)}; use --format png for others."
+        )
 
 
-def result_file(competition: Competition, name: str) -> PurePosixPath:
+def _result_name(file_name: str) -> str:
+    """The server's name of a picture: the last part of its path without suffix."""
+    return PurePosixPath(file_name).stem
+
+
+def _result_file(competition: Competition, name: str) -> PurePosixPath:
     """Path of a mask below OUT and in the archive."""
     return PurePosixPath("results", "VOC2012", "Segmentation", f"{competition}_test_cls", f"{name}.png")
 
 
-def save_result(out: Path, competition: Competition, name: str, labels: NDArray[Any], ids: NDArray[np.uint8]) -> Path:
-    """Write labels [H, W] in {0..C} with their VOC ids as indexed PNG with the VOC palette."""
-    return save_mask(out / result_file(competition, name), ids[labels])
+def save_result(
+    out: Path, competition: Competition, file_name: str, labels: NDArray[Any], classes: Sequence[str]
+) -> Path:
+    """Write labels [H, W] in {0..C} of a picture with their VOC ids as indexed PNG with the VOC palette."""
+    return save_mask(out / _result_file(competition, _result_name(file_name)), voc_ids(classes)[labels])
 
 
-def pack_results(out: Path, competition: Competition, names: Sequence[str]) -> Path:
-    """Write OUT/results.tgz with the masks of `names`, and nothing else; the same masks give the same bytes.
+def pack_results(out: Path, competition: Competition, file_names: Iterable[str]) -> Path:
+    """Write OUT/results.tgz with the masks of these pictures, and nothing else; the same masks give the same bytes.
 
     Raises:
         ValueError: no name.
         FileNotFoundError: a mask is not there.
     """
+    names = sorted(map(_result_name, file_names))
     if not names:
         raise ValueError("There is no mask to pack into results.tgz.")
-    files = [result_file(competition, name) for name in sorted(names)]
+    files = [_result_file(competition, name) for name in names]
     folders = [folder for folder in reversed(files[0].parents) if folder.name]
 
     def write(path: Path) -> None:
@@ -111,4 +105,4 @@ def pack_results(out: Path, competition: Competition, names: Sequence[str]) -> P
                 entry.size, entry.mode = len(content), 0o644
                 tar.addfile(entry, io.BytesIO(content))
 
-    return write_atomically(out / "results.tgz", write)
+    return write_atomically(out / FILE, write)

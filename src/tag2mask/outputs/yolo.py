@@ -9,16 +9,7 @@ from pathlib import Path
 
 from tag2mask.base.files import write_text
 from tag2mask.config.formats import OutputOptions
-from tag2mask.outputs.objects import (
-    Add,
-    LabeledPicture,
-    Wanted,
-    check_any,
-    check_stems,
-    objects_of,
-    stem_of,
-)
-from tag2mask.outputs.polygons import single_polygon
+from tag2mask.outputs.objects import Add, LabeledPicture, Wanted, check_stems, objects_of, stem_of
 
 INSET = 0.02
 """Pixels by which outlines are drawn in; see `yolo_writer`."""
@@ -28,10 +19,9 @@ def check_yolo(wanted: Wanted) -> None:
     """What YOLO cannot hold.
 
     Raises:
-        ValueError: as `check_any` and `check_stems`; or a picture in a folder called images: the labels of
-            images/images/a.jpg are looked for as images/labels/a.txt, so that it would be taken for a negative.
+        ValueError: as `check_stems`; or a picture in a folder called images: the labels of images/images/a.jpg are
+            looked for as images/labels/a.txt, so that it would be taken for a negative.
     """
-    check_any(wanted)
     check_stems(wanted, "yolo")
     for name in wanted.file_names:
         if "images" in name.split("/")[:-1]:
@@ -58,8 +48,7 @@ def yolo_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> I
         h, w = picture.size
         lines = []
         for thing in objects_of(picture, classes, instances=False):
-            for region in thing.regions():
-                points = single_polygon(region, tolerance=options.tolerance, inset=INSET) + thing.corner
+            for points in thing.polygons(tolerance=options.tolerance, inset=INSET):
                 numbers = " ".join(f"{number:.7f}".rstrip("0") for number in (points / (w, h)).ravel())
                 lines.append(f"{thing.label - 1} {numbers}\n")
         write_text(path / "labels" / f"{stem_of(picture.file_name)}.txt", "".join(lines))

@@ -11,7 +11,7 @@ from tag2mask.base.spelling import nfc
 from tag2mask.data.dataset import DataError, SplitError
 from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.storage.suffixes import without_suffix
-from tag2mask.data.storage.tables import numbered_lines, safe_name
+from tag2mask.data.storage.tables import read_text, safe_name
 
 _COLUMN = re.compile(r"(.*\S)\s+(\S+)")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -31,6 +31,7 @@ class PictureNames:
 
     def find(self, text: str) -> list[str]:
         """The pictures that `text` may mean; `./` or a path to images/ before it, and backslashes, are no matter."""
+        text = nfc(text)
         parts = text.replace("\\", "/").removeprefix("./").split("/")
         below = (parts[i + 1 :] for i, part in enumerate(parts[:-1]) if part in ("images", "JPEGImages"))
         for key in dict.fromkeys((text, *map("/".join, (parts, *below)))):
@@ -55,7 +56,8 @@ def read_list(path: Path, is_known: Callable[[str], bool] | None = None) -> tupl
         SplitError: empty list.
         DataError: a name twice, or one that leaves the folder.
     """
-    texts = [(line, _first_path(nfc(text))) for line, text in numbered_lines(path)]
+    numbered = enumerate(read_text(path).splitlines(), start=1)
+    texts = [(line, _first_path(text, is_known)) for line, text in numbered if text.strip()]
     cuts = _has_column([text for _, text in texts], is_known)
     lines: dict[str, int] = {}
     columns: list[tuple[str, str]] = []
@@ -73,8 +75,11 @@ def read_list(path: Path, is_known: Callable[[str], bool] | None = None) -> tupl
     return lines, _columns_finding(path, columns)
 
 
-def _first_path(text: str) -> str:
-    """The picture of a line that names its mask too."""
+def _first_path(text: str, is_known: Callable[[str], bool] | None) -> str:
+    """The picture of a line, which may name its mask too; blanks around it belong to it only where it is known so."""
+    if is_known is not None and is_known(text):
+        return text
+    text = text.strip()
     match = _PATHS.fullmatch(text)
     return (match.group(1) if match else text).removeprefix("/JPEGImages/")
 

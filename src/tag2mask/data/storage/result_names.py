@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 
 from tag2mask.base.spelling import nfc
+from tag2mask.config.formats import RESULTS
 from tag2mask.data.storage.suffixes import without_suffix
 from tag2mask.data.storage.tables import MAX_NAME
 
-_MADE = (".png", ".jpg", ".npz", ".txt", ".geojson")
-"""Suffixes of what is made of a picture."""
+
+def _suffixes(formats: Iterable[str]) -> set[str]:
+    """Suffixes of what is made of a picture in these formats."""
+    return {PurePosixPath(result).suffix for name in formats for result in RESULTS[name] if "NAME" in result}
 
 
-def check_lengths(names: Iterable[str], suffix: str) -> None:
-    """Refuse names that no file system takes with this suffix.
+_SUFFIXES = _suffixes(RESULTS)
+
+
+def check_lengths(names: Iterable[str], formats: Iterable[str]) -> None:
+    """Refuse names that no file system takes with the suffixes of these formats, or with that of a mask.
 
     Raises:
         ValueError: names the picture and the cure.
     """
+    suffix = max((".png", *sorted(_suffixes(formats))), key=len)
     for name in names:
         base = name.rpartition("/")[2]
         if len(base.encode()) + len(suffix) > MAX_NAME:
@@ -79,4 +87,4 @@ def _folders(names: Iterable[str]) -> frozenset[str]:
 
 
 def _is_folder(key: str, folders: frozenset[str]) -> bool:
-    return any(key + suffix in folders for suffix in _MADE)
+    return any(key + suffix in folders for suffix in _SUFFIXES)

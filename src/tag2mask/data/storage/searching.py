@@ -6,26 +6,27 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tag2mask.config.formats import RESULTS, place_of
 from tag2mask.data.findings import Finding, about, are
 
 SYSTEM_FOLDERS = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 )
 """Folders that archives, disks in the network and systems make by themselves, with copies or what was deleted."""
-RESULT_FOLDERS = ("masks", "ids", "overlays", "probs", "results", "yolo", "geojson", "voc", ".masks", "manifest")
-"""Folders that `predict` makes in OUT."""
-RESULT_FILES = ("coco.json", "label-studio.json")
-"""Files there that could be taken for annotations."""
+MANIFEST = "manifest"
+"""Folder in OUT of what `predict` has done."""
+RESULT_PLACES = frozenset((MANIFEST, *(place_of(result) for results in RESULTS.values() for result in results)))
+"""Folders and files that `predict` makes in OUT, but for tables."""
 
 
 def is_predicted(folder: Path) -> bool:
     """Whether `predict` has written into a folder."""
-    return any((folder / "manifest").glob("*-of-*.jsonl"))
+    return any((folder / MANIFEST).glob("*-of-*.jsonl"))
 
 
-def is_result(file: Path) -> bool:
-    """Whether `predict` has written an annotation file."""
-    return file.name in RESULT_FILES and is_predicted(file.parent)
+def is_result(path: Path) -> bool:
+    """Whether `predict` has written a folder, or a file that could be taken for annotations."""
+    return path.name in RESULT_PLACES and is_predicted(path.parent)
 
 
 def is_left_out(folder: Path) -> bool:
@@ -35,9 +36,7 @@ def is_left_out(folder: Path) -> bool:
     run, masks of `pseudo-label`.
     """
     name, parent = folder.name, folder.parent
-    if name.startswith(".") or name in SYSTEM_FOLDERS:
-        return True
-    if name in RESULT_FOLDERS and is_predicted(parent):
+    if name.startswith(".") or name in SYSTEM_FOLDERS or is_result(folder):
         return True
     if name == "samples" and (parent / "config.json").is_file() and (parent / "metrics.csv").is_file():
         return True

@@ -46,37 +46,23 @@ def write_plain_folder(
     source: Path,
     out: Path,
     *,
-    options: DataOptions | None = None,
-    splits: Sequence[str] = (),
-    link: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    options: DataOptions,
+    splits: Sequence[str],
+    link: bool,
+    progress: Callable[[int, int], object] | None,
 ) -> ConvertedData:
-    """Write a data set as a plain folder (docs/data.md), whole or not at all.
+    """The part of `convert` for data sets: `source` as a plain folder (docs/data.md), whole or not at all.
 
     Pictures keep their bytes and their names, tags become tags.csv, classes keep their order (classes.txt), masks
-    become label PNG with ids outside the class list as 255, and splits become splits/NAME.txt. Without splits of its
-    own none are written, and as the names are the same, so are the halves by hash. Pictures of no split are left out.
-
-    Args:
-        source: Folder of the data set.
-        out: New folder.
-        options: How `source` is read where looking is not enough.
-        splits: Only these; default all.
-        link: Hard links to the pictures instead of copies, where the file system can do it.
-        progress: Called with (done, all) pictures.
-
-    Raises:
-        FileExistsError: there is something at `out`.
-        DataError: the data set cannot be read, or not be written so.
+    become label PNG with ids outside the class list as 255, and splits become splits/NAME.txt.
     """
-    if out.exists():
-        raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
     own = tuple(splits) or list_splits(source, options=options)
     sets = _open(source, own, options)
     first = next(iter(sets.values()))
     pictures = {picture.name: picture for each in sets.values() for picture in each.pictures}
     lists = {name: [picture.name for picture in sets[name].pictures] for name in own}
     _check_names([*pictures, *first.classes, *own])
+    tally = MaskTally(first)
 
     def fill(folder: Path) -> None:
         write_text(folder / "tags.csv", _tag_table(list(pictures.values()), first.classes))
@@ -86,7 +72,6 @@ def write_plain_folder(
             write_text(folder / "splits" / f"{name}.txt", "".join(f"{member}\n" for member in members))
         _write_pictures(folder, pictures, first, tally, link=link, progress=progress)
 
-    tally = MaskTally(first)
     make_folder_atomically(out, fill)
     return ConvertedData(
         out=out,
@@ -100,15 +85,14 @@ def write_plain_folder(
     )
 
 
-def _open(source: Path, own: Sequence[str], options: DataOptions | None) -> dict[str, PictureSet]:
+def _open(source: Path, own: Sequence[str], options: DataOptions) -> dict[str, PictureSet]:
     """The splits of a data set, or its two halves by hash."""
-    if own:
-        return {name: read_split(source, split=name, options=options) for name in own}
-    sets = {"train": read_split(source, split="train", options=options)}
-    try:
-        sets["val"] = read_split(source, split="val", options=options)
-    except SplitError as error:  # a single picture
-        _log.info("%s", error)
+    sets = {name: read_split(source, split=name, options=options) for name in own or ("train",)}
+    if not own:
+        try:
+            sets["val"] = read_split(source, split="val", options=options)
+        except SplitError as error:  # a single picture
+            _log.info("%s", error)
     return sets
 
 
@@ -124,9 +108,7 @@ def _check_tables(folder: Path, pictures: Mapping[str, Picture], classes: tuple[
     try:
         rows, names = read_tag_table(folder / "tags.csv").rows, read_classes(folder / "classes.txt")
         same = names == classes and rows.keys() == pictures.keys()
-        same = same and all(
-            class_indices(row.tags, classes, "", "") == pictures[name].tags for name, row in rows.items()
-        )
+        same = same and all(class_indices(rows[name].tags, names, "", "") == pictures[name].tags for name in rows)
     except DataError as error:
         raise DataError(
             f"The names of classes or pictures cannot be written as tags.csv: {error} Rename them."
@@ -140,13 +122,13 @@ def _check_tables(folder: Path, pictures: Mapping[str, Picture], classes: tuple[
 
 def _tag_table(pictures: Sequence[Picture], classes: tuple[str, ...]) -> str:
     """tags.csv: `file_name,tags`, or a 0/1 column per class where a name holds the `;` that stands between tags."""
-    rows: list[list[str]]
+    rows = [["file_name", "tags"], *([each.name, ";".join(classes[i] for i in each.tags)] for each in pictures)]
     if any(";" in name for name in classes):
-        rows = [["file_name", *classes]]
-        rows += [[each.name, *(str(int(i in each.tags)) for i in range(len(classes)))] for each in pictures]
-    else:
-        rows = [["file_name", "tags"]]
-        rows += [[each.name, ";".join(classes[i] for i in each.tags)] for each in pictures]
+        columns = range(len(classes))
+        rows = [
+            ["file_name", *classes],
+            *([each.name, *(str(int(i in each.tags)) for i in columns)] for each in pictures),
+        ]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from tag2mask.base.arrays import label_counts
 from tag2mask.base.files import make_folder_atomically
 from tag2mask.base.spelling import nfc
 from tag2mask.config import IGNORE, MAX_PIXELS
 from tag2mask.data.dataset import DataError, MaskCodes, MissingDataError
 from tag2mask.data.findings import Finding, about, some
 from tag2mask.data.masks.labels import MaskList, codes_by_name, mask_list, parsed_mask_ids
-from tag2mask.data.storage.pictures import PictureError, opened, read_mask, upright_size
+from tag2mask.data.storage.pictures import read_mask, shown_size
 from tag2mask.data.storage.suffixes import PICTURE_SUFFIXES, is_picture, without_suffix
 from tag2mask.data.storage.tables import read_classes
-from tag2mask.inference.sources import search
-from tag2mask.outputs import PLACES, WRITERS, LabeledPicture, OutputOptions, check
+from tag2mask.inference.sources import path_ends, search
+from tag2mask.outputs import FORMATS, PLACES, LabeledPicture, OutputOptions, Wanted, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,89 +40,57 @@ class ConvertedMasks:
 
 
 def convert_masks(
-    source: str | Path,
+    source: Path,
     *,
-    to: str,
-    out: str | Path,
-    classes: str | Path | None = None,
-    images: str | Path | None = None,
+    format: str,
+    out: Path,
+    classes: Path | None = None,
+    images: Path | None = None,
     options: OutputOptions | None = None,
     mask_ids: Sequence[str] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> ConvertedMasks:
-    """Write a folder of masks in the format of an annotation tool; docs/formats.md says what each can hold.
-
-    Args:
-        source: Folder of indexed PNG files NAME.png with labels 0..C and 255, searched with its sub-folders; or a
-            folder with such a folder `masks` in it, as `predict` makes and a data set has.
-        to: coco, yolo, label-studio, cvat, geojson or voc.
-        out: New file (.json for coco and label-studio, .zip for cvat) or new folder.
-        classes: Text file with a class per line, in the order of the labels; None takes the list that goes with the
-            folder (`mask_list`). In a folder called SegmentationClass VOC's classes have VOC's ids, and are the
-            default.
-        images: Folder of the pictures: NAME.jpg or with another suffix. Gives the names of the pictures and their
-            size is compared; None takes NAME.jpg.
-        options: How objects are written.
-        mask_ids: Classes of ids that are not labels, as in 255=ball.
-        progress: Called with (done, all) masks.
-
-    Raises:
-        FileExistsError: there is something at `out`.
-        DataError: (a ValueError) no mask, no classes, no picture of a mask, or several.
-        ValueError: a mask that cannot be used, a label without class, or names that the format cannot hold.
-    """
-    folder, out = Path(source).expanduser(), Path(out).expanduser()
-    folder = folder / "masks" if (folder / "masks").is_dir() else folder
-    _check_out(to, out)
+    """The part of `convert` for masks: `source` in the format of an annotation tool, whole or not at all."""
+    suffix = Path(PLACES[format]).suffix
+    if suffix and out.suffix != suffix:
+        raise ValueError(f"--out {out} must end in {suffix}: --to {format} writes one file.")
+    if format == "label-studio" and (beside := out.with_suffix(".xml")).exists():
+        raise FileExistsError(f"--out {out}: {beside} exists. Choose another name or remove it")
+    folder = source / "masks" if (source / "masks").is_dir() else source
     masks, findings = _masks(folder)
-    names, codes = _names_and_codes(folder, None if classes is None else Path(classes), mask_ids)
-    options = options or OutputOptions()
+    names, codes = _names_and_codes(folder, classes, mask_ids)
     pictures: list[tuple[str, Path | None]]
     if images is None:
         pictures = [(name if is_picture(name) else f"{name}.jpg", None) for name in masks]
     else:
-        pictures, told = _found(masks, Path(images))
+        pictures, told = _found(masks, images)
         findings += told
-    check((to,), names, [file_name for file_name, _ in pictures], options, MAX_PIXELS)
-    ignored, pixels = 0, 0
+    options = options or OutputOptions()
+    check((format,), Wanted(names, [file_name for file_name, _ in pictures], options, MAX_PIXELS))
+    counts = np.zeros(256, dtype=np.int64)
 
     def write(path: Path) -> None:
-        nonlocal ignored, pixels
-        with WRITERS[to](path, names, options) as add:
-            for done, ((name, mask), (file_name, file)) in enumerate(
-                zip(masks.items(), pictures, strict=True), start=1
-            ):
-                size = None if file is None else _picture_size(file)
-                labels = read_mask(mask, codes, size)
-                ignored, pixels = ignored + int(np.count_nonzero(labels == IGNORE)), pixels + labels.size
+        with FORMATS[format].writer(path, names, options) as add:
+            for done, (name, (file_name, file)) in enumerate(zip(masks, pictures, strict=True), start=1):
+                labels = read_mask(masks[name], codes, None if file is None else shown_size(file))
+                np.add(counts, label_counts(labels), out=counts)
                 add(LabeledPicture(name, file_name, labels))
                 if progress is not None:
                     progress(done, len(masks))
 
-    if Path(PLACES[to]).suffix:
+    if suffix:
         write(out)
     else:
         make_folder_atomically(out, write)
     return ConvertedMasks(
         out=out,
-        data_format=to,
+        data_format=format,
         classes=names,
         num_images=len(masks),
-        ignored_share=ignored / pixels,
+        ignored_share=float(counts[IGNORE] / counts.sum()),
         known_pictures=images is not None,
         findings=findings,
     )
-
-
-def _check_out(to: str, out: Path) -> None:
-    if to not in WRITERS:
-        raise ValueError(f"--to {to} is no format for masks; formats: {', '.join(WRITERS)}.")
-    suffix = Path(PLACES[to]).suffix
-    if suffix and out.suffix != suffix:
-        raise ValueError(f"--out {out} must end in {suffix}: --to {to} writes one file.")
-    for path in [out, *([out.with_suffix(".xml")] if to == "label-studio" else [])]:
-        if path.exists() or path.is_symlink():
-            raise FileExistsError(f"--out {out}: {path} exists. Choose another name or remove it")
 
 
 def _masks(folder: Path) -> tuple[dict[str, Path], tuple[Finding, ...]]:
@@ -152,18 +120,23 @@ def _masks(folder: Path) -> tuple[dict[str, Path], tuple[Finding, ...]]:
 def _names_and_codes(folder: Path, file: Path | None, mask_ids: Sequence[str]) -> tuple[tuple[str, ...], MaskCodes]:
     """The class list, and what the ids stand for; one that stands for nothing stays, and is refused where it occurs."""
     listed = mask_list(folder)
-    if file is None and listed is None:
+    if file is not None:
+        names = read_classes(file)
+    elif listed is not None:
+        names = listed.names
+    else:
         raise MissingDataError(
             f"The labels of {folder} have no names: there is no classes.txt in it or beside it. "
             "Write one class per line, in the order of the labels 1, 2, ..., and give it as --classes FILE."
         )
-    names = listed.names if file is None and listed is not None else read_classes(Path(str(file)))
     ids, colors = dict(enumerate(names, start=1)), None
-    if listed is not None and (file is None or _goes_before(listed, names, Path(str(file)))):
+    if listed is not None and (file is None or _goes_before(listed, names, file)):
         ids, colors = dict(listed.ids), listed.colors
     codes = MaskCodes.of(codes_by_name(ids, names) | parsed_mask_ids(mask_ids, names), others="ignore", colors=colors)
-    foreign = np.array([number not in codes.known for number in range(256)])
-    return names, replace(codes, table=np.where(foreign, np.arange(256), codes.table).astype(np.uint8))
+    table = codes.table.copy()
+    for foreign in set(range(256)) - codes.known:
+        table[foreign] = foreign
+    return names, replace(codes, table=table)
 
 
 def _goes_before(listed: MaskList, names: tuple[str, ...], file: Path) -> bool:
@@ -195,18 +168,13 @@ def _found(masks: dict[str, Path], folder: Path) -> tuple[list[tuple[str, Path |
         raise MissingDataError(f"--images {folder} is no folder.")
     pictures, findings = search([folder])
     by_result = {nfc(picture.name): i for i, picture in enumerate(pictures)}
-    by_name: defaultdict[str, list[int]] = defaultdict(list)
-    by_end: defaultdict[str, list[int]] = defaultdict(list)
-    for i, picture in enumerate(pictures):
-        for name in {nfc(picture.file_name), nfc(without_suffix(picture.file_name))}:
-            by_name[name].append(i)
-            parts = name.split("/")
-            for count in range(1, len(parts)):
-                by_end["/".join(parts[count:])].append(i)
+    by_end = path_ends(max(name.count("/") for name in masks) + 1, pictures)
     chosen: list[int] = []
     for name in masks:
         key = nfc(name)
-        files = [by_result[key]] if key in by_result else by_name.get(key) or by_end.get(key, [])
+        ending = by_end.get(key, [])
+        whole = [i for i in ending if key in (nfc(pictures[i].file_name), nfc(without_suffix(pictures[i].file_name)))]
+        files = [by_result[key]] if key in by_result else whole or ending
         if len(files) != 1:
             what = f"has {len(files)} pictures of the mask" if files else "has no picture of the mask"
             which = ", ".join(str(pictures[i].path) for i in files[:3])
@@ -224,12 +192,3 @@ def _found(masks: dict[str, Path], folder: Path) -> tuple[list[tuple[str, Path |
         cure="If they should be, predict them, or add their masks.",
     )
     return [(pictures[i].file_name, pictures[i].path) for i in chosen], findings
-
-
-def _picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) as the picture is shown, from the head of the file where it can be."""
-    try:
-        with opened(path) as image:
-            return upright_size(image)
-    except Exception as error:  # the decoders raise nearly anything on damaged files
-        raise PictureError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error

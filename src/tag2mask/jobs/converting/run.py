@@ -34,15 +34,18 @@ def convert(
     """Write `source` in another format.
 
     Args:
-        source: For `folder` the folder of a data set (docs/data.md); for `safetensors` a published file of weights
-            (docs/weights.md); for the other formats a folder of masks (docs/formats.md).
+        source: For `folder` a data set (docs/data.md); for `safetensors` a published file of weights (docs/weights.md).
+            For the other formats (docs/formats.md) a folder of indexed PNG files NAME.png with labels 0..C and 255,
+            searched with its sub-folders; or a folder with such a folder `masks` in it.
         to: `folder`, the plain folder; `safetensors`, the weights of this package; `coco`, `yolo`, `label-studio`,
             `cvat`, `geojson` or `voc`, masks for annotation tools.
         out: New folder or file, as the format wants it: `NAME.safetensors`, `NAME.json`, `NAME.zip`.
-        splits: Splits of a data set to write; default all.
+        splits: Splits of a data set to write; default all. Pictures of no split are left out. Without splits of its
+            own none are written; as the names stay the same, so do the halves by hash.
         link: Hard links to the pictures instead of copies, where the file system can do it.
-        classes: For masks: text file with a class per line in the order of the labels (see `convert_masks`).
-        images: For masks: folder of their pictures, for names and sizes.
+        classes: For masks: text file with a class per line in the order of the labels; None takes the list that goes
+            with the folder. In a folder called SegmentationClass VOC's classes have VOC's ids, and are the default.
+        images: For masks: folder of their pictures, for names and sizes; None takes NAME.jpg.
         options: For masks: how objects are written.
         progress: Called with (done, all) pictures.
         data_options: How a data set is read where looking is not enough.
@@ -50,7 +53,8 @@ def convert(
 
     Raises:
         FileExistsError: there is something at `out`.
-        ValueError: another format, a data set that cannot be used, or no published weights; names the cure.
+        ValueError: another format, a data set or masks that cannot be used, names that the format cannot hold, or no
+            published weights; names the cure.
     """
     source, out = Path(source).expanduser(), Path(out).expanduser()
     if to not in FORMATS:
@@ -58,17 +62,18 @@ def convert(
     if out.exists() or out.is_symlink():
         raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
     check_folder(out.absolute().parent)
+    reading = DataOptions.merged(data_options, fields)
     if to in MASK_FORMATS:
         from tag2mask.jobs.converting.masks import convert_masks
 
         return convert_masks(
             source,
-            to=to,
+            format=to,
             out=out,
-            classes=classes,
-            images=images,
+            classes=None if classes is None else Path(classes),
+            images=None if images is None else Path(images),
             options=options,
-            mask_ids=DataOptions.merged(data_options, fields).mask_ids,
+            mask_ids=reading.mask_ids,
             progress=progress,
         )
     if classes is not None or images is not None:
@@ -76,7 +81,6 @@ def convert(
     if to == "folder":
         from tag2mask.jobs.converting.folders import write_plain_folder
 
-        reading = DataOptions.merged(data_options, fields)
         return write_plain_folder(source, out, options=reading, splits=splits, link=link, progress=progress)
     from tag2mask.jobs.converting.weights import convert_weights
 

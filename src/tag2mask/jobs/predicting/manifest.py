@@ -12,30 +12,20 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from tag2mask.base.share import Share
+from tag2mask.data.storage.searching import MANIFEST
 
-FOLDER = "manifest"
 _FINISHED = {"finished": True}
 
 
-class Line(NamedTuple):
-    """What is known about one picture."""
-
-    scores: dict[str, float]
-    """Tag score per class name; empty where there is an error."""
-    error: str | None
-    more: dict[str, Any]
-    """What the caller added."""
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A word for settings that change what is written; JSON values only."""
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings that change what is written; JSON values only."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -51,7 +41,7 @@ class Manifest:
     It goes on where a round of the same settings was interrupted, or starts a new one.
 
     Raises:
-        FileExistsError: on entering, another process is at the same share.
+        FileExistsError: on entering, another process works on the same share.
     """
 
     def __init__(self, out: Path, settings: str, share: Share) -> None:
@@ -59,10 +49,10 @@ class Manifest:
 
         Args:
             out: Folder of the results.
-            settings: From `fingerprint`.
+            settings: From `settings_digest`.
             share: Of this process.
         """
-        self.folder, self.settings, self.share = out / FOLDER, settings, share
+        self.folder, self.settings, self.share = out / MANIFEST, settings, share
         self.path = self.folder / f"{share.index}-of-{share.count}.jsonl"
         self.goes_on = False
         """Whether an interrupted round goes on."""
@@ -82,7 +72,8 @@ class Manifest:
                 "RANK and WORLD_SIZE, in Python share=(index, count)"
             ) from None
         self.goes_on = self._of_this_round(self.path)
-        self.done = frozenset(name for path in self._round() for name, line in _read(path) if line.error is None)
+        rows = (row for path in self._round() for _, row in _pictures(path))
+        self.done = frozenset(row["name"] for row in rows if "error" not in row)
         if self.goes_on:
             _drop_torn_line(self.path)
         else:
@@ -99,7 +90,7 @@ class Manifest:
         _remove(self._own)
 
     def add(self, name: str, scores: Mapping[str, float], error: str | None = None, **more: Any) -> None:
-        """Note that all files of a picture are written, or that it could not be done."""
+        """Note that all files of a picture are written, or why its prediction failed."""
         row: dict[str, Any] = {"name": name, "scores": dict(scores)}
         self._write(row | more if error is None else row | {"error": error})
 
@@ -158,31 +149,24 @@ class Gathered:
         self._paths = paths
         self._places: dict[str, tuple[int, int]] = {}
         for number, path in enumerate(paths):
-            with path.open("rb") as file:
-                offset = 0
-                for text in file:
-                    row = _parsed(text)
-                    # a picture that failed in one attempt and was done in the next stands twice
-                    if row is not None and "name" in row and ("error" not in row or row["name"] not in self._places):
-                        self._places[row["name"]] = (number, offset)
-                    offset += len(text)
+            for offset, row in _pictures(path):
+                # a picture that failed in one attempt and was done in the next stands twice
+                if "error" not in row or row["name"] not in self._places:
+                    self._places[row["name"]] = (number, offset)
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
-    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, Line]]:
-        """The lines of `names`, in their order."""
-        files = [path.open("rb") for path in self._paths]
-        try:
+    def lines(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """What `add` was given for each of `names`, in their order."""
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("rb")) for path in self._paths]
             for name in names:
                 number, offset = self._places[name]
                 files[number].seek(offset)
                 row = _parsed(files[number].readline())
                 assert row is not None
-                yield name, _line(row)
-        finally:
-            for file in files:
-                file.close()
+                yield row
 
 
 def _remove(lock: BaseFileLock) -> None:
@@ -207,17 +191,15 @@ def _is_finished(path: Path) -> bool:
         return json.dumps(_FINISHED).encode() in file.read()
 
 
-def _read(path: Path) -> Iterator[tuple[str, Line]]:
+def _pictures(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines about pictures, each with the place in the file where it begins."""
     with path.open("rb") as file:
+        offset = 0
         for text in file:
             row = _parsed(text)
             if row is not None and "name" in row:
-                yield row["name"], _line(row)
-
-
-def _line(row: dict[str, Any]) -> Line:
-    more = {key: value for key, value in row.items() if key not in ("name", "scores", "error")}
-    return Line(row["scores"], row.get("error"), more)
+                yield offset, row
+            offset += len(text)
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:

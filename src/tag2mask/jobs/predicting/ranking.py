@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,66 +53,73 @@ class Ranked(NamedTuple):
     review: Review
 
 
-def review(prediction: Prediction, given: Sequence[str] | None = None, cam_of: CamOf | None = None) -> Review:
+def review(
+    prediction: Prediction,
+    given: Sequence[str] | None = None,
+    cam_of: CamOf | None = None,
+    margin: float | None = None,
+) -> Review:
     """Rate one prediction.
 
     Args:
         prediction: Of the picture.
         given: The classes known to be in it; None where nothing is known.
         cam_of: Gives class activation maps; None leaves that part out.
+        margin: `Review.margin`, where it is known; None computes it from the probabilities.
     """
-    classes, mask = prediction.classes, prediction.mask
-    shares = label_counts(mask)[: len(classes) + 1] / mask.size
-    seen = {name: bool(shares[i] >= SEEN_SHARE) for i, name in enumerate(classes, start=1)}
-    expected = {name: float(name in given) for name in classes} if given is not None else prediction.tag_scores
-    odd = max(classes, key=lambda name: abs(expected[name] - seen[name]))
-    tags, odd_text = abs(expected[odd] - seen[odd]), _odd_mask(odd, seen[odd], given is not None)
-    if given is not None:
-        scores = prediction.tag_scores
-        odd = max(classes, key=lambda name: abs(expected[name] - scores[name]))
-        if (other := min(1.0, abs(expected[odd] - scores[odd]))) > tags:
-            tags, odd_text = (
-                other,
-                f"{odd} is {'a' if odd in given else 'no'} given tag, its score is {scores[odd]:.2f}",
-            )
-    unsure = 0.0
-    for _, _, probs in prediction.parts():
-        best = np.partition(probs, -2, axis=0)[-2:]
-        unsure += float(np.sum(1 - (best[1] - best[0]), dtype=np.float64))
-    margin = unsure / mask.size
-    present = [name for name in classes if (name in given if given is not None else expected[name] > TAG_SCORE)]
-    cam, worst = None, ""
+    if margin is None:
+        margin = sum(unsure_pixels(probs) for _, _, probs in prediction.parts()) / prediction.mask.size
+    tags, odd = _odd_class(prediction, given)
+    scores = prediction.tag_scores
+    present = [name for name in prediction.classes if (scores[name] > TAG_SCORE if given is None else name in given)]
     cams = None if cam_of is None or not present else cam_of(prediction.rgb, present)
+    parts = [(margin, "the network is not sure of many pixels"), (tags, odd)]
+    cam = None
     if cams is not None:
-        ious = dict(zip(present, _overlaps(mask, cams, classes, present), strict=True))
-        worst = min(ious, key=lambda name: ious[name])
+        ious = _overlaps(prediction, cams, present)
         cam = 1 - sum(ious.values()) / len(ious)
-    parts = {"margin": margin, "tags": tags} | ({} if cam is None else {"cam": cam})
-    texts = {
-        "margin": "the network is not sure of many pixels",
-        "tags": odd_text,
-        "cam": f"mask and class activation map of {worst} differ",
-    }
-    reason = texts[max(parts, key=lambda key: parts[key])]
-    return Review(min(1.0, sum(parts.values()) / len(parts)), margin, tags, cam, reason)
+        parts.append((cam, f"mask and class activation map of {min(ious, key=lambda name: ious[name])} differ"))
+    score = sum(part for part, _ in parts) / len(parts)
+    return Review(min(1.0, score), margin, tags, cam, max(parts, key=lambda part: part[0])[1])
 
 
-def _odd_mask(name: str, seen: bool, known: bool) -> str:
-    here, there = ("", "not ") if seen else ("not ", "")
-    return f"{name} is {here}in the mask, but {there}in the picture ({'known' if known else 'its tag score says'})"
+def unsure_pixels(probs: NDArray[np.float32]) -> float:
+    """Sum over the pixels of 1 - (best probability - second best), of probabilities [K, h, w]."""
+    best = np.partition(probs, -2, axis=0)[-2:]
+    return float(np.sum(1 - (best[1] - best[0]), dtype=np.float64))
 
 
-def _overlaps(
-    mask: NDArray[np.uint8], cams: NDArray[np.float32], classes: Sequence[str], present: Sequence[str]
-) -> list[float]:
-    """IoU of each class's mask and map at the size of the maps."""
+def _odd_class(prediction: Prediction, given: Sequence[str] | None) -> tuple[float, str]:
+    """The largest disagreement of a class in 0..1, and what disagrees: mask and tags, or given tags and tag scores."""
+    classes, scores = prediction.classes, prediction.tag_scores
+    shares = label_counts(prediction.mask)[: len(classes) + 1] / prediction.mask.size
+    seen = {name: bool(shares[i] >= SEEN_SHARE) for i, name in enumerate(classes, start=1)}
+    expected = scores if given is None else {name: float(name in given) for name in classes}
+    odd, amount = _largest_difference(expected, seen)
+    if given is not None:
+        other, score_amount = _largest_difference(expected, scores)
+        if score_amount > amount:
+            what = "a given tag" if other in given else "no given tag"
+            return score_amount, f"{other} is {what}, its score is {scores[other]:.2f}"
+    here, there = ("", "not ") if seen[odd] else ("not ", "")
+    source = "its tag score says" if given is None else "known"
+    return amount, f"{odd} is {here}in the mask, but {there}in the picture ({source})"
+
+
+def _largest_difference(one: Mapping[str, float], two: Mapping[str, float]) -> tuple[str, float]:
+    name = max(one, key=lambda name: abs(one[name] - two[name]))
+    return name, min(1.0, abs(one[name] - two[name]))
+
+
+def _overlaps(prediction: Prediction, cams: NDArray[np.float32], present: Sequence[str]) -> dict[str, float]:
+    """IoU of each class's mask and map, at the size of the maps."""
     height, width = cams.shape[1:]
-    small = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-    ious = []
+    small = np.asarray(Image.fromarray(prediction.mask).resize((width, height), Image.Resampling.NEAREST))
+    ious = {}
     for name, cam in zip(present, cams, strict=True):
-        one, two = small == classes.index(name) + 1, cam > CAM_THRESHOLD
-        union = (one | two).sum()
-        ious.append(float((one & two).sum() / union) if union else 1.0)
+        in_mask, in_map = small == prediction.classes.index(name) + 1, cam > CAM_THRESHOLD
+        union = (in_mask | in_map).sum()
+        ious[name] = float((in_mask & in_map).sum() / union) if union else 1.0
     return ious
 
 
