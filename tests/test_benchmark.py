@@ -350,7 +350,7 @@ def test_cuda_is_skipped_with_a_reason(monkeypatch):
     assert "no CUDA GPU" in report.skipped["cuda-batch-8"]
 
 
-def test_quick_run_as_a_command(tmp_path):
+def test_quick_run_as_a_command(tmp_path, capsys):
     done = python("-m", "tag2mask", "bench", "--quick", "--rounds", "3", "--only", "pair-l3", "energy-160", "--json")
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout)  # one object and nothing else
@@ -374,9 +374,10 @@ def test_quick_run_as_a_command(tmp_path):
             assert each["value"] == pytest.approx(over)
     assert "bench 1/2  energy-160" in done.stderr
     (tmp_path / "bench.json").write_text(done.stdout)
-    page = python("-m", "tag2mask.jobs.benchmark", tmp_path / "bench.json")
-    assert (page.returncode, page.stderr) == (0, "")
-    assert "| both CRF runs of a picture (R = 2), 112×112, L = 3, one thread | " in page.stdout
+    assert main([str(tmp_path / "bench.json")]) == 0
+    page = capsys.readouterr()
+    assert page.err == ""
+    assert "| both CRF runs of a picture (R = 2), 112×112, L = 3, one thread | " in page.out
 
 
 def test_the_table_and_the_plots(tmp_path, capsys):
