@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before torch is imported: the tests run in one process per core
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+MOST_PROCESSES = 8
+"""Each takes about 1.5 GB of memory."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """How many processes `-n auto` starts: one per core; none for single files, or for the heavy tests of a mark."""
+    from tag2mask.base.processes import usable_cores
+
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it
+    if "not slow" not in config.option.markexpr or not all(Path(arg).is_dir() for arg in config.args):
+        return 0
+    return min(usable_cores(), MOST_PROCESSES)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`made_once(name, make)`: the folder that `make(folder)` fills, once for all processes. Tests only read it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path = base / "made-once" / name
+        path.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.with_suffix(".made").exists():
+                make(path)
+                path.with_suffix(".made").touch()
+        return path
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +77,7 @@ def tiny_config(builtin, tmp_path):
         log_every=1,
         sample_every=0,
         save_every=2,
+        trackers=(),
         augment=AugmentConfig(crop_size=64),
         optim=OptimConfig(lr=0.01, joint_lr=0.01),
     )
@@ -48,8 +87,10 @@ def tiny_config(builtin, tmp_path):
 def forks():
     """Processes that start with everything imported, from one that has run nothing."""
     context = multiprocessing.get_context("forkserver")
-    package = [f"tag2mask.{name}" for name in ("training", "retraining", "predicting", "models.backbones")]
-    context.set_forkserver_preload([*package, "timm"])
+    package = ("training.first_step", "training.second_step", "jobs.predicting.run", "models.backbones")
+    modules = [*(f"tag2mask.{name}" for name in package), "timm"]
+    assert all(map(importlib.util.find_spec, modules)), "the server would leave out what it cannot import"
+    context.set_forkserver_preload(modules)
     return context
 
 

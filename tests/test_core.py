@@ -124,7 +124,7 @@ from tag2mask.crf import dense_crf
 from tag2mask.filtering import Lattice, load_core
 parts = [np.array([load_core().instruction_set() == {isa!r}])]
 for labels in (2, 5, 21, 40):
-    parts.append(dense_crf(*large_case(labels), backend="core").numpy().ravel()[::97])
+    parts.append(dense_crf(*large_case(labels, (132, 130)), backend="core").numpy().ravel()[::97])
 features = torch.rand(8, 500, generator=torch.Generator().manual_seed(0)) * 3
 for dims in range(1, 9):
     lattice = Lattice(features[:dims], backend="core")

@@ -370,12 +370,13 @@ def _wait_for_steps(run: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("victim", "how", "patience"), [(1, signal.SIGKILL, 600), (0, signal.SIGKILL, 600), (1, signal.SIGSTOP, 15)]
+    ("victim", "how", "patience"), [(1, signal.SIGKILL, 600), (0, signal.SIGKILL, 600), (1, signal.SIGSTOP, 8)]
 )
 def test_a_process_that_is_killed_or_hangs_ends_the_others(builtin, tmp_path, forks, victim, how, patience):
     run = tmp_path / "run"
     processes = start(forks, 2, _endless, builtin, run, "", tmp_path, patience)
-    _wait_for_steps(run, 2)
+    _wait_for_steps(run, 3)
+    assert (run / "last" / "state.pt").is_file(), "there is a state to go on from"
     os.kill(processes[victim].pid, how)
     begun, survivor = time.monotonic(), processes[1 - victim]
     survivor.join(SECONDS)
@@ -432,17 +433,50 @@ def _torchrun(words: list[str]) -> subprocess.Popen[str]:
     return _launch(["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())], words)
 
 
-def test_accelerate_launch_trains(builtin, tmp_path):
-    run = tmp_path / "run"
-    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(_free_port())]
-    words = _words(builtin, run, **{"tag-steps": 2, "device": "cpu"})
-    out, errors = _launch(launcher, [*words, "--json"]).communicate(timeout=SECONDS)
-    assert json.loads(out)["run"] == str(run), errors
+ACCELERATE = ["--multi_gpu", "--num_machines", "1", "--num_processes", "2", "--mixed_precision", "no"]
+ACCELERATE += ["--dynamo_backend", "no"]
+
+
+def _train_as_launched(data: Path, out: Path, told: Path, environment: dict[str, str]) -> None:
+    from tag2mask.cli import main
+
+    os.environ.update(environment)
+    with (told / os.environ["RANK"]).open("w") as sys.stdout:
+        code = main([*_words(data, out, **{"tag-steps": 2, "device": "cpu"}), "--json"])
+    sys.exit(code)
+
+
+def check_launched(run: Path, told: str) -> None:
+    assert json.loads(told)["run"] == str(run)
     assert [row["step"] for row in rows(run)] == ["1", "2"]
     assert '"processes": 2' in (run / "environment.json").read_text()
 
 
+def test_two_processes_train_in_the_environment_of_accelerate_launch(builtin, tmp_path, forks):
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    run = tmp_path / "run"
+    words = [*ACCELERATE, "--main_process_port", str(_free_port()), "-m", "tag2mask"]
+    made = prepare_multi_gpu_env(launch_command_parser().parse_args(words))
+    environment = {name: value for name, value in made.items() if name.startswith("ACCELERATE_")}
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
+    assert finish(start(forks, 2, _train_as_launched, builtin, run, tmp_path, environment)) == [0, 0]
+    check_launched(run, (tmp_path / "0").read_text())
+    assert (tmp_path / "1").read_text() == ""
+
+
+@pytest.mark.slow
+def test_accelerate_launch_trains(builtin, tmp_path):
+    run = tmp_path / "run"
+    launcher = ["accelerate.commands.launch", *ACCELERATE, "--main_process_port", str(_free_port())]
+    words = _words(builtin, run, **{"tag-steps": 2, "device": "cpu"})
+    out, errors = _launch(launcher, [*words, "--json"]).communicate(timeout=SECONDS)
+    assert out, errors
+    check_launched(run, out)
+
+
+@pytest.mark.slow
 def test_torchrun_ends_the_job_when_a_process_is_killed_and_it_goes_on(builtin, tmp_path):
     run = tmp_path / "run"
     job = _torchrun(_words(builtin, run))

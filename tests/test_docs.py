@@ -201,10 +201,8 @@ HAVE_RUN: dict[tuple[str, ...], Path] = {}
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world") / "world"
-    write_world(folder)
-    return folder
+def world(made_once) -> Path:
+    return made_once("world", write_world)
 
 
 WITH_BLOCKS = [
@@ -570,8 +568,11 @@ IN_SCRIPTS = {
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
+def site(made_once) -> Path:
+    return made_once("site", build_site)
+
+
+def build_site(folder: Path) -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
@@ -582,7 +583,6 @@ def site(tmp_path_factory) -> Path:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    return folder
 
 
 def test_the_site_has_every_page_and_the_docstrings(site):

@@ -40,6 +40,7 @@ def second(builtin, tmp_path):
         log_every=1,
         sample_every=2,
         save_every=2,
+        trackers=(),
         augment=AugmentConfig(crop_size=64),
         optim=OptimConfig(lr=0.01),
     )

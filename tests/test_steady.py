@@ -110,7 +110,7 @@ def samples_of_predictions(segmenter, folder: Path, count: int) -> list[Held]:
 
 def test_some_steps_hold_nothing(tiny_config, monkeypatch):
     """Measured: 10,000 steps below. Here the joint phase too, in which the CRF runs."""
-    samples = samples_of_steps(smallest(tiny_config, 10, 190), monkeypatch)
+    samples = samples_of_steps(smallest(tiny_config, 10, 150), monkeypatch)
     assert growth(samples, 8 * 1024) == ""
 
 

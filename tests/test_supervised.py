@@ -384,6 +384,7 @@ def test_one_picture_per_step_is_refused_where_a_norm_would_see_one_value(builti
     base = {
         "data": str(builtin), "own_masks": True, "backbone": "resnet18", "weights": "none", "image_size": 64,
         "augment": AugmentConfig(crop_size=64), "supervised_steps": 1, "workers": 0, "val_split": "none", "batch_size": 1,
+        "trackers": (),
     }  # fmt: skip
     config = RetrainConfig.preset("small", **base, architecture="smp:deeplabv3", out=str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"--batch-size 1 leaves one picture per step.*Use --batch-size 2 or more"):

@@ -10,7 +10,7 @@ from tag2mask.training.records import check_trackers
 
 def test_tensorboard_gets_numbers_and_pictures(tiny_config):
     event = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run = train(tiny_config.replace(sample_every=3))
+    run = train(tiny_config.replace(sample_every=3, trackers=("tensorboard",)))
     board = event.EventAccumulator(str(run / "tensorboard")).Reload()
     tags = board.Tags()
     assert {"total_loss", "segmentation_loss", "miou"} <= set(tags["scalars"])
