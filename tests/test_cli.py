@@ -149,10 +149,7 @@ def test_profile_sets_the_rules_and_fields_override_them(seen):
 def test_train_json_is_one_object(seen, capsys, tmp_path):
     assert call("train", "small", "--data", "d", "--json") == 0
     told = capsys.readouterr()
-    assert json.loads(told.out) == {
-        "run": str(tmp_path),
-        "data": {"train": {"num_images": 3, "findings": []}},
-    }
+    assert json.loads(told.out) == {"run": str(tmp_path), "data": {"train": {"num_images": 3, "findings": []}}}
     assert "chatter" in told.err
 
 

@@ -97,10 +97,7 @@ def test_pictures_without_pixels_are_filtered_to_nothing(size) -> None:
 def test_extreme_widths_of_the_kernels_choose_strips_as_well() -> None:
     """The columns of a strip follow from the widths; very wide colors and very narrow places ask for endless ones."""
     rgb, scores = torch.randint(0, 256, (1, 3, 8, 700), dtype=torch.uint8), some_scores(1, 3, 8, 700)
-    for params in (
-        CRFParams(bilateral_sxy=1e-3, bilateral_srgb=1e9),
-        CRFParams(bilateral_sxy=1e4, bilateral_srgb=0.5),
-    ):
+    for params in (CRFParams(bilateral_sxy=1e-3, bilateral_srgb=1e9), CRFParams(bilateral_sxy=1e4, bilateral_srgb=0.5)):
         q = dense_crf(rgb, scores, params)
         torch.testing.assert_close(q, dense_crf(rgb, scores, params, backend="torch"), rtol=0, atol=1e-4)
 

@@ -279,10 +279,7 @@ def coco_with(**changes: object) -> dict[str, object]:
             coco_with(images=[{"id": i, "file_name": "p00.jpg"} for i in (1, 2)], annotations=[]),
             "image 2: 'p00.jpg' is already at .* image 1",
         ),
-        (
-            coco_with(images=[{"id": 1, "file_name": "/data/p00.jpg"}], annotations=[]),
-            "leaves the picture folder",
-        ),
+        (coco_with(images=[{"id": 1, "file_name": "/data/p00.jpg"}], annotations=[]), "leaves the picture folder"),
         (coco_with(images=[{"id": 1, "file_name": "/etc/p00.jpg"}], annotations=[]), "leaves the picture folder"),
         (coco_with(images=[], annotations=[], categories=[]), "has no tag at all"),
     ],

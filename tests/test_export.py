@@ -234,13 +234,7 @@ def test_torch_program(program_file, network):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {"scales": (1.0, 0.5, 1.5)},
-        {"flip": True},
-        {"tags": ["dog"]},
-        {"tags": [], "flip": True, "scales": (0.75,)},
-    ],
+    [{}, {"scales": (1.0, 0.5, 1.5)}, {"flip": True}, {"tags": ["dog"]}, {"tags": [], "flip": True, "scales": (0.75,)}],
     ids=str,
 )
 def test_onnx_segmenter_predicts_what_the_network_predicts(onnx, network, options):

@@ -453,8 +453,7 @@ def voc_table(root: Path, tagged: made.Tagged) -> None:
 
 
 @pytest.mark.parametrize(
-    "write",
-    [made.plain_folder, columns, made.voc_tree, voc_table, *(write for name, (_, write) in WRITERS.items())],
+    "write", [made.plain_folder, columns, made.voc_tree, voc_table, *(write for name, (_, write) in WRITERS.items())]
 )
 def test_background_is_no_class_in_any_format_and_comes_back_from_convert(
     tmp_path: Path, write: Callable[..., None]
@@ -480,7 +479,7 @@ def test_the_finding_counts_background(tmp_path: Path) -> None:
 
 def test_background_of_other_tools(tmp_path: Path) -> None:
     assert [is_background(word) for word in ("__background__", "_Background_", "background", "bg", "void")] == [
-        *(True, True, True, False, False),
+        *(True, True, True, False, False)
     ]
     table(tmp_path, "_background_", "cat", "dog", "cat")
     assert open_data(tmp_path).classes == ("cat", "dog")

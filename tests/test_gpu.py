@@ -12,10 +12,7 @@ from tag2mask.losses import dense_energy_loss
 from tag2mask.torch_lattice import TorchLattice, picture_features
 from tag2mask.training.first_step import train
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
 
 @pytest.fixture

@@ -220,9 +220,7 @@ LEFT_OUT: dict[str, list[tuple[Writer, list[str], set[str]]]] = {
         (label_studio, [], {"both_kinds", "several_controls", "unread", "unlabeled", "unlisted", "other_tags"}),
         (label_studio_of_shapes, [], {"shapes_as_tags"}),
     ],
-    "yolo": [
-        (yolo, [], {"same_name", "without_picture", "missing_split", "unlisted", "other_tags", "unlabeled"}),
-    ],
+    "yolo": [(yolo, [], {"same_name", "without_picture", "missing_split", "unlisted", "other_tags", "unlabeled"})],
     "hf-dataset": [(hf_dataset, [], {"unlabeled", "other_tags"})],
     "webdataset": [(webdataset, [], {"unlabeled", "without_picture", "unread", "unlisted"})],
 }

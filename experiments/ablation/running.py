@@ -13,14 +13,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from experiments.ablation.rows import (
-    ROWS,
-    Plan,
-    Row,
-    one_step_config,
-    second_step_config,
-    tag_phase_config,
-)
+from experiments.ablation.rows import ROWS, Plan, Row, one_step_config, second_step_config, tag_phase_config
 from tag2mask.base.files import write_text
 from tag2mask.config import RunConfig
 from tag2mask.data import open_data
@@ -153,14 +146,7 @@ class Ablation:
 
     def _write_masks(self, run: Path, masks: Path) -> None:
         if not (masks / "pseudo_labels.json").is_file():
-            pseudo_label(
-                run,
-                data=self.data,
-                out=masks,
-                split=self.second_split,
-                crf=True,
-                scales=(1.5,),
-            )
+            pseudo_label(run, data=self.data, out=masks, split=self.second_split, crf=True, scales=(1.5,))
 
     def _scored(
         self,

@@ -95,8 +95,4 @@ def _weights_lines(source: Path, result: ConvertedWeights) -> list[str]:
     if result.complete:
         return [*lines, f"model: {result.out}", next_command("evaluate", result.out, data="VOC2012")]
     preset = "voc-rrm" if "classifier" in result.parts else "voc-rrm-init"
-    return [
-        *lines,
-        f"weights: {result.out}",
-        next_command("train", preset, weights=result.out, data="VOC2012"),
-    ]
+    return [*lines, f"weights: {result.out}", next_command("train", preset, weights=result.out, data="VOC2012")]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "demo": (
-        "tag2mask demo",
-        "tag2mask demo --out runs/first",
-    ),
+    "demo": ("tag2mask demo", "tag2mask demo --out runs/first"),
     "train": (
         "tag2mask train small --data photos --out runs/photos",
         "tag2mask train small --data photos --profile official --method.reliable.keep 0.5 --seed 1",
@@ -34,10 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tag2mask explain runs/photos photos/images/a.jpg --out explained",
         "tag2mask explain runs/photos photos/images/a.jpg --tags cat dog --out explained",
     ),
-    "check": (
-        "tag2mask check photos",
-        "tag2mask check photos --out check.html",
-    ),
+    "check": ("tag2mask check photos", "tag2mask check photos --out check.html"),
     "export": (
         "tag2mask export runs/photos --data photos",
         "tag2mask export runs/photos --format hub --out photos-model",
@@ -47,10 +41,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tag2mask convert results --to label-studio --out tasks.json --images new_pictures",
         "tag2mask convert RRM_final.pth --to safetensors --out rrm.safetensors",
     ),
-    "ui": (
-        "tag2mask ui runs/photos",
-        "tag2mask ui runs/photos --ranked results --pictures new_pictures",
-    ),
+    "ui": ("tag2mask ui runs/photos", "tag2mask ui runs/photos --ranked results --pictures new_pictures"),
     "bench": (
         "tag2mask bench --quick",
         "tag2mask bench --only pair-l21 batch-8 --rounds 15",

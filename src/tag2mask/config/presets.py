@@ -114,12 +114,7 @@ DEEPLAB_V2_VGG16: Values = {
 """LargeFOV on VGG-16 with DeepLab-v2's schedule for it: the paper's smaller second step."""
 
 PRESETS: Mapping[str, Mapping[str, Values]] = {
-    "train": {
-        "small": SMALL,
-        "voc-rrm": VOC_RRM,
-        "voc-rrm-init": VOC_RRM_INIT,
-        "voc-rrm-attention": VOC_RRM_ATTENTION,
-    },
+    "train": {"small": SMALL, "voc-rrm": VOC_RRM, "voc-rrm-init": VOC_RRM_INIT, "voc-rrm-attention": VOC_RRM_ATTENTION},
     "retrain": {
         "small": SMALL_RETRAIN,
         "deeplab-v2-resnet101": DEEPLAB_V2_RESNET101,

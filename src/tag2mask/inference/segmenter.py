@@ -231,10 +231,7 @@ class Segmenter:
         self, source: list[Source] | tuple[Source, ...], inference: Inference | None = None, **options: Any
     ) -> list[Prediction]: ...
     def predict(
-        self,
-        source: Source | list[Source] | tuple[Source, ...],
-        inference: Inference | None = None,
-        **options: Any,
+        self, source: Source | list[Source] | tuple[Source, ...], inference: Inference | None = None, **options: Any
     ) -> Prediction | list[Prediction]:
         """Masks of pictures.
 

@@ -16,15 +16,7 @@ from tag2mask.config import IGNORE
 from tag2mask.config.formats import OutputOptions
 from tag2mask.data.dataset import voc_palette
 from tag2mask.data.readers.voc import VOC_CLASSES
-from tag2mask.outputs.objects import (
-    Add,
-    LabeledPicture,
-    LabelObject,
-    Wanted,
-    check_stems,
-    objects_of,
-    stem_of,
-)
+from tag2mask.outputs.objects import Add, LabeledPicture, LabelObject, Wanted, check_stems, objects_of, stem_of
 from tag2mask.outputs.render import save_mask
 
 MAX_OBJECTS = 254

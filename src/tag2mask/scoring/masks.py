@@ -15,14 +15,7 @@ from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, read_mask
 from tag2mask.data.dataset import MaskCodes, label_codes
 from tag2mask.data.findings import Finding, about, log_findings, some
-from tag2mask.data.masks.labels import (
-    MaskFiles,
-    class_label,
-    codes_by_name,
-    mask_list,
-    mask_name,
-    refuse_foreign_list,
-)
+from tag2mask.data.masks.labels import MaskFiles, class_label, codes_by_name, mask_list, mask_name, refuse_foreign_list
 from tag2mask.data.masks.survey import survey, with_measuring_masks
 from tag2mask.data.storage.pictures import file_size
 from tag2mask.scoring.report import MaskCounter, Progress, Report, data_protocol, model_codes, tracked, with_masks
@@ -31,12 +24,7 @@ log = logging.getLogger("tag2mask")
 
 
 def score_masks(
-    folder: Path,
-    pictures: PictureSet,
-    *,
-    boundary: bool = False,
-    limit: int = 0,
-    progress: Progress | None = None,
+    folder: Path, pictures: PictureSet, *, boundary: bool = False, limit: int = 0, progress: Progress | None = None
 ) -> Report:
     """Score the files `folder`/NAME.png against the masks of `pictures`, classes by name.
 

@@ -123,10 +123,7 @@ def _score_rows(reports: Collection[Report]) -> dict[str, list[float | None]]:
 
 def _sheets(folder: Path) -> list[Figure]:
     """Best and worst pictures of the last validation."""
-    captions = {
-        "worst.jpg": "Worst pictures, with the mean IoU of the labels in each",
-        "best.jpg": "Best pictures",
-    }
+    captions = {"worst.jpg": "Worst pictures, with the mean IoU of the labels in each", "best.jpg": "Best pictures"}
     return [Figure(caption=text, image=folder / file) for file, text in captions.items() if (folder / file).is_file()]
 
 

@@ -99,10 +99,7 @@ def require_classes(saved: dict[str, Any], classes: tuple[str, ...], run: Path) 
 
 
 def _random_state() -> dict[str, Any]:
-    return {
-        "rng": torch.get_rng_state(),
-        "cuda_rng": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
-    }
+    return {"rng": torch.get_rng_state(), "cuda_rng": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []}
 
 
 def _set_random_state(saved: list[dict[str, Any]], step: int, team: Team) -> None:

@@ -60,11 +60,7 @@ def convert_weights(source: Path, out: Path) -> ConvertedWeights:
     else:
         _write_model(file, file.kind.preset, out)
     return ConvertedWeights(
-        out=out,
-        title=file.title,
-        parts=file.parts,
-        left_out=file.left_out,
-        complete=file.kind.preset is not None,
+        out=out, title=file.title, parts=file.parts, left_out=file.left_out, complete=file.kind.preset is not None
     )
 
 

@@ -54,10 +54,7 @@ class Ranked(NamedTuple):
 
 
 def review(
-    prediction: Prediction,
-    given: Sequence[str] | None = None,
-    cam_of: CamOf | None = None,
-    margin: float | None = None,
+    prediction: Prediction, given: Sequence[str] | None = None, cam_of: CamOf | None = None, margin: float | None = None
 ) -> Review:
     """Rate one prediction.
 
