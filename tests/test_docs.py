@@ -24,7 +24,6 @@ import pytest
 from docs_world import FOLDERS, MADE_ANEW, PLACEHOLDERS, SHORTER, write_world
 
 from tag2mask import cli
-from tag2mask.base.options import as_command, option
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -468,20 +467,8 @@ def source_texts() -> set[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.add(node.value)
             elif isinstance(node, ast.JoinedStr):
-                texts.add(
-                    "".join(part.value if isinstance(part, ast.Constant) else filled_in(part) for part in node.values)
-                )
+                texts.add("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
     return {" ".join(text.split()) for text in texts}
-
-
-def filled_in(part: ast.expr) -> str:
-    """The name of an option as the command shows it; … for anything else."""
-    call = part.value if isinstance(part, ast.FormattedValue) else None
-    named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "option"
-    if not named or not all(isinstance(each, ast.Constant) for each in call.args):
-        return "…"
-    with as_command():
-        return option(*(each.value for each in call.args))
 
 
 def quoted_errors(page: str) -> list[str]:

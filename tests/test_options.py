@@ -2,20 +2,31 @@
 
 import pytest
 
+import tag2mask
 from tag2mask import cli
-from tag2mask.base.options import as_command, option
+from tag2mask.base.options import as_command, for_reader
 from tag2mask.config import MAX_PIXELS
 from tag2mask.config.formats import DataOptions, OutputOptions
 from tag2mask.config.inference import Inference
 
 
-def test_both_faces():
-    assert (option("max_pixels"), option("tile", 512)) == ("max_pixels", "tile=512")
-    assert (option("to", "coco"), option("out", "DIR")) == ("to='coco'", "out=DIR")
+@pytest.mark.parametrize(
+    ("command", "python"),
+    [
+        ("--max-pixels must be 1, got 0", "max_pixels must be 1, got 0"),
+        ("smaller tiles (--tile 512), without --crf", "smaller tiles (tile=512), without crf"),
+        ("--method.reliable.keep must lie in (0, 1]", "method.reliable.keep must lie in (0, 1]"),
+        ("choose another --out DIR.", "choose another out=DIR."),
+        ("say --unlabeled skip or --unlabeled negative", "say unlabeled='skip' or unlabeled='negative'"),
+        ("write it: tag2mask predict RUN PICTURES --out a/b, or leave --masks out",) * 2,
+        ("a -- b, x--y and `tag2mask train --resume runs/x`.",) * 2,
+    ],
+)
+def test_both_faces(command, python):
+    python = python.replace("leave --masks", "leave masks")
+    assert for_reader(command) == python
     with as_command():
-        assert (option("method.reliable.keep"), option("max_pixels")) == ("--method.reliable.keep", "--max-pixels")
-        assert (option("to", "coco"), option("out", "DIR")) == ("--to coco", "--out DIR")
-    assert option("tile") == "tile"
+        assert for_reader(command) == command
 
 
 @pytest.mark.parametrize(
@@ -38,7 +49,16 @@ def test_a_message_has_both_faces(make, name):
 def test_the_command_line_is_what_sets_it(capsys, tmp_path):
     assert cli.main(["predict", "run", "a.jpg", "--out", str(tmp_path / "out"), "--tolerance", "-1"]) == 1
     assert "--tolerance is a number of pixels" in capsys.readouterr().err
-    assert option("tolerance") == "tolerance"
+    assert for_reader("--tolerance") == "tolerance"
+
+
+def test_a_public_function_names_its_arguments(tmp_path):
+    with pytest.raises(ValueError, match=r"^evaluate needs|run=|masks") as error:
+        tag2mask.evaluate(data=tmp_path)
+    assert "--" not in str(error.value)
+    with pytest.raises(FileExistsError, match=r"^out "):
+        (tmp_path / "a.txt").touch()
+        tag2mask.convert(tmp_path, to="folder", out=tmp_path)
 
 
 def test_a_field_of_the_record_is_an_option_and_reaches_the_function(monkeypatch, tmp_path):

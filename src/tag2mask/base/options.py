@@ -1,10 +1,23 @@
-"""What a message calls an option: `--tile` for who typed a command, `tile` for who called Python. Imports no torch."""
+"""Messages name an option as the reader knows it: `--max-pixels` in a command, `max_pixels` in Python. No torch.
+
+In the code they are written with the names of the command; `public` functions translate them for Python.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_OPTION = re.compile(
+    r"(?P<command>tag2mask [a-z-]+(?: [^\s,;`]+)*)"  # a command to paste stays as it is
+    r"|(?<![\w-])--(?P<name>[a-z][a-z0-9]*(?:[-.][a-z0-9]+)*)"
+    r"(?: (?P<number>[A-Z]+|\d[\d.]*\d|\d)(?![\w/]|\.\w)| (?P<word>none|skip|negative|shapes)\b)?"
+)
 _in_command = False
 """For the whole process, as the work of a command runs in threads too."""
 
@@ -20,16 +33,27 @@ def as_command() -> Iterator[None]:
         _in_command = before
 
 
-def option(name: str, value: object = None) -> str:
-    """The option `name` of a command, or the argument of a Python function, perhaps with a value.
+def for_reader(message: str) -> str:
+    """A message whose options `--tile 512`, `--max-pixels` are `tile=512`, `max_pixels` unless a command runs."""
 
-    Args:
-        name: As in Python: `max_pixels`, or `method.reliable.keep` for a field of a config in a config.
-        value: `--tile 512` or `tile=512`, `--to coco` or `to='coco'`; a word in capitals stands for what the user
-            gives: `--out DIR` or `out=DIR`.
-    """
-    if _in_command:
-        return f"--{name.replace('_', '-')}" + ("" if value is None else f" {value}")
-    if value is None:
-        return name
-    return f"{name}={value}" if str(value).isupper() else f"{name}={value!r}"
+    def argument(found: re.Match[str]) -> str:
+        if found["command"]:
+            return found[0]
+        value = found["number"] or (found["word"] and repr(found["word"]))
+        return found["name"].replace("-", "_") + (f"={value}" if value else "")
+
+    return message if _in_command else _OPTION.sub(argument, message)
+
+
+def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function for users: what it raises names the arguments in Python, and the options in a command."""
+
+    @functools.wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            error.args = tuple(for_reader(each) if isinstance(each, str) else each for each in error.args)
+            raise
+
+    return called

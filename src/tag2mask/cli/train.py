@@ -12,7 +12,6 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 import tag2mask
-from tag2mask.base.options import option
 from tag2mask.base.share import Share
 from tag2mask.cli.advice import after_training
 from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Json, Misuse, Result, parsed, suggest
@@ -131,7 +130,7 @@ def _refuse_conflicts(saved: RunConfig, asked: RunConfig, preset: str | None) ->
     from tag2mask.runs.places import moved
 
     asked = asked.replace(**{name: old for name, (old, _) in moved(saved, asked).items()})
-    differing = [option(name) for name in _differing(saved, asked)]
+    differing = [f"--{name.replace('_', '-')}" for name in _differing(saved, asked)]
     if preset is not None and preset != saved.preset_name:
         differing.append(f"preset {preset}")
     if differing:

@@ -1,4 +1,4 @@
-"""What the fields of a config say of themselves, and configs from JSON values. Imports nothing of ours."""
+"""What the fields of a config say of themselves, and configs from JSON values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
+
+from tag2mask.base.options import for_reader
 
 _T = typing.TypeVar("_T")
 
@@ -61,9 +63,9 @@ class Settings:
 
 
 def require(ok: bool, message: str) -> None:
-    """Refuse a setting."""
+    """Refuse a setting; the message names options, and arguments to Python users."""
     if not ok:
-        raise ValueError(message)
+        raise ValueError(for_reader(message))
 
 
 def _holds(within: str, value: float) -> bool:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, TypeAlias, get_args, get_origin, get_type_hints
 
-from tag2mask.base.options import option
+from tag2mask.config.fields import require
 
 DataFormat = Literal[
     "auto",
@@ -63,11 +63,9 @@ class DataOptions:
         for name, kind in get_type_hints(DataOptions).items():
             words = get_args(kind) if get_origin(kind) is Literal else ()
             if words and getattr(merged, name) not in words:
-                raise ValueError(
-                    f"{option(name)} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(merged, name)!r}"
-                )
-        if not merged.tag_separator:
-            raise ValueError(f"{option('tag_separator')} must be at least one character, got ''")
+                word = f"--{name.replace('_', '-')}"
+                require(False, f"{word} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(merged, name)!r}")
+        require(bool(merged.tag_separator), "--tag-separator must be at least one character, got ''")
         return merged
 
     def asked(self) -> dict[str, Any]:
@@ -93,10 +91,9 @@ class OutputOptions:
     """What label-studio puts before a picture's path."""
 
     def __post_init__(self) -> None:
-        if self.shapes not in ("rle", "polygons"):
-            raise ValueError(f"{option('shapes')} must be rle or polygons, got {self.shapes!r}.")
-        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
-            raise ValueError(f"{option('tolerance')} is a number of pixels, 0 or more, got {self.tolerance}.")
+        require(self.shapes in ("rle", "polygons"), f"--shapes must be rle or polygons, got {self.shapes!r}.")
+        fine = math.isfinite(self.tolerance) and self.tolerance >= 0
+        require(fine, f"--tolerance is a number of pixels, 0 or more, got {self.tolerance}.")
 
 
 MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc"]

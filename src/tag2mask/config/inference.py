@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
-from tag2mask.base.options import option
 from tag2mask.config.codes import MAX_PIXELS
+from tag2mask.config.fields import require
 from tag2mask.config.method import CRFParams
 
 CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
@@ -26,8 +26,7 @@ def resolve_crf(crf: CRFChoice) -> CRFParams | None:
     if isinstance(crf, CRFParams):
         return crf
     presets = {"inference": CRFParams.inference, "aaai_inference": CRFParams.aaai_inference}
-    if crf not in presets:
-        raise ValueError(f"{option('crf')} must be None, True, CRFParams or one of {', '.join(presets)}, got {crf!r}")
+    require(crf in presets, f"--crf must be None, True, CRFParams or one of {', '.join(presets)}, got {crf!r}")
     return presets[crf]()
 
 
@@ -55,16 +54,12 @@ class Inference:
     def __post_init__(self) -> None:
         object.__setattr__(self, "crf", resolve_crf(self.crf))
         object.__setattr__(self, "scales", tuple(self.scales))
-        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise ValueError(f"{option('scales')} must hold at least one positive number, got {self.scales}")
-        if self.tile is not None and self.tile < MIN_TILE:
-            raise ValueError(
-                f"{option('tile')} must be at least {MIN_TILE} pixels, got {self.tile}; leave it out for no tiles."
-            )
-        if self.max_pixels < 1:
-            raise ValueError(f"{option('max_pixels')} must be at least 1, got {self.max_pixels}.")
-        if self.batch_size < 1:
-            raise ValueError(f"{option('batch_size')} must be at least 1, got {self.batch_size}")
+        positive = all(0 < scale < math.inf for scale in self.scales)
+        require(bool(self.scales) and positive, f"--scales must hold at least one positive number, got {self.scales}")
+        large = self.tile is None or self.tile >= MIN_TILE
+        require(large, f"--tile must be at least {MIN_TILE} pixels, got {self.tile}; leave it out for no tiles.")
+        require(self.max_pixels >= 1, f"--max-pixels must be at least 1, got {self.max_pixels}.")
+        require(self.batch_size >= 1, f"--batch-size must be at least 1, got {self.batch_size}")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tag2mask.base.options import public
 from tag2mask.config.formats import DataFormat, DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError, Picture, PictureSet, SplitError, voc_palette
 from tag2mask.data.findings import warned
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 
+@public
 def open_data(
     path: str | Path,
     *,
@@ -106,6 +108,7 @@ def split_list(path: str | Path, split: str, *, options: DataOptions | None = No
     return None if split in own else Path(split)
 
 
+@public
 def list_splits(path: str | Path, *, options: DataOptions | None = None, **fields: Any) -> tuple[str, ...]:
     """Names of the splits that the data set itself has, for `open_data`; empty where `train` and `val` are by hash.
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.base.arrays import Size, is_large
+from tag2mask.base.options import public
 from tag2mask.base.spelling import class_name
 from tag2mask.config.inference import Inference
 from tag2mask.data.findings import Finding, log_findings
@@ -77,6 +78,7 @@ class Segmenter:
             self.backend = TorchBackend(model, config, device)
 
     @classmethod
+    @public
     def load(cls, source: str | Path | Segmenter, device: str = "auto") -> Segmenter:
         """The segmenter of a run folder, a `.safetensors` or `.onnx` file, or a model of the hub.
 
@@ -105,6 +107,7 @@ class Segmenter:
         return cls(model, config, device=device, selection=metadata.get("selection", "last step"), findings=findings)
 
     @classmethod
+    @public
     def from_pretrained(cls, source: str | Path, device: str = "auto") -> Segmenter:
         """`load` as libraries of the Hugging Face hub have it: "owner/name" is a model there if no such path exists.
 
@@ -230,6 +233,7 @@ class Segmenter:
     def predict(
         self, source: list[Source] | tuple[Source, ...], inference: Inference | None = None, **options: Any
     ) -> list[Prediction]: ...
+    @public
     def predict(
         self, source: Source | list[Source] | tuple[Source, ...], inference: Inference | None = None, **options: Any
     ) -> Prediction | list[Prediction]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tag2mask.base.console import Bar
 from tag2mask.base.files import write_text
+from tag2mask.base.options import public
 from tag2mask.config import TrainConfig
 from tag2mask.data import PictureSet, open_data, read_mask, read_picture
 from tag2mask.data.builtin.shapes import write_builtin
@@ -85,6 +86,7 @@ def demo_config(data: Path, run: Path) -> TrainConfig:
     )
 
 
+@public
 def demo(out: str | Path | None = None, *, config: TrainConfig | None = None) -> DemoResult:
     """Learn masks from the tags of the built-in pictures and report on held-out ones. Needs no network and no GPU.
 

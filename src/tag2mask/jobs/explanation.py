@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.base.files import check_folder, write_text
+from tag2mask.base.options import public
 from tag2mask.config import IGNORE, CRFParams
 from tag2mask.config.inference import Inference
 from tag2mask.inference.first_step import likely_classes, maps_by_name, picture_taught, tag_vector
@@ -35,6 +36,7 @@ class Explanation:
     steps: dict[str, Any]
 
 
+@public
 def explain(
     run: str | Path | Segmenter,
     image: Source,

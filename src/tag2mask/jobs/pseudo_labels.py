@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.base.files import check_folder, write_text
+from tag2mask.base.options import public
 from tag2mask.config import IGNORE
 from tag2mask.config.formats import DataOptions
 from tag2mask.config.inference import Inference
@@ -53,6 +54,7 @@ class PseudoLabelSummary:
         return any(each.code == _EMPTY and each.severity == "warning" for each in self.findings)
 
 
+@public
 def pseudo_label(
     run: str | Path | Segmenter,
     *,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tag2mask.base.arrays import LARGE
 from tag2mask.base.charts import Series, save_plot
 from tag2mask.base.files import check_folder, write_text
+from tag2mask.base.options import public
 from tag2mask.base.team import ALONE, Team
 from tag2mask.config import CRFParams
 from tag2mask.config.formats import DataOptions
@@ -48,6 +49,7 @@ _MASKS_FIRST = "write its masks with tag2mask predict MODEL PICTURES --out DIR, 
 _PLAIN = Inference()
 
 
+@public
 def evaluate(
     run: str | Path | Segmenter | None = None,
     *,

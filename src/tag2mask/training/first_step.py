@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from tag2mask.base.options import public
 from tag2mask.base.processes import check_start
 from tag2mask.batch import Batch, Losses
 from tag2mask.config import TrainConfig, load_config, tag_phase_settings
@@ -27,6 +28,7 @@ __all__ = ["TrainingStopped", "train"]
 log = logging.getLogger("tag2mask")
 
 
+@public
 def train(config: TrainConfig | None = None, *, resume: str | Path | None = None) -> Path:
     """Learn segmentation from tags and write a run folder.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tag2mask.base.options import public
 from tag2mask.base.processes import check_start
 from tag2mask.batch import IGNORE, Batch, Losses
 from tag2mask.config import RetrainConfig
@@ -21,6 +22,7 @@ from tag2mask.training.starting import check_out, given_run, run_training
 from tag2mask.training.watching import predicted_labels, run_pictures, write_sample_rows
 
 
+@public
 def retrain(config: RetrainConfig | None = None, *, resume: str | Path | None = None) -> Path:
     """Train a supervised network on masks and write a run folder.
 

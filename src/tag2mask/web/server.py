@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tag2mask.base.options import public
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.web.actions import ranked_list
 
@@ -38,6 +39,7 @@ _HEADERS = {
 }
 
 
+@public
 def ui(
     run: str | Path | Segmenter,
     *,

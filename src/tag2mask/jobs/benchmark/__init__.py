@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from tag2mask.base.files import check_folder
+from tag2mask.base.options import public
 from tag2mask.jobs.benchmark.cases import CASES, NAMES, QUICK_SHRINK, problems
 from tag2mask.jobs.benchmark.machine import describe_machine
 from tag2mask.jobs.benchmark.measuring import growth, measure_case, measure_curve
@@ -27,6 +28,7 @@ __all__ = ["CASES", "NAMES", "BenchReport", "Point", "Row", "bench", "check_argu
 ROUNDS, QUICK_ROUNDS, MOST_CURVE_ROUNDS = 7, 2, 3
 
 
+@public
 def bench(
     only: Sequence[str] = (),
     *,

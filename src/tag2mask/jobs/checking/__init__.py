@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.base.options import public
 from tag2mask.config import AugmentConfig
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import Picture, PictureSet, label_codes
@@ -33,6 +34,7 @@ _NOTHING_HELD_OUT = Finding(
 )
 
 
+@public
 def check(
     data: str | Path,
     *,

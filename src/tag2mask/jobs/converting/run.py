@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tag2mask.base.files import check_folder
+from tag2mask.base.options import public
 from tag2mask.config.formats import MASK_FORMATS, DataOptions, OutputOptions
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 FORMATS = ("safetensors", "folder", *MASK_FORMATS)
 
 
+@public
 def convert(
     source: str | Path,
     *,

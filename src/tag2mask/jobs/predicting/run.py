@@ -16,6 +16,7 @@ from tag2mask import outputs
 from tag2mask.base.arrays import stored
 from tag2mask.base.files import whole_file, write_atomically, write_text
 from tag2mask.base.memory import ran_out
+from tag2mask.base.options import public
 from tag2mask.config.formats import OutputFormat
 from tag2mask.config.inference import Inference
 from tag2mask.data.findings import Finding, log_findings
@@ -53,6 +54,7 @@ class PredictSummary:
     """What was passed over in the sources, rows of `tags` without a picture, and pictures without a row."""
 
 
+@public
 def predict(
     run: str | Path | Segmenter,
     sources: str | Path | Sequence[str | Path],
