@@ -52,14 +52,14 @@ def test_rows_differ_in_one_thing_and_train_equally_long():
 
 
 def test_two_seeds_of_every_row_and_nothing_twice(ablation, monkeypatch):
-    names = ("official", BASE, "keep-20", "two-step", "two-step-warm", "ceiling")
+    names = ("official", BASE, "no-teacher", "keep-20", "two-step", "two-step-warm", "ceiling")
     results = ablate(ablation, names)
     assert sorted((r.seed, r.name) for r in results) == sorted((s, n) for s in (0, 1) for n in names)
     assert all(0 <= r.miou <= 1 for r in results)
     assert {p.name for p in ablation.out.glob("tags-*/")} >= {"tags-official-seed0", "tags-clean-seed0"}
     page = json.loads((ablation.out / "ablation.json").read_text())
-    assert len(page["rows"]) == 12
-    starts = {n: load_config(ablation.out / f"{n}-seed1" / "run").weights for n in names[3:]}
+    assert len(page["rows"]) == 14
+    starts = {n: load_config(ablation.out / f"{n}-seed1" / "run").weights for n in names[4:]}
     assert starts == {"two-step": "none", "two-step-warm": str(ablation.out / f"{BASE}-seed1"), "ceiling": "none"}
     assert len(page["tag_phases"]) == 4
     assert (ablation.out / "ablation-kept.svg").is_file()
