@@ -62,8 +62,9 @@ def bench(
             rows.append(measure_case(name, CASES[name], rounds, peer, shrink=QUICK_SHRINK if quick else 1))
     if progress is not None:
         progress(len(names), len(names), "done")
+    asked = [*(["--quick"] if quick else []), f"--rounds {rounds}", *(["--only", *only] if only else [])]
     return BenchReport(
-        command=_command(only, rounds, quick=quick),
+        command=" ".join(["tag2mask bench", *asked]),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         machine=machine,
         quick=quick,
@@ -81,8 +82,3 @@ def check_arguments(only: Sequence[str], rounds: int | None) -> None:
             raise ValueError(f"there is no measurement {name!r}; there are: {', '.join(NAMES)}.{hint}")
     if rounds is not None and rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-
-
-def _command(only: Sequence[str], rounds: int, *, quick: bool) -> str:
-    words = ["tag2mask bench", *(["--quick"] if quick else []), f"--rounds {rounds}"]
-    return " ".join([*words, *(["--only", *only] if only else [])])
