@@ -23,8 +23,9 @@ from tag2mask.jobs.benchmark.cases import CASES, NAMES, Case
 from tag2mask.jobs.benchmark.measuring import make_row
 from tag2mask.jobs.benchmark.page import table_lines
 from tag2mask.jobs.benchmark.peer import load_peer, peer_votes
-from tag2mask.jobs.benchmark.results import BenchReport, Point
-from tools.performance_page import BEGIN, END, main, markdown, report_of
+from tag2mask.jobs.benchmark.results import BenchReport
+from tools import performance_page
+from tools.performance_page import BEGIN, END, Curves, Point, main, markdown, report_of
 
 TOOL = Path(__file__).parents[1] / "tools" / "performance_page.py"
 
@@ -153,10 +154,10 @@ def point(side, own_ms, peer_ms=None, labels=3):
 
 def test_growth_is_per_pixel_from_512_to_the_largest():
     curve = [point(256, 9.0), point(512, 10.0), point(1024, 80.0), point(2048, 192.0)]
-    assert measuring.growth(curve) == pytest.approx(1.2)  # 16 times the pixels, 19.2 times the time
-    assert measuring.growth(curve[:1]) is None
-    assert measuring.growth(curve[:2]) is None
-    assert measuring.growth([]) is None
+    assert performance_page.growth(curve) == pytest.approx(1.2)  # 16 times the pixels, 19.2 times the time
+    assert performance_page.growth(curve[:1]) is None
+    assert performance_page.growth(curve[:2]) is None
+    assert performance_page.growth([]) is None
 
 
 def test_cases_are_those_of_the_issue():
@@ -326,12 +327,10 @@ def test_scores_are_those_of_cams():
 
 def test_without_a_peer_own_times_alone_and_how_to_get_it(monkeypatch):
     monkeypatch.setattr(benchmark, "load_peer", lambda: None)
-    report = bench(("cold-l3", "labels"), quick=True, rounds=1)
+    report = bench(("cold-l3",), quick=True, rounds=1)
     (cold,) = report.rows
     assert (cold.name, cold.peer_ms, cold.value, cold.met, cold.peer_all_ms) == ("cold-l3", None, None, None, [])
     assert cold.own_ms > 0
-    assert [p.labels for p in report.labels] == [2, 5]
-    assert all(p.peer_ms is None for p in report.labels)
     assert "pip install pydensecrf2" in "\n".join(table_lines(report))
 
 
@@ -371,11 +370,24 @@ def test_quick_run_as_a_command(tmp_path):
     assert "| both CRF runs of a picture (R = 2), 112×112, L = 3, one thread | " in page.stdout
 
 
-def test_the_table_and_the_plots(tmp_path, capsys):
-    assert cli.main(["bench", "--quick", "--rounds", "1", "--only", "pixels", "labels", "--plots", str(tmp_path)]) == 0
-    told = capsys.readouterr()
-    assert "64×64, L = 3" in told.out
-    assert "core" in told.out.splitlines()[0]
+def test_the_table(capsys):
+    assert cli.main(["bench", "--quick", "--rounds", "1", "--only", "pair-l3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "core" in lines[0]
+    assert lines[1:3] == ["", "Kernels and training step"]
+    assert "112×112, L = 3" in lines[4]
+    assert lines[-1] == "next: tag2mask bench"
+
+
+def test_the_curves_and_the_plots(tmp_path, capsys, monkeypatch):
+    small = {"pixels": [((64, 64), 3), ((128, 128), 3)], "labels": [((112, 112), 2), ((112, 112), 5)]}
+    monkeypatch.setattr(performance_page, "PROBLEMS", small)
+    monkeypatch.setattr(performance_page, "load_peer", lambda: None)
+    assert main(["--curves", str(tmp_path)]) == 0
+    curves = performance_page.curves_of(json.loads(capsys.readouterr().out))
+    assert [(p.height, p.width, p.labels) for p in curves.pixels] == [(64, 64, 3), (128, 128, 3)]
+    assert [p.labels for p in curves.labels] == [2, 5]
+    assert all(p.own_ms > 0 and p.peer_ms is None for p in curves.labels)
     for name in ("pixels", "labels"):
         path = tmp_path / f"performance-{name}.svg"
         assert path.stat().st_size < 40_000
@@ -392,7 +404,6 @@ def test_the_table_and_the_plots(tmp_path, capsys):
         (["--only", "pair-3"], "Did you mean 'pair-l3'?"),
         (["--only", "pair-l3", "everything"], "there is no measurement 'everything'"),
         (["--rounds", "0"], "at least 1"),
-        (["--only", "pair-l3", "--plots", "p"], "pixels and labels"),
         (["--round", "1.5"], "--rounds"),
     ],
 )
@@ -419,7 +430,7 @@ def test_help_names_every_measurement_without_torch():
 
 
 @pytest.fixture
-def report(tmp_path):
+def report():
     rows = [
         dataclasses.replace(row([0.0612], [0.7451]), work="both runs", max_difference=8.1e-6),
         dataclasses.replace(row([0.0152], [0.75], "share", 0.019), work="energy"),
@@ -428,22 +439,27 @@ def report(tmp_path):
     versions = {"tag2mask": "0.1.0", "torch": "2.9", "pydensecrf": "pydensecrf2 1.1"}
     machine = {"core": "compiled core, avx2", "cpu": "Fast CPU", "cores": 2, "gpu": None}
     return BenchReport(
-        command="tag2mask bench --rounds 7 --plots docs/images",
+        command="tag2mask bench --rounds 7",
         date="2026-01-02",
         machine=machine | {"system": "Linux x86_64", "load": 0.125, "versions": versions},
         quick=False,
         rows=rows,
-        pixels=[point(512, 80.0, 900.0), point(2048, 1408.0, 15000.0)],
-        growth=1.1,
-        labels=[],
         skipped={"cuda-batch-8": "there is no CUDA GPU that torch can use"},
+    )
+
+
+@pytest.fixture
+def curves(tmp_path):
+    return Curves(
+        pixels=[point(512, 80.0, 900.0), point(2048, 1408.0, 15000.0)],
+        labels=[],
         plots=[str(tmp_path / "docs" / "images" / "performance-pixels.svg")],
     )
 
 
-def test_markdown(report, tmp_path):
-    assert markdown(report, tmp_path / "docs").splitlines() == [
-        "`tag2mask bench --rounds 7 --plots docs/images`, 2026-01-02. compiled core, avx2; Fast CPU, 2 cores, no GPU, "
+def test_markdown(report, curves, tmp_path):
+    assert markdown(report, curves, tmp_path / "docs").splitlines() == [
+        "`tag2mask bench --rounds 7`, 2026-01-02. compiled core, avx2; Fast CPU, 2 cores, no GPU, "
         "Linux x86_64; tag2mask 0.1.0, torch 2.9, pydensecrf2 1.1. Load average at the start: 0.12.",
         "",
         "### Kernels and training step",
@@ -463,27 +479,31 @@ def test_markdown(report, tmp_path):
         "",
         "- CRF votes and reliable labels take 12 % of the training step (50 % with pydensecrf).",
         "- Both give the same marginals: the largest difference in this run is 8.1e-06.",
-        "- A pixel at 2048×2048 costs 1.10 × one at 512×512; at most 1.3 ×: met.",
         "- Not measured: cuda-batch-8: there is no CUDA GPU that torch can use",
+        "- A pixel at 2048×2048 costs 1.10 × one at 512×512; at most 1.3 ×: met.",
         "",
         "![performance pixels](images/performance-pixels.svg)",
     ]
 
 
-def test_the_json_gives_the_same_report_back(report):
+def test_the_json_gives_the_same_report_and_curves_back(report, curves):
     assert report_of(json.loads(json.dumps(jsonable(report)))) == report
+    assert performance_page.curves_of(json.loads(json.dumps(dataclasses.asdict(curves)))) == curves
 
 
-def test_a_page_is_filled_between_its_marks_again_and_again(report, tmp_path, capsys):
-    source, page = tmp_path / "bench.json", tmp_path / "docs" / "performance.md"
+def test_a_page_is_filled_between_its_marks_again_and_again(report, curves, tmp_path, capsys):
+    source, drawn, page = tmp_path / "bench.json", tmp_path / "curves.json", tmp_path / "docs" / "performance.md"
     page.parent.mkdir()
     source.write_text(json.dumps(jsonable(report)))
+    drawn.write_text(json.dumps(dataclasses.asdict(curves)))
     page.write_text(f"# Speed\n\n{BEGIN}\nold numbers\n{END}\n\nEnd.\n")
-    assert main([str(source), str(page)]) == 0
+    assert main([str(source), str(drawn), str(page)]) == 0
     once = page.read_text()
-    assert once == f"# Speed\n\n{BEGIN}\n\n{markdown(report, page.parent)}\n{END}\n\nEnd.\n"
-    assert main([str(source), str(page)]) == 0
+    assert once == f"# Speed\n\n{BEGIN}\n\n{markdown(report, curves, page.parent)}\n{END}\n\nEnd.\n"
+    assert main([str(source), str(drawn), str(page)]) == 0
     assert page.read_text() == once
+    assert main([str(source), str(page)]) == 0
+    assert "Cost against" not in page.read_text()
     assert capsys.readouterr().out == ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from tag2mask.cli.advice import next_command
 from tag2mask.cli.common import Command, Json, Misuse, Result, jsonable
@@ -14,20 +13,18 @@ class Bench(Command):
 
     only: tuple[str, ...] = ()
     """Measurements to make: pair-l3, pair-l5, pair-l21, cold-l3, batch-8, inference-l21, energy-160, energy-224,
-    twin-l3, cuda-batch-8, training-step, pixels, labels; default all."""
+    twin-l3, cuda-batch-8, training-step; default all."""
     rounds: int | None = None
     """Counted rounds of each contender; default 7, 2 with --quick."""
     quick: bool = False
     """Small pictures and few rounds: shows that everything works, no measurement."""
-    plots: Path | None = None
-    """Folder for plots of cost against pixels and against labels."""
     json: Json = False
 
     def _run(self) -> Result:
         from tag2mask.jobs.benchmark import bench, check_arguments, table_lines
 
         try:
-            check_arguments(self.only, self.rounds, self.plots)
+            check_arguments(self.only, self.rounds)
         except ValueError as error:
             raise Misuse(f"bench: {error}") from error
 
@@ -35,7 +32,6 @@ class Bench(Command):
             # lines, no bar: what redraws a bar would run beside, and count into, what is measured
             print(f"bench {done}/{total}  {name}", file=sys.stderr, flush=True)
 
-        report, plots = bench(**self.arguments(), progress=tell), self.plots
-        written = f"plots: {plots}" if plots else "no file was written; --plots DIR draws the curves"
-        full = next_command("demo") if plots else next_command("bench", plots="bench_plots")
-        return jsonable(report), [*table_lines(report), written, next_command("bench") if self.quick else full], 0
+        report = bench(**self.arguments(), progress=tell)
+        lines = [*table_lines(report), "no file was written; --json prints every round"]
+        return jsonable(report), [*lines, next_command("bench" if self.quick else "demo")], 0

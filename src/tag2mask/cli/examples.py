@@ -42,10 +42,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tag2mask convert RRM_final.pth --to safetensors --out rrm.safetensors",
     ),
     "ui": ("tag2mask ui runs/photos", "tag2mask ui runs/photos --ranked results --pictures new_pictures"),
-    "bench": (
-        "tag2mask bench --quick",
-        "tag2mask bench --only pair-l21 batch-8 --rounds 15",
-        "tag2mask bench --only pixels labels --plots bench_plots",
-    ),
+    "bench": ("tag2mask bench --quick", "tag2mask bench --only pair-l21 batch-8 --rounds 15"),
 }
 """By verb; lines of at most 98 characters."""

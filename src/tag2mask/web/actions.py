@@ -56,13 +56,7 @@ class RankedPicture(NamedTuple):
 
 
 def look(segmenter: Segmenter, picture: str | Path, *, crf: bool = False, tags: Sequence[str] = ()) -> Look:
-    """Predict a picture and show the steps to it.
-
-    Args:
-        segmenter: The model.
-        picture: File.
-        crf: Refine the mask with the dense CRF.
-        tags: Classes known to be in the picture; none given leaves all classes open.
+    """Predict a picture, `tags` of which are known (none: all classes are open), and show the steps to it.
 
     Raises:
         ValueError: the file is no picture.
@@ -93,12 +87,9 @@ def _steps(
 
 
 def save(folder: Path, name: str, prediction: Prediction) -> Saved:
-    """Write the mask as PNG, as COCO JSON, and the overlay into a new folder below `folder`.
+    """Write the mask as PNG, as COCO JSON, and the overlay into a new folder of their own below `folder`.
 
-    Args:
-        folder: Where; each call makes a folder of its own there.
-        name: File name of the picture; only its last part is used.
-        prediction: What to save.
+    They are called after the last part of `name`, the file of the picture.
     """
     base = PurePosixPath(name.replace("\\", "/")).name or "picture"
     stem = PurePosixPath(base).stem or "picture"
@@ -112,12 +103,9 @@ def save(folder: Path, name: str, prediction: Prediction) -> Saved:
 
 
 def ranked_list(ranked: Path, pictures: Path, most: int = 500) -> list[RankedPicture]:
-    """The list that `predict --rank` wrote, with the files of the pictures.
+    """The first `most` lines of the rank.csv that `predict --rank` wrote into `ranked`, with the files of the pictures.
 
-    Args:
-        ranked: Folder with rank.csv.
-        pictures: Folder that predict was given; nothing outside it is shown.
-        most: So many lines are read.
+    Nothing outside `pictures`, the folder that predict was given, is shown.
 
     Raises:
         FileNotFoundError: there is no rank.csv, or none of its pictures.

@@ -49,14 +49,10 @@ _NOTHING: tuple[Any, ...] = (None, [], None, _NO_FILE, _NO_FILE, _NO_FILE)
 def build_page(
     segmenter: Segmenter, title: str, folder: Path, ranked: Sequence[RankedPicture] = (), *, uploads: Path
 ) -> gr.Blocks:
-    """The page of one model.
+    """The page of one model of the name `title`.
 
-    Args:
-        segmenter: The model.
-        title: Name of the model.
-        folder: For the files that are saved; below it, nothing else, is what the page may hand out.
-        ranked: Pictures to look at first.
-        uploads: Folder of the pictures that were dropped; only these and `ranked` are ever read.
+    Below `folder`, nothing else, is what the page may hand out; only pictures in `uploads`, those that were dropped,
+    and `ranked`, those to look at first, are ever read.
     """
     places = {each.title: each.path for each in ranked}
 

@@ -128,11 +128,7 @@ def _listener(port: int) -> socket.socket:
 def refusal(method: str, path: str, headers: Mapping[str, str], uploads: Path) -> tuple[int, str] | None:
     """Status and reason for a request that is turned away: from a page of another site, or more than may lie here.
 
-    Args:
-        method: Of the request.
-        path: Of its address.
-        headers: By lower-case name.
-        uploads: Folder of what was sent.
+    The names of `headers` are in lower case; `uploads` is the folder of what was sent.
     """
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] != headers.get("host"):

@@ -1,4 +1,4 @@
-"""What `bench` measures: the lines of its table, the points of its curves, and their names."""
+"""What `bench` measures: the lines of its table, and their names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tag2mask.config import CRFParams
-from tag2mask.jobs.benchmark.inputs import Size, shrunk
+from tag2mask.jobs.benchmark.inputs import Size
 from tag2mask.jobs.benchmark.timing import Clock
 
 QUICK_SHRINK = 4
@@ -85,13 +85,5 @@ CASES: dict[str, Case] = {
         device="cuda",
     ),
 }
-NAMES = (*CASES, "training-step", "pixels", "labels")
+NAMES = (*CASES, "training-step")
 """Everything that --only may name."""
-
-
-def problems(name: str, *, quick: bool) -> list[tuple[Size, int]]:
-    """Sizes and label counts of a curve."""
-    if name == "pixels":
-        return [((side, side), 3) for side in ((64, 128) if quick else (256, 512, 1024, 2048))]
-    size = shrunk((448, 448), QUICK_SHRINK if quick else 1)
-    return [(size, labels) for labels in ((2, 5) if quick else (2, 3, 5, 11, 21, 41, 81))]

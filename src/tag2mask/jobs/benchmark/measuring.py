@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from statistics import median
 from types import ModuleType
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from tag2mask.config import CRFParams
 from tag2mask.crf import dense_crf
-from tag2mask.filtering import Lattice, clear_cache
+from tag2mask.filtering import clear_cache
 from tag2mask.jobs.benchmark.cases import ENERGY_PEER, Case
-from tag2mask.jobs.benchmark.inputs import Size, pictures, score_maps, shrunk, size_text
+from tag2mask.jobs.benchmark.inputs import pictures, score_maps, shrunk, size_text
 from tag2mask.jobs.benchmark.peer import peer_processes, peer_work
-from tag2mask.jobs.benchmark.results import Point, Row
-from tag2mask.jobs.benchmark.timing import Timer, interleave, threads, timed
+from tag2mask.jobs.benchmark.results import Row
+from tag2mask.jobs.benchmark.timing import interleave, threads, timed
 from tag2mask.losses import _Kernel
 
 
@@ -99,37 +99,3 @@ def make_row(
         met=met,
         **columns,
     )
-
-
-def measure_curve(problems: Sequence[tuple[Size, int]], rounds: int, peer: ModuleType | None) -> list[Point]:
-    """Both CRF runs of one picture for each problem; a round visits them all, so that drift meets every point."""
-    params, density = CRFParams.mining(), []
-    timers: dict[str, Timer] = {}
-    for i, (size, labels) in enumerate(problems):
-        case = Case(work="", bar=0.0, size=size, labels=labels)
-        rgb, scores = pictures(1, size), score_maps(1, labels, size, 2)
-        lattice = Lattice.bilateral(rgb[0], params.bilateral_sxy, params.bilateral_srgb)
-        density.append(lattice.num_vertices / lattice.num_pixels)
-        timers[f"own {i}"] = timed(own_work(case, rgb, scores), "cpu")
-        if peer is not None:
-            timers[f"peer {i}"] = timed(peer_work(peer, rgb, scores, params), "cpu")
-    with threads(1):
-        seconds = interleave(timers, rounds)
-    return [
-        Point(
-            height=size[0],
-            width=size[1],
-            labels=labels,
-            rounds=rounds,
-            own_ms=1e3 * median(seconds[f"own {i}"]),
-            peer_ms=1e3 * median(seconds[f"peer {i}"]) if peer is not None else None,
-            vertices_per_pixel=density[i],
-        )
-        for i, (size, labels) in enumerate(problems)
-    ]
-
-
-def growth(points: Sequence[Point]) -> float | None:
-    """Cost of a pixel of the largest picture over that of one at 512 x 512; None where that was not measured."""
-    each = {p.height * p.width: p.own_ms / (p.height * p.width) for p in points}
-    return each[max(each)] / each[512 * 512] if 512 * 512 in each and max(each) > 512 * 512 else None

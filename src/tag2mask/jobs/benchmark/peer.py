@@ -63,19 +63,14 @@ def crf_of(peer: ModuleType, rgb: NDArray[np.uint8], unary: NDArray[np.float32],
     return crf
 
 
-def _inputs(rgb: Tensor, scores: Tensor) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """A picture and unary energies for each run of [B, 3, H, W] and [B, R, L, H, W]."""
+def peer_work(peer: ModuleType, rgb: Tensor, scores: Tensor, params: CRFParams) -> Callable[[], Any]:
+    """Every run of every picture uint8 [B, 3, H, W], one after the other, each with a new object, as is usual.
+
+    The unary energies of the scores [B, R, L, H, W] are ready before the clock starts.
+    """
     energies = -scores.clamp(MIN_SCORE, 1).log().flatten(3)
     pictures = rgb.permute(0, 2, 3, 1).contiguous()
-    return [(p.numpy(), run.contiguous().numpy()) for p, runs in zip(pictures, energies, strict=True) for run in runs]
-
-
-def peer_work(peer: ModuleType, rgb: Tensor, scores: Tensor, params: CRFParams) -> Callable[[], Any]:
-    """Every run of every picture, one after the other, each with a new object, as is usual.
-
-    The unary energies are ready before the clock starts.
-    """
-    inputs = _inputs(rgb, scores)
+    inputs = [(p.numpy(), run.contiguous().numpy()) for p, runs in zip(pictures, energies, strict=True) for run in runs]
 
     def run(picture: NDArray[np.uint8], unary: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.array(crf_of(peer, picture, unary, params).inference(params.iterations))

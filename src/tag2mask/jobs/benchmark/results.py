@@ -49,20 +49,6 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """One point of a curve: both CRF runs of a picture, one thread, CPU time."""
-
-    height: int
-    width: int
-    labels: int
-    rounds: int
-    own_ms: float
-    peer_ms: float | None
-    vertices_per_pixel: float
-    """Vertices of the bilateral lattice: how hard the picture is."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class BenchReport:
     """What `bench` measured, and where."""
 
@@ -73,13 +59,5 @@ class BenchReport:
     """Core in use, processor, versions, load average at the start."""
     quick: bool
     rows: list[Row]
-    pixels: list[Point]
-    """Cost against the number of pixels."""
-    growth: float | None
-    """Cost of a pixel of the largest picture of that curve, as a multiple of one at 512 x 512."""
-    labels: list[Point]
-    """Cost against the number of labels."""
     skipped: dict[str, str]
     """Measurements that were not made, with the reason."""
-    plots: list[str]
-    """Files that were drawn."""

@@ -31,13 +31,8 @@ def timed(work: Callable[[], Any], clock: Clock, before: Callable[[], Any] | Non
 
 def interleave(timers: Mapping[str, Timer], rounds: int) -> dict[str, list[float]]:
     """Seconds of each timer in each round: A, B, A, B, ... after a round that is not counted."""
-    for run in timers.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in timers}
-    for _ in range(rounds):
-        for name, run in timers.items():
-            seconds[name].append(run())
-    return seconds
+    seconds = [[run() for run in timers.values()] for _ in range(rounds + 1)]
+    return {name: list(each) for name, each in zip(timers, zip(*seconds[1:], strict=True), strict=True)}
 
 
 @contextmanager

@@ -34,12 +34,8 @@ def measure_training(
     """Joint steps of a run of the preset `small` on built-in pictures, every second one with pydensecrf if it is there.
 
     They are the steps of `tag2mask.train` as its metrics.csv tells them: loading, network, CRF, losses and update.
-
-    Args:
-        rounds: Counted steps of each contender; the first of each is not counted.
-        peer: pydensecrf or None.
-        quick: Smaller crops and batches.
-        config: Settings instead of those of `small`.
+    The first step of each contender is not counted; `quick` has smaller crops and batches, and `config` takes the place
+    of the preset.
     """
     # heavy, and no process of the peer needs them
     from tag2mask.training.first_step import TagObjective

@@ -19,7 +19,7 @@ from tag2mask.data.masks.labels import expected_mask
 from tag2mask.jobs.checking.class_findings import class_findings, held_out_findings
 from tag2mask.jobs.checking.copies import Indices, copy_findings
 from tag2mask.jobs.checking.looking import Look, Progress, look_at_pictures
-from tag2mask.jobs.checking.opening import UNLISTED, Opened, is_held_out, open_splits
+from tag2mask.jobs.checking.opening import UNLISTED, Opened, open_splits
 from tag2mask.jobs.checking.page import check_page_path, write_page
 from tag2mask.jobs.checking.picture_findings import mask_findings, picture_findings, side_histogram, size_summary
 from tag2mask.jobs.checking.results import CheckReport, SplitSummary, report_lines
@@ -87,7 +87,10 @@ def check(
     findings += dict.fromkeys(each for split in opened.splits.values() for each in split.findings)
     findings += _split_findings(opened, looks_of, tags, min_images)
     findings += picture_findings(pictures, looks, crop_size)
-    findings += _copies(opened, pictures, looks, members)
+    none = np.empty(0, dtype=np.intp)
+    trained = members.get(opened.train, members.get(UNLISTED, none))
+    tagged = np.unique(np.concatenate([none, *(members[name] for name in opened.tagged)]))
+    findings += copy_findings(pictures, looks, trained, {name: members[name] for name in opened.held_out}, tagged)
     report = CheckReport(
         data=str(data),
         data_format=opened.data_format,
@@ -120,7 +123,7 @@ def _split_findings(
     findings: list[Finding] = []
     trained = tags.get(opened.train)
     for name, pictures in opened.splits.items():
-        held_out = is_held_out(name) and name != opened.train
+        held_out = name in opened.held_out
         if name in tags and name == opened.train:
             findings += class_findings(tags[name], pictures.classes, name, min_images)
         elif name in tags and held_out and trained is not None:
@@ -138,7 +141,7 @@ def _split_findings(
                     cure=" ".join(filter(None, cures)),
                 )
             )
-    if not any(is_held_out(name) and name != opened.train for name in opened.splits):
+    if not opened.held_out:
         findings.append(_NOTHING_HELD_OUT)
     return findings
 
@@ -154,14 +157,6 @@ def _tag_matrix(pictures: PictureSet, looks: list[Look]) -> NDArray[np.bool_]:
 
 def _class_counts(classes: Sequence[str], tags: NDArray[np.bool_]) -> dict[str, int]:
     return dict(zip(classes, map(int, tags.sum(axis=0)), strict=True))
-
-
-def _copies(opened: Opened, pictures: list[Picture], looks: list[Look], members: dict[str, Indices]) -> list[Finding]:
-    none = np.empty(0, dtype=np.intp)
-    train = opened.train if opened.train in members else UNLISTED
-    held_out = {name: each for name, each in members.items() if is_held_out(name) and name != train}
-    tagged = np.unique(np.concatenate([none, *(members[name] for name in opened.splits if name in opened.tagged)]))
-    return copy_findings(pictures, looks, members.get(train, none), held_out, tagged)
 
 
 def _summary(pictures: PictureSet, looks: list[Look], tags: NDArray[np.bool_] | None) -> SplitSummary:

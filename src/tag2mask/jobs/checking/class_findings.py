@@ -18,13 +18,9 @@ _SEPARATE = "Tags cannot tell apart what always occurs together: add pictures th
 
 
 def class_findings(tags: NDArray[np.bool_], classes: tuple[str, ...], split: str, min_images: int) -> list[Finding]:
-    """Findings on the split to train on.
+    """Findings on the split to train on, from the tags bool [N, C] of its readable pictures.
 
-    Args:
-        tags: bool [N, C], tags of its readable pictures.
-        classes: C names.
-        split: Its name.
-        min_images: A class on fewer pictures is rare.
+    A class on fewer than `min_images` pictures is rare.
     """
     n, counts = len(tags), tags.sum(axis=0)
     if not counts.any():
@@ -36,32 +32,22 @@ def class_findings(tags: NDArray[np.bool_], classes: tuple[str, ...], split: str
                 cure="Tag the pictures, or repair those that cannot be read.",
             )
         ]
-    named_counts = dict(zip(classes, map(int, counts), strict=True))
-    nothing = _nothing_to_learn(named_counts, n, split)
     return [
-        *nothing,
-        *_absent(named_counts, split),
-        *_rare(named_counts, split, min_images),
-        *(() if nothing else _everywhere(named_counts, n, split)),
+        *_by_count(dict(zip(classes, map(int, counts), strict=True)), n, split, min_images),
         *_together(tags, counts, classes, split),
         *_negatives(tags, split),
     ]
 
 
 def held_out_findings(counts: Mapping[str, int], trained: Mapping[str, int], split: str) -> tuple[Finding, ...]:
-    """Classes that are trained but do not occur in a held-out split.
-
-    Args:
-        counts: Pictures per class of the held-out split.
-        trained: Pictures per class of the split to train on.
-        split: Name of the held-out split.
-    """
+    """Classes that are trained but do not occur in a held-out split, by the pictures per class of both."""
     names = [name for name, count in trained.items() if count and not counts.get(name)]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return about(
         names,
         severity="note",
         code="absent_class",
-        message=f"No picture of the split {split!r} shows {listed(names[:5])}{_more(names, 5)}: scores on it say "
+        message=f"No picture of the split {split!r} shows {listed(names[:5])}{more}: scores on it say "
         "nothing about these classes.",
         cure=f"Move some pictures of them to {split!r}.",
     )
@@ -84,35 +70,34 @@ def _nothing_to_learn(counts: Mapping[str, int], n: int, split: str) -> tuple[Fi
     )
 
 
-def _absent(counts: Mapping[str, int], split: str) -> tuple[Finding, ...]:
-    names = [name for name, count in counts.items() if count == 0]
-    return about(
-        names,
-        code="absent_class",
-        message=f"{are(len(names), 'class')} on no picture of the split {split!r} and cannot be learnt.",
-        cure="Add pictures with each, or shorten the class list.",
-    )
-
-
-def _rare(counts: Mapping[str, int], split: str, min_images: int) -> tuple[Finding, ...]:
+def _by_count(counts: Mapping[str, int], n: int, split: str, min_images: int) -> tuple[Finding, ...]:
+    """Classes on no picture, on few, and on (almost) every one."""
+    nothing = _nothing_to_learn(counts, n, split)
+    absent = [name for name, count in counts.items() if count == 0]
     rare = sorted((count, name) for name, count in counts.items() if 0 < count < min_images)
-    return about(
-        [f"{name} ({count})" for count, name in rare],
-        code="rare_class",
-        message=f"{are(len(rare), 'class')} on fewer than {min_images} pictures "
-        f"of the split {split!r}: expect poor masks of them.",
-        cure="Add pictures; a few dozen per class is a start.",
-    )
-
-
-def _everywhere(counts: Mapping[str, int], n: int, split: str) -> tuple[Finding, ...]:
-    names = [f"{name} ({count} of {n})" for name, count in counts.items() if count >= max(MIN_EVIDENCE, ALMOST * n)]
-    return about(
-        names,
-        code="everywhere",
-        message=f"{are(len(names), 'class')} on (almost) every picture of the split {split!r}: what is on every "
-        "picture cannot be told from the background by tags.",
-        cure="Add pictures without, from the same places.",
+    usual = [f"{name} ({count} of {n})" for name, count in counts.items() if count >= max(MIN_EVIDENCE, ALMOST * n)]
+    return (
+        *nothing,
+        *about(
+            absent,
+            code="absent_class",
+            message=f"{are(len(absent), 'class')} on no picture of the split {split!r} and cannot be learnt.",
+            cure="Add pictures with each, or shorten the class list.",
+        ),
+        *about(
+            [f"{name} ({count})" for count, name in rare],
+            code="rare_class",
+            message=f"{are(len(rare), 'class')} on fewer than {min_images} pictures "
+            f"of the split {split!r}: expect poor masks of them.",
+            cure="Add pictures; a few dozen per class is a start.",
+        ),
+        *about(
+            [] if nothing else usual,
+            code="everywhere",
+            message=f"{are(len(usual), 'class')} on (almost) every picture of the split {split!r}: what is on every "
+            "picture cannot be told from the background by tags.",
+            cure="Add pictures without, from the same places.",
+        ),
     )
 
 
@@ -171,7 +156,3 @@ def _negatives(tags: NDArray[np.bool_], split: str) -> tuple[Finding]:
         )
         cure = "Leave most of them out: steps on them teach little." if many else "None needed."
     return (Finding(severity="warning" if many else "note", code="negatives", message=message, cure=cure),)
-
-
-def _more(names: list[str], shown: int) -> str:
-    return f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +28,39 @@ def copy_findings(
 ) -> list[Finding]:
     """Leaks from training into held-out splits, equal files, equal files with unlike tags, near-duplicates.
 
-    Args:
-        pictures: The files of all splits, each once.
-        looks: A look at each.
-        trained: Indices of the pictures of the split to train on.
-        held_out: Indices of those of each held-out split, by its name.
-        tagged: Indices of pictures whose tags are known.
+    Of the pictures, the files of all splits, each once, `trained`, `held_out` (by the name of the split) and `tagged`
+    (those whose tags are known) hold the indices.
     """
     equal = equal_files(looks)
     group, twin = similar_pictures(looks, trained)
+    copied = _groups(equal, range(len(pictures)))
+    alike = _groups(group, [i for i in range(len(pictures)) if equal[i] == i])
+    unlike = [each for each in _groups(equal, tagged.tolist()) if len({frozenset(pictures[i].tags) for i in each}) > 1]
     return [
         *chain(*(_leak(pictures, looks, equal, twin, trained, split, held) for split, held in held_out.items())),
-        *_contradictions(pictures, equal, tagged),
-        *_equal(pictures, equal),
-        *_similar(pictures, equal, group),
+        *_about_groups(
+            pictures,
+            unlike,
+            code="contradictions",
+            message=f"{some(len(unlike), 'group')} of equal files whose tags differ: the network is told two things.",
+            cure="Keep one file of each group, with all tags that are true.",
+        ),
+        *_about_groups(
+            pictures,
+            copied,
+            code="duplicates",
+            message=f"{are(sum(map(len, copied)) - len(copied), 'file')} the same, byte for byte, as another one "
+            f"({some(len(copied), 'group')}).",
+            cure="Keep one of each group: copies weigh twice in training and in scores.",
+        ),
+        *_about_groups(
+            pictures,
+            alike,
+            code="near_duplicates",
+            message=f"{some(len(alike), 'group')} of pictures that look (almost) the same, {sum(map(len, alike))} in "
+            f"all: at most {NEAR} of 64 bits of their fingerprints differ.",
+            cure="Keep one of each group, or at least keep a group in one split.",
+        ),
     ]
 
 
@@ -106,13 +124,16 @@ def _groups(key: Indices, members: Iterable[int]) -> list[list[int]]:
     return [each for each in found.values() if len(each) > 1]
 
 
-def _written(pictures: Sequence[Picture], groups: Sequence[Sequence[int]]) -> tuple[list[str], list[tuple[Path, ...]]]:
-    """Names of groups, and the files to show of each."""
+def _about_groups(
+    pictures: Sequence[Picture], groups: Sequence[Sequence[int]], *, code: str, message: str, cure: str
+) -> tuple[Finding, ...]:
+    """A finding that names groups of pictures and shows some files of each."""
     names = []
     for group in groups:
         more = [f"{len(group) - _SHOWN} more"] if len(group) > _SHOWN else []
         names.append(" = ".join([*(pictures[i].name for i in group[:_SHOWN]), *more]))
-    return names, [tuple(pictures[i].path for i in group[:_SHOWN]) for group in groups]
+    files = [tuple(pictures[i].path for i in group[:_SHOWN]) for group in groups]
+    return about(names, files, code=code, message=message, cure=cure)
 
 
 def _leak(
@@ -149,38 +170,4 @@ def _leak(
         message=f"{len(leaks)} of {some(len(held), 'picture')} of the split {split!r} "
         f"({len(leaks) / max(1, len(held)):.1%}) also train ({how}): scores on it are too good.",
         cure="Take them out of one of the two. Pictures of one scene belong into one split.",
-    )
-
-
-def _contradictions(pictures: Sequence[Picture], equal: Indices, tagged: Indices) -> tuple[Finding, ...]:
-    unlike = [
-        group for group in _groups(equal, tagged.tolist()) if len({frozenset(pictures[i].tags) for i in group}) > 1
-    ]
-    return about(
-        *_written(pictures, unlike),
-        code="contradictions",
-        message=f"{some(len(unlike), 'group')} of equal files whose tags differ: the network is told two things.",
-        cure="Keep one file of each group, with all tags that are true.",
-    )
-
-
-def _equal(pictures: Sequence[Picture], equal: Indices) -> tuple[Finding, ...]:
-    groups = _groups(equal, range(len(pictures)))
-    return about(
-        *_written(pictures, groups),
-        code="duplicates",
-        message=f"{are(sum(map(len, groups)) - len(groups), 'file')} the same, byte for byte, as another one "
-        f"({some(len(groups), 'group')}).",
-        cure="Keep one of each group: copies weigh twice in training and in scores.",
-    )
-
-
-def _similar(pictures: Sequence[Picture], equal: Indices, group: Indices) -> tuple[Finding, ...]:
-    groups = _groups(group, [i for i in range(len(pictures)) if equal[i] == i])
-    return about(
-        *_written(pictures, groups),
-        code="near_duplicates",
-        message=f"{some(len(groups), 'group')} of pictures that look (almost) the same, {sum(map(len, groups))} in "
-        f"all: at most {NEAR} of 64 bits of their fingerprints differ.",
-        cure="Keep one of each group, or at least keep a group in one split.",
     )

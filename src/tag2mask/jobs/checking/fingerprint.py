@@ -35,14 +35,11 @@ _DCT, _ROWS, _COLUMNS = _low_frequencies()
 
 
 def fingerprint(rgb: NDArray[np.uint8]) -> tuple[int, bool]:
-    """The look of a picture in 64 bits, and whether it is flat (shows next to nothing, so that the bits are noise).
+    """The look of a picture uint8 [H, W, 3] in 64 bits, and whether it is flat (shows nearly nothing: bits are noise).
 
     Bit i is the sign of one of the 64 lowest frequencies, the mean excepted, of the picture's 32 x 32 grey version:
     brightness and contrast do not matter. The idea is that of the perceptual hash of Zauner (2010), which compares
     with the median of an 8 x 8 block; signs of the lowest frequencies set unlike pictures further apart.
-
-    Args:
-        rgb: uint8 [H, W, 3].
     """
     grey = Image.fromarray(rgb).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     values = np.asarray(grey, dtype=np.float64)
@@ -64,10 +61,8 @@ def near_pairs(fingerprints: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.in
 
     Multi-index hashing (Norouzi, Punjani, Fleet 2012): where two fingerprints differ in at most 7 bits, one of their
     four bands of 16 bits differs in at most 1. So only pictures that share a band, up to one bit, are compared: of n
-    unlike pictures about n^2 / 1900 pairs, five million for a hundred thousand.
-
-    Args:
-        fingerprints: uint64 [n], each once (repetitions cost time quadratic in their number).
+    unlike pictures about n^2 / 1900 pairs, five million for a hundred thousand. Each of the fingerprints uint64 [n]
+    should be there once: repetitions cost time quadratic in their number.
     """
     for band in range(_BANDS):
         keys = ((fingerprints >> np.uint64(_BAND_BITS * band)) & np.uint64((1 << _BAND_BITS) - 1)).astype(np.int64)

@@ -20,6 +20,7 @@ from tag2mask.data.storage.pictures import PictureError, open_picture, opened, t
 from tag2mask.jobs.checking.fingerprint import fingerprint
 
 Progress = Callable[[int, int, str], None]
+"""Called with (pictures done, all, name of the last)."""
 GREY, CMYK, ALPHA, ANIMATED, DEEP = "grey", "cmyk", "alpha", "animated", "deep"
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
@@ -64,14 +65,7 @@ class Look:
 def look_at_pictures(
     pictures: Sequence[Picture], codes: MaskCodes, *, jobs: int = 0, progress: Progress | None = None
 ) -> list[Look]:
-    """A look at every picture and mask, in their order; no more than a few pictures are in memory at a time.
-
-    Args:
-        pictures: Files to read.
-        codes: What the ids of the masks stand for.
-        jobs: Threads; see `in_threads`.
-        progress: Called with (done, total, name of a picture).
-    """
+    """A look at every picture and mask, in their order; no more than a few pictures are in memory at a time."""
     looks: list[Look] = []
     # what Pillow warns of (odd EXIF data, big pictures) is either harmless or an error further on
     with warnings.catch_warnings():

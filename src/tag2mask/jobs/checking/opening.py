@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Container
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from tag2mask.data.storage.tables import TagTable, near_word, read_classes, read
 
 _HELD_OUT = ("val", "test", "dev", "eval", "holdout")
 _DO = "Do what the message says, then check again."
+_WITHOUT = "Without tags and masks nothing can be scored on these pictures. Add either, or leave the split out."
 UNLISTED = "files"
 """Name of the stand-in split where no split can be opened: every picture file."""
 
@@ -28,7 +30,6 @@ UNLISTED = "files"
 class Opened:
     """The splits of a data set as far as they can be opened."""
 
-    root: Path
     data_format: str
     train: str
     """Name of the split to train on, whether it could be opened or not."""
@@ -37,6 +38,11 @@ class Opened:
     tagged: frozenset[str]
     """Splits whose tags are known."""
     findings: tuple[Finding, ...]
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Splits that are kept from training."""
+        return tuple(name for name in self.splits if is_held_out(name) and name != self.train)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,20 +64,21 @@ def open_splits(root: Path, *, train_split: str | Path | None, options: DataOpti
     findings: list[Finding] = []
     splits: dict[str, PictureSet] = {}
     tagged = set()
-    own = _own_splits(root, options)
+    own: tuple[str, ...] = ()  # none where they are made by hash
+    with contextlib.suppress(DataError):  # opening the split to train on will say it
+        own = list_splits(root, options=options)
     first = str(train_split or ("train_aug" if kind == "voc" and "train_aug" in own else "train"))
     for name in dict.fromkeys([first, *(own or ("train", "val"))]):
         asked = train_split if name == first else name
         try:
             pictures, problem = _open(root, asked, options)
-        except SplitError as error:
-            # too few pictures for a `val` by hash are no mistake
-            if name == first or name in own:
-                findings.append(_unreadable(name, error, fatal=name == first))
-            continue
         except DataError as error:
-            # training scores on `val` and would stop there
-            findings.append(_unreadable(name, error, fatal=name in (first, "val")))
+            is_missing = isinstance(error, SplitError)
+            # too few pictures for a `val` by hash are no mistake
+            if not is_missing or name == first or name in own:
+                # training scores on `val` and would stop there
+                fatal = name == first or (name == "val" and not is_missing)
+                findings.append(_problem("unreadable", f"The split {name!r} cannot be opened: {error}", fatal=fatal))
             continue
         if name == first:
             name = first = pictures.split
@@ -79,26 +86,20 @@ def open_splits(root: Path, *, train_split: str | Path | None, options: DataOpti
         if problem is None:
             tagged.add(name)
         elif name == first or not pictures.has_masks:
-            findings.append(_untagged(name, problem, fatal=name == first))
+            message = f"The tags of the split {name!r} cannot be used: {problem}"
+            findings.append(_problem("no_tags", message, fatal=name == first, cure=_WITHOUT))
     if not splits and (stand_in := _files(root, kind)) is not None:
         splits[UNLISTED] = stand_in
-    findings = [*_merged(findings), *_table_findings(root, kind, splits, first, options)]
-    return Opened(
-        root=root, data_format=kind, train=first, splits=splits, tagged=frozenset(tagged), findings=tuple(findings)
-    )
+    once: dict[str, Finding] = {}  # several splits may fail for the same reason, as all share one tags.csv
+    for finding in findings:
+        once.setdefault(finding.message.split(": ", 1)[-1], finding)
+    findings = [*once.values(), *_table_findings(root, kind, splits, first, options)]
+    return Opened(data_format=kind, train=first, splits=splits, tagged=frozenset(tagged), findings=tuple(findings))
 
 
 def is_held_out(split: str) -> bool:
     """Whether a split is kept from training, by its name: `val`, `valid`, `test_2`, `dev` ..."""
     return split.lower().startswith(_HELD_OUT)
-
-
-def _own_splits(root: Path, options: DataOptions) -> tuple[str, ...]:
-    """Splits that the data set itself has; none where they are made by hash."""
-    try:
-        return list_splits(root, options=options)
-    except DataError:  # opening the split to train on will say it
-        return ()
 
 
 def _open(root: Path, split: str | Path | None, options: DataOptions) -> tuple[PictureSet, DataError | None]:
@@ -118,31 +119,10 @@ def _open(root: Path, split: str | Path | None, options: DataOptions) -> tuple[P
             raise error from None  # the first error says more
 
 
-def _unreadable(split: str, error: DataError, *, fatal: bool) -> Finding:
-    return Finding(
-        severity="error" if fatal else "warning",
-        code="unreadable",
-        message=f"The split {split!r} cannot be opened: {error}",
-        cure=_DO,
-    )
-
-
-def _untagged(split: str, error: DataError, *, fatal: bool) -> Finding:
-    others = "Without tags and masks nothing can be scored on these pictures. Add either, or leave the split out."
-    return Finding(
-        severity="error" if fatal else "warning",
-        code="no_tags",
-        message=f"The tags of the split {split!r} cannot be used: {error}",
-        cure=_DO if fatal else others,
-    )
-
-
-def _merged(findings: list[Finding]) -> list[Finding]:
-    """One finding where several splits fail for the same reason (all share one tags.csv)."""
-    seen: dict[str, Finding] = {}
-    for finding in findings:
-        seen.setdefault(finding.message.split(": ", 1)[-1], finding)
-    return list(seen.values())
+def _problem(code: str, message: str, *, fatal: bool, cure: str = _DO) -> Finding:
+    if fatal:
+        return Finding(severity="error", code=code, message=message, cure=_DO)
+    return Finding(severity="warning", code=code, message=message, cure=cure)
 
 
 def _files(root: Path, data_format: str) -> PictureSet | None:

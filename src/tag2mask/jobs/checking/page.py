@@ -18,12 +18,7 @@ _THUMBNAIL = 160
 
 
 def write_page(report: CheckReport, path: Path) -> Path:
-    """Write the page as a whole; it needs no other file, and the pictures on it are thumbnails.
-
-    Raises:
-        ValueError: `path` is a folder or does not end in .html.
-    """
-    check_page_path(path)
+    """Write the page as a whole; it needs no other file, and the pictures on it are thumbnails."""
     reason = f" {report.reason}" if report.reason else ""
     return html.write_page(
         path,

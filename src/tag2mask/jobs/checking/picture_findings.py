@@ -26,23 +26,13 @@ _KINDS = {
 
 
 def picture_findings(pictures: Sequence[Picture], looks: Sequence[Look], crop_size: int) -> tuple[Finding, ...]:
-    """Findings on the files of all splits, each picture once.
-
-    Args:
-        pictures: The files.
-        looks: A look at each.
-        crop_size: Height and width of a training crop in pixels.
-    """
+    """Findings on the files of all splits, each picture once; a training crop has `crop_size` pixels on a side."""
     pairs = list(zip(pictures, looks, strict=True))
     bad = [(picture, f"{picture.name}: {look.error}") for picture, look in pairs if look.error is not None]
     good = [(picture, look) for picture, look in pairs if look.error is None]
-    sized = [(picture, f"{picture.name} ({look.height} x {look.width})", look) for picture, look in good]
-    tiny = [(picture, name) for picture, name, look in sized if 2 * max(look.height, look.width) < crop_size]
-    long = [
-        (picture, name)
-        for picture, name, look in sized
-        if max(look.height, look.width) >= ELONGATED * min(look.height, look.width)
-    ]
+    sized = [(each, f"{each.name} ({look.height} x {look.width})", look.height, look.width) for each, look in good]
+    tiny = [(picture, name) for picture, name, *size in sized if 2 * max(size) < crop_size]
+    long = [(picture, name) for picture, name, *size in sized if max(size) >= ELONGATED * min(size)]
     blank = [(picture, picture.name) for picture, look in good if look.flat]
     found = (
         *_shown(
@@ -89,12 +79,7 @@ def _shown(
 
 
 def mask_findings(pictures: PictureSet, looks: Sequence[Look]) -> list[Finding]:
-    """Findings on the masks of one split: broken ones, foreign ids, and counts of (dis)agreement with tags.
-
-    Args:
-        pictures: The split.
-        looks: A look at each of its pictures.
-    """
+    """Findings on the masks of one split: broken ones, foreign ids, and counts of (dis)agreement with tags."""
     tally = MaskTally(pictures)
     for picture, look in zip(pictures.pictures, looks, strict=True):
         if look.mask is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,15 @@ from tag2mask.data.findings import SEVERITIES, Finding, Severity
 MOST_CLASSES = 40
 """So many classes are shown on the terminal, the rarest; the others are in --json and on the page."""
 _WIDTH = 100
+_ROWS = {
+    "pictures": "num_images",
+    "broken": "num_broken",
+    "negatives": "num_negatives",
+    "masks": "num_masks",
+    "height": "heights",
+    "width": "widths",
+}
+"""Rows above the classes, and the fields of a `SplitSummary` that they show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +116,7 @@ def report_lines(report: CheckReport) -> list[str]:
 
 def summary_rows(report: CheckReport) -> list[tuple[str, list[str]]]:
     """Rows above the classes: a heading and a cell per split."""
-    splits = report.splits.values()
-    return [
-        ("pictures", [str(each.num_images) for each in splits]),
-        ("broken", [str(each.num_broken) for each in splits]),
-        ("negatives", [cell(each.num_negatives) for each in splits]),
-        ("masks", [str(each.num_masks) for each in splits]),
-        ("height", [size_range(each.heights) for each in splits]),
-        ("width", [size_range(each.widths) for each in splits]),
-    ]
+    return [(row, [cell(getattr(each, name)) for each in report.splits.values()]) for row, name in _ROWS.items()]
 
 
 def class_rows(report: CheckReport) -> list[tuple[str, list[int | None]]]:
@@ -124,14 +124,11 @@ def class_rows(report: CheckReport) -> list[tuple[str, list[int | None]]]:
     return [(name, [(each.class_counts or {}).get(name) for each in report.splits.values()]) for name in report.classes]
 
 
-def cell(count: int | None) -> str:
-    """A count, or a dash for what is not known."""
-    return "-" if count is None else str(count)
-
-
-def size_range(sizes: tuple[int, int, int] | None) -> str:
-    """Smallest, median and largest, or a dash."""
-    return "-" if sizes is None else str(sizes[1]) if sizes[0] == sizes[2] else f"{sizes[0]}-{sizes[1]}-{sizes[2]}"
+def cell(value: int | tuple[int, int, int] | None) -> str:
+    """A count, or smallest, median and largest size; a dash for what is not known."""
+    if isinstance(value, tuple):
+        return str(value[1]) if value[0] == value[2] else f"{value[0]}-{value[1]}-{value[2]}"
+    return "-" if value is None else str(value)
 
 
 def _table(report: CheckReport) -> list[str]:
@@ -147,18 +144,12 @@ def _table(report: CheckReport) -> list[str]:
 
 
 def _finding_lines(finding: Finding) -> list[str]:
-    label = finding.severity.ljust(9)
-    lines = textwrap.wrap(finding.message, _WIDTH, initial_indent=label, subsequent_indent=" " * 9)
-    lines += textwrap.wrap(f"cure: {finding.cure}", _WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 15)
-    if finding.names:
-        lines += _name_lines(finding.names, finding.count)
-    return lines
-
-
-def _name_lines(names: Sequence[str], count: int) -> list[str]:
-    """Names one after the other where they are short, else one per line; the rest as a number."""
-    more = [f"and {count - len(names)} more"] if count > len(names) else []
+    """Message, cure and names: one after the other where they are short, else one per line; the rest as a number."""
     indent = " " * 9
-    if max(map(len, names)) <= 24:
-        return textwrap.wrap(", ".join([*names, *more]), _WIDTH, initial_indent=indent, subsequent_indent=indent)
-    return [indent + name for name in (*names, *more)]
+    lines = textwrap.wrap(finding.message, _WIDTH, initial_indent=finding.severity.ljust(9), subsequent_indent=indent)
+    lines += textwrap.wrap(f"cure: {finding.cure}", _WIDTH, initial_indent=indent, subsequent_indent=" " * 15)
+    more = finding.count - len(finding.names)
+    names = [*finding.names, *([f"and {more} more"] if finding.names and more > 0 else [])]
+    if all(len(name) <= 24 for name in finding.names):
+        return lines + textwrap.wrap(", ".join(names), _WIDTH, initial_indent=indent, subsequent_indent=indent)
+    return lines + [indent + name for name in names]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tag2mask.data import open_data, read_picture
 from tag2mask.data.builtin.shapes import BUILTIN_CLASSES, render_scene
 from tag2mask.inference.segmenter import Segmenter
+from tag2mask.scoring.report import Progress, tracked
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]]]
 """Pictures uint8 [B, H, W, 3] to masks uint8 [B, H, W] and probabilities float32 [B, K, H, W]."""
@@ -44,12 +45,8 @@ class Parity:
 
 
 def comparison_pictures(data: str | Path | None, split: str, limit: int) -> tuple[list[NDArray[np.uint8]], str]:
-    """Pictures uint8 [H, W, 3] to compare on, and where they are from.
-
-    Args:
-        data: Data set, or None for six generated pictures of different sizes.
-        split: Its split; tags and masks are not read.
-        limit: At most so many pictures of `data`; 0 for all.
+    """Pictures uint8 [H, W, 3] to compare on, and where they are from: the first `limit` (0: all) of a data set, of
+    which tags and masks are not read, or six generated ones of different sizes.
     """
     if data is None:
         rng = np.random.default_rng(0)
@@ -66,16 +63,9 @@ def compare(
     pictures: Sequence[NDArray[np.uint8]],
     *,
     origin: str,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Parity:
-    """Parity of an export with the network.
-
-    Args:
-        segmenter: The network.
-        predict: The export.
-        pictures: uint8 [H, W, 3] each; every second one is sent with its mirror image.
-        origin: Where they are from.
-        progress: Called with (done, all).
+    """Parity of an export with the network on pictures uint8 [H, W, 3]; every second has its mirror image with it.
 
     Raises:
         ValueError: there is no picture.
@@ -83,8 +73,8 @@ def compare(
     if not pictures:
         raise ValueError("There is no picture to compare the export on; give another --data or --split.")
     differences, equal, shares, pixels = [], 0, [], 0
-    for done, rgb in enumerate(pictures, start=1):
-        batch = np.stack([rgb, rgb[:, ::-1]] if done % 2 == 0 else [rgb])
+    for i, rgb in tracked(list(enumerate(pictures)), progress):
+        batch = np.stack([rgb, rgb[:, ::-1]] if i % 2 else [rgb])
         masks, probs = predict(batch)
         wanted = segmenter.predict(list(batch))
         same = np.stack([each.mask for each in wanted]) == masks
@@ -93,8 +83,6 @@ def compare(
         differences.append(1.0 if np.isnan(difference) else difference)
         shares.append(float(same.mean()))
         equal, pixels = equal + int(same.sum()), pixels + same.size
-        if progress is not None:
-            progress(done, len(pictures))
     return Parity(
         max_difference=max(differences),
         equal_pixels=equal / pixels,

@@ -150,11 +150,9 @@ def _evaluation(path: str | Path | None, folder: Path | None) -> Mapping[str, An
 
 
 def export_program(segmenter: Segmenter, *, with_options: bool) -> ExportedProgram:
-    """The network with everything around it as a program for pictures of any size and batch.
+    """The network, on the CPU, with everything around it as a program for pictures of any size and batch.
 
-    Args:
-        segmenter: On the CPU.
-        with_options: Give it the inputs `scale` and `size` too.
+    With options it has the inputs `scale` and `size` too.
 
     Raises:
         ValueError: the network asks for the size of its picture in a way that fixes it.
