@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
@@ -24,12 +23,9 @@ from tag2mask.inference.sources import Source, as_rgb
 from tag2mask.inference.tiles import Grid, blended_map, labels_of, network_size, tile_side, whole
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tag2mask.config import MethodConfig, RunConfig
+    from tag2mask.config import RunConfig
     from tag2mask.inference.torch_backend import TorchBackend
     from tag2mask.models.base import SegmentationNetwork
-    from tag2mask.models.network import Network
 
 View: TypeAlias = tuple[Floats, Floats]
 """Logits [K, h, w] and tag scores [C] of a picture at one scale, flipped or not."""
@@ -195,18 +191,6 @@ class Segmenter:
     def config(self) -> RunConfig:
         """The settings that the network was trained with."""
         return self.network.config
-
-    def first_step(self) -> tuple[Network, MethodConfig]:
-        """See `TorchBackend.first_step`."""
-        return self.network.first_step()
-
-    def inference(self) -> AbstractContextManager[None]:
-        """See `TorchBackend.inference`."""
-        return self.network.inference()
-
-    def resized(self, rgb: NDArray[np.uint8]) -> Tensor:
-        """See `TorchBackend.resized`."""
-        return self.network.resized(rgb)
 
     def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> Floats | None:
         """The maps of some classes, float32 [len(names), h, w] in 0..1 at the network's size.

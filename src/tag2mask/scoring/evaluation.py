@@ -147,7 +147,7 @@ def _score_network(
     pictures = with_measuring_masks(pictures, limit, strict=True)
     log_findings(pictures.findings, log)
     if sweep or reliable:
-        segmenter.first_step()  # a network without CAM is found before the work
+        segmenter.network.first_step()  # a network without CAM is found before the work
     count = 1 + (sweep is not None) + reliable
     passes = [stage(progress, i, count) for i in range(count)]
     report = score_pictures(segmenter, pictures, inference, boundary=boundary, limit=limit, progress=passes[0])
