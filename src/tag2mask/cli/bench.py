@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Command, Json, Misuse, Result, jsonable
+from tag2mask.cli.common import Command, Json, Misuse, Result
 
 
 class Bench(Command):
@@ -38,4 +38,4 @@ class Bench(Command):
         report, plots = bench(**self.arguments(), progress=tell), self.plots
         written = f"plots: {plots}" if plots else "no file was written; --plots DIR draws the curves"
         full = next_command("demo") if plots else next_command("bench", plots="bench_plots")
-        return jsonable(report), [*table_lines(report), written, next_command("bench") if self.quick else full], 0
+        return report, [*table_lines(report), written, next_command("bench") if self.quick else full], 0
