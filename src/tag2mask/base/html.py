@@ -18,18 +18,12 @@ from tag2mask.base.files import write_text
 
 
 def write_page(path: Path, template: str, **values: object) -> Path:
-    """Write a page as a whole.
-
-    Args:
-        path: The file.
-        template: Path of the template within the package, such as "training/report.html".
-        values: What the template shows: `title`, `summary` (a sentence or two, may be empty) and its own.
-    """
+    """Write a page as a whole; see `rendered`. Every page shows `title` and `summary`, a sentence or two or nothing."""
     return write_text(path, rendered(template, **values))
 
 
 def rendered(template: str, **values: object) -> str:
-    """The text of a template; see `write_page`."""
+    """The text of a template with its values; its name is its path in the package, such as "training/report.html"."""
     return _environment().get_template(template).render(values)
 
 

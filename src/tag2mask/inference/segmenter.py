@@ -105,14 +105,9 @@ class Segmenter:
     @classmethod
     @public
     def from_pretrained(cls, source: str | Path, device: str = "auto") -> Segmenter:
-        """`load` as libraries of the Hugging Face hub have it: "owner/name" is a model there if no such path exists.
+        """`load` as libraries of the Hugging Face hub have it.
 
-        Args:
-            source: As in `load`, or "owner/name" (also "owner/name@revision").
-            device: As in `load`.
-
-        Raises:
-            ValueError, FileNotFoundError: as in `load`.
+        "owner/name" (also "owner/name@revision") is a model there if no such path exists.
         """
         from tag2mask.inference import hub
 
@@ -155,10 +150,7 @@ class Segmenter:
         return hub.push(repo_id, partial(self.save_pretrained, evaluation=evaluation), private=private)
 
     def to(self, device: str) -> Self:
-        """Move the model to a device: auto, cpu, cuda or mps (an ONNX model knows cpu and cuda).
-
-        Returns:
-            This segmenter.
+        """Move the model to a device, auto, cpu, cuda or mps (an ONNX model knows cpu and cuda), and give it back.
 
         Raises:
             ValueError: the device is not there.
@@ -333,12 +325,9 @@ class Segmenter:
 
 
 def need_network(run: object, who: str, instead: str) -> None:
-    """Refuse an exported model, which gives masks only, before any work.
+    """Refuse an exported model (`run` is a path or a segmenter), which gives masks only, before any work.
 
-    Args:
-        run: What was given for a run: a path or a segmenter.
-        who: Who needs the network, as the message begins.
-        instead: What to do where only the exported model is at hand.
+    The message begins with `who` needs the network, and ends with what to do `instead` without it.
 
     Raises:
         ValueError: `run` is an exported model.
