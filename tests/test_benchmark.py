@@ -487,14 +487,14 @@ def test_markdown(report, curves, tmp_path):
 
 
 def test_the_json_gives_the_same_report_and_curves_back(report, curves):
-    assert report_of(json.loads(json.dumps(jsonable(report)))) == report
+    assert report_of(json.loads(json.dumps(report, default=jsonable))) == report
     assert performance_page.curves_of(json.loads(json.dumps(dataclasses.asdict(curves)))) == curves
 
 
 def test_a_page_is_filled_between_its_marks_again_and_again(report, curves, tmp_path, capsys):
     source, drawn, page = tmp_path / "bench.json", tmp_path / "curves.json", tmp_path / "docs" / "performance.md"
     page.parent.mkdir()
-    source.write_text(json.dumps(jsonable(report)))
+    source.write_text(json.dumps(report, default=jsonable))
     drawn.write_text(json.dumps(dataclasses.asdict(curves)))
     page.write_text(f"# Speed\n\n{BEGIN}\nold numbers\n{END}\n\nEnd.\n")
     assert main([str(source), str(drawn), str(page)]) == 0
@@ -517,7 +517,7 @@ def test_the_page_of_the_docs_names_every_measurement_and_can_be_filled():
 @pytest.mark.parametrize("text", ["no marks", f"{BEGIN}", f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}\n{END}"])
 def test_a_page_without_its_marks_is_left_alone(report, tmp_path, text, capsys):
     source, page = tmp_path / "bench.json", tmp_path / "page.md"
-    source.write_text(json.dumps(jsonable(report)))
+    source.write_text(json.dumps(report, default=jsonable))
     page.write_text(text)
     assert main([str(source), str(page)]) == 1
     assert page.read_text() == text

@@ -326,7 +326,7 @@ def test_the_front_gives_the_right_kind(first, summary, network):
     assert front.load(exported) is exported
     built = front(network.model, network.config)
     assert built.classes == CLASSES
-    for use in (lambda: exported.model, lambda: exported.config, exported.first_step, lambda: exported.resized(None)):
+    for use in (lambda: exported.model, lambda: exported.config, lambda: exported.network.first_step()):
         with pytest.raises(ValueError, match="a segmenter of an exported model, which only predicts"):
             use()
     assert exported.class_activation_maps(picture((20, 20)), ["cat"]) is None

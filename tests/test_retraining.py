@@ -156,4 +156,4 @@ def test_a_run_of_the_other_kind_is_refused(second, tiny_config):
     with pytest.raises(ValueError, match="second step"):
         train(tiny_config.replace(tag_phase=str(run)))
     with pytest.raises(ValueError, match="no class activation maps"):
-        Segmenter.load(run).first_step()
+        Segmenter.load(run).network.first_step()

@@ -66,14 +66,14 @@ def test_network_size_is_longer_side_rounded_to_the_stride(segmenter, rgb):
     assert network_size((375, 500), 64, 16, 1.5) == (64, 96)  # 72 rounds to 64 (72/16 = 4.5, to even)
     assert network_size((1, 5000), 64, 16) == (16, 64)
     assert network_size((100, 201), None, 16) == (96, 208)
-    assert segmenter.resized(rgb).shape == (3, 32, 64)
+    assert segmenter.network.resized(rgb).shape == (3, 32, 64)
 
 
 def test_probs_are_the_softmax_of_the_resized_logits(segmenter, rgb):
     out = segmenter.predict(rgb)
     with torch.no_grad():
         segmenter.model.eval()
-        logits = segmenter.model(segmenter.model.normalize(segmenter.resized(rgb)[None])).seg_logits
+        logits = segmenter.model(segmenter.model.normalize(segmenter.network.resized(rgb)[None])).seg_logits
     expected = F.interpolate(logits, (50, 90), mode="bilinear", align_corners=False).softmax(1)[0]
     assert out.probs.dtype == np.float32
     assert out.probs.shape == (4, 50, 90)
@@ -147,7 +147,7 @@ def test_tags_per_picture_in_a_list(segmenter, rgb):
 
 def test_tag_scores_are_sigmoids_by_name(segmenter, rgb):
     with torch.no_grad():
-        logits = segmenter.model.eval()(segmenter.model.normalize(segmenter.resized(rgb)[None])).tag_logits[0]
+        logits = segmenter.model.eval()(segmenter.model.normalize(segmenter.network.resized(rgb)[None])).tag_logits[0]
     expected = dict(zip(CLASSES, logits.sigmoid().tolist(), strict=True))
     assert segmenter.predict(rgb).tag_scores == pytest.approx(expected, abs=1e-6)
 

@@ -38,12 +38,9 @@ class Series:
 
 
 def line_chart(title: str, series: Sequence[Series], *, mark: float | None = None) -> str:
-    """An SVG element with one line per series; points that are not finite are left out.
+    """An SVG element with one line per series, at least one; points that are not finite are left out.
 
-    Args:
-        title: Heading.
-        series: At least one, with points in the order of x, which counts steps.
-        mark: x of a dashed vertical line.
+    Points are in the order of x, which counts steps; `mark` is the x of a dashed vertical line.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -85,10 +82,9 @@ def line_chart(title: str, series: Sequence[Series], *, mark: float | None = Non
 
 
 def histogram(bins: Sequence[tuple[int, int]]) -> str:
-    """An SVG element with a bar per bin, its count above it (of 16 bins at most) and its lower bound at its left.
+    """An SVG element with a bar per bin (lower bound, count), at least one.
 
-    Args:
-        bins: Lower bound and count of each, at least one.
+    Its count stands above it (of 16 bins at most) and its lower bound at its left.
     """
     figure, axes = _page_chart(190)
     bars = axes.bar(range(len(bins)), [count for _, count in bins], width=0.96, align="edge", color=_COLORS[0])

@@ -1,7 +1,7 @@
 """HTML pages that need no other file: readable on a telephone and on paper. Imports no torch.
 
 A page is a Jinja2 template beside the module that writes it; it extends base/templates/page.html, which holds frame and
-style. Everything a template shows is escaped.
+style. Everything a template NAME.html shows is escaped; other templates make text that is no HTML.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ import io
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
 from tag2mask.base.files import write_text
 
 
 def write_page(path: Path, template: str, **values: object) -> Path:
-    """Write a page as a whole.
+    """Write a page as a whole; see `rendered`. Every page shows `title` and `summary`, a sentence or two or nothing."""
+    return write_text(path, rendered(template, **values))
 
-    Args:
-        path: The file.
-        template: Path of the template within the package, such as "training/report.html".
-        values: What the template shows: `title`, `summary` (a sentence or two, may be empty) and its own.
-    """
-    return write_text(path, _environment().get_template(template).render(values))
+
+def rendered(template: str, **values: object) -> str:
+    """The text of a template with its values; its name is its path in the package, such as "training/report.html"."""
+    return _environment().get_template(template).render(values)
 
 
 @cache
@@ -33,7 +32,7 @@ def _environment() -> Environment:
     package = Path(__file__).parents[1]
     environment = Environment(
         loader=FileSystemLoader(package),
-        autoescape=True,
+        autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -11,10 +11,7 @@ Rows = Sequence[Sequence[str]]
 def text_table(rows: Rows, *, right: bool = True, least: int = 0) -> list[str]:
     """Lines of aligned columns, two blanks apart.
 
-    Args:
-        rows: The cells.
-        right: Let every column but the first end at the right, as numbers should.
-        least: Smallest width of every column but the first.
+    Every column but the first is at least `least` wide, and ends at the `right`, as numbers should.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[1:] = [max(least, width) for width in widths[1:]]

@@ -22,7 +22,7 @@ from tag2mask.base.memory import ran_out
 from tag2mask.base.options import as_command
 from tag2mask.base.processes import keep_torch_within_quota
 from tag2mask.base.share import Share
-from tag2mask.cli.common import Verb, misused, suggest, verb
+from tag2mask.cli.common import Verb, jsonable, misused, suggest, verb
 from tag2mask.cli.examples import EXAMPLES
 
 __all__ = ["main"]
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _failed(str(error), error)
     if values or lines:
-        print(json.dumps(values) if "--json" in rest else "\n".join(lines))
+        print(json.dumps(values, default=jsonable) if "--json" in rest else "\n".join(lines))
     return code
 
 

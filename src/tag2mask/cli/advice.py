@@ -51,20 +51,24 @@ def _another_try(run: Path) -> str:
     config = load_config(run) if run.is_dir() else parse_config(model_metadata(run)["config"])
     if not isinstance(config, TrainConfig) or config.tag_steps == 0:
         return next_command("check", config.data, **DataOptions.of(config).asked())
-    settings = _settings(type(config).preset(config.preset_name, profile=config.profile), config)
-    settings = {name: value for name, value in settings.items() if name not in ("out", "tag_phase", "tag_steps")}
+    preset = type(config).preset(config.preset_name, profile=config.profile)
+    settings = {
+        name: str(value) if value is None or value is False else value
+        for name, value in differing(preset, config, also=("profile",)).items()
+        if name not in ("out", "tag_phase", "tag_steps")
+    }
     return next_command("train", config.preset_name, **settings, tag_steps=2 * config.tag_steps)
 
 
-def _settings(preset: Any, config: Any, prefix: str = "") -> dict[str, Any]:
-    """Options by which a config differs from its preset."""
+def differing(one: Any, two: Any, prefix: str = "", also: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields in which two configs differ, those of their records too, and the fields `also`; values of `two`."""
     found: dict[str, Any] = {}
-    for each in dataclasses.fields(config):
-        one, two = getattr(preset, each.name), getattr(config, each.name)
-        if dataclasses.is_dataclass(one):
-            found |= _settings(one, two, f"{prefix}{each.name}.")
-        elif one != two or each.name == "profile":
-            found[f"{prefix}{each.name}"] = str(two) if two in (None, False) and type(two) not in (int, float) else two
+    for each in dataclasses.fields(one):
+        old, new, name = getattr(one, each.name), getattr(two, each.name), f"{prefix}{each.name}"
+        if dataclasses.is_dataclass(old):
+            found |= differing(old, new, f"{name}.")
+        elif old != new or name in also:
+            found[name] = new
     return found
 
 

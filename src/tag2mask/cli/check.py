@@ -47,4 +47,4 @@ class Check(Command):
             line = next_command("train", "small", data=self.data, **asked)
         else:  # once more when the data is corrected
             line = next_command("check", self.data, **asked, out=self.out or "check.html")
-        return report.as_dict(), [*report_lines(report), page, line], 0 if report.fit else 1
+        return report, [*report_lines(report), page, line], 0 if report.fit else 1

@@ -21,7 +21,7 @@ from tag2mask.config.formats import DataOptions
 if TYPE_CHECKING:
     from tag2mask.data.findings import Finding
 
-Result = tuple[dict[str, Any], list[str], int]
+Result = tuple[Any, list[str], int]
 """The object for --json, the lines for people, the exit code."""
 Verb = Callable[[Sequence[str]], Result]
 """A command: its arguments to its result; the first line of its docstring is its help."""
@@ -164,13 +164,9 @@ def finding_lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def jsonable(value: Any) -> Any:
-    """Results as plain JSON values: dataclasses by field, paths as text."""
+    """What json.dumps does not know as what it knows: dataclasses by field, paths as text."""
+    if isinstance(value, Path):
+        return str(value)
     if hasattr(value, "as_dict"):
         return value.as_dict()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: jsonable(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -9,7 +9,7 @@ import tyro
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Command, Json, Result, finding_lines, jsonable
+from tag2mask.cli.common import Command, Json, Result, finding_lines
 from tag2mask.config.formats import DataOptions, MaskFormat, OutputOptions
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class Convert(Command):
         with Bar("convert") as bar:
             result = convert(**self.arguments(), progress=bar.update)
         if isinstance(result, ConvertedMasks):
-            return jsonable(result), _mask_lines(result), 0
+            return result, _mask_lines(result), 0
         lines = _data_lines(result) if isinstance(result, ConvertedData) else _weights_lines(self.source, result)
-        return jsonable(result), lines, 0
+        return result, lines, 0
 
 
 _IMPORTS = {

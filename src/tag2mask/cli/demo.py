@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Command, Json, Result, jsonable
+from tag2mask.cli.common import Command, Json, Result
 
 
 class Demo(Command):
@@ -27,4 +27,4 @@ class Demo(Command):
             f"run folder: {result.run}",
             next_command("explain", result.run, picture, out=folder / "explained"),
         ]
-        return jsonable(result), lines, 0
+        return result, lines, 0

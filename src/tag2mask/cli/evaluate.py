@@ -66,7 +66,7 @@ class Evaluate(Command):
             line = after_scoring_masks(self.masks, self.data, self.data_options, self.split)
         else:
             line = after_scoring(str(self.run), self.data, self.data_options)
-        return report.as_dict(), [*report_lines(report), written, line], 0
+        return report, [*report_lines(report), written, line], 0
 
 
 def _scale_sets(words: Sequence[str] | None) -> list[list[float]] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from tag2mask.cli.advice import beside, next_command, unless_dead
-from tag2mask.cli.common import Command, Device, Json, Result, Run, jsonable
+from tag2mask.cli.common import Command, Device, Json, Result, Run
 from tag2mask.cli.inference import CRFPreset
 
 
@@ -34,4 +34,4 @@ class Explain(Command):
         result = explain(**self.arguments())
         line = next_command("predict", self.run, self.image.parent, out=beside(self.run, "predicted"))
         lines = [f"sheet: {result.sheet}", f"numbers: {result.json}", unless_dead(self.run, line)]
-        return jsonable(result), lines, 0
+        return result, lines, 0

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import after_exporting, next_command
-from tag2mask.cli.common import Command, Json, Result, Run, jsonable
+from tag2mask.cli.common import Command, Json, Result, Run
 
 
 class Export(Command):
@@ -47,10 +47,10 @@ class Export(Command):
         ]
         if not parity.good:
             lines.append(f"this is less than {100 * MIN_EQUAL:g} %: do not use {result.out}; use the run itself")
-            return jsonable(result), [*lines, next_command("ui", self.run)], 1
+            return result, [*lines, next_command("ui", self.run)], 1
         if self.format == "hub":
             lines.append(f'to publish: tag2mask.Segmenter.load({str(result.out)!r}).push_to_hub("OWNER/NAME")')
-        return jsonable(result), [*lines, after_exporting(self.format, result.out, self.run, self.data)], 0
+        return result, [*lines, after_exporting(self.format, result.out, self.run, self.data)], 0
 
 
 def _percent(share: float) -> str:

@@ -10,7 +10,7 @@ import tyro
 from tag2mask.base.console import Bar
 from tag2mask.base.share import Share
 from tag2mask.cli.advice import after_predicting
-from tag2mask.cli.common import Command, Device, Json, Misuse, Result, Run, jsonable, tell_errors
+from tag2mask.cli.common import Command, Device, Json, Misuse, Result, Run, tell_errors
 from tag2mask.cli.inference import InferenceOptions
 from tag2mask.config.formats import OutputFormat, OutputOptions
 
@@ -52,7 +52,7 @@ class Predict(Command):
         tell_errors(result.errors)
         tools = bool(result.files)
         line = after_predicting(self.run, self.sources, result.out, self.formats, tools=tools, ranked=self.rank)
-        return jsonable(result), [*self._lines(result), line], 1 if result.errors else 0
+        return result, [*self._lines(result), line], 1 if result.errors else 0
 
     def _lines(self, result: PredictSummary) -> list[str]:
         """What was written, and where."""

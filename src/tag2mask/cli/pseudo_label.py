@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import after_pseudo_labeling
-from tag2mask.cli.common import Command, Device, Json, Result, Run, jsonable, tell_errors
+from tag2mask.cli.common import Command, Device, Json, Result, Run, tell_errors
 from tag2mask.cli.inference import DataInferenceOptions
 from tag2mask.config.formats import DataOptions
 
@@ -39,4 +39,4 @@ class PseudoLabel(Command):
             f"{result.num_images} masks, {result.ignored_share:.1%} of their pixels ignored: {result.out}",
             after_pseudo_labeling(self.run, result, self.data, self.data_options, self.split),
         ]
-        return jsonable(result), lines, 1 if result.errors else 0
+        return result, lines, 1 if result.errors else 0

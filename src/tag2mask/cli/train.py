@@ -13,7 +13,7 @@ import tyro
 
 import tag2mask
 from tag2mask.base.share import Share
-from tag2mask.cli.advice import after_training
+from tag2mask.cli.advice import after_training, differing
 from tag2mask.cli.common import ALL_OPTIONS, MAIN_OPTIONS, Json, Misuse, Result, parsed, suggest
 from tag2mask.config import RunConfig, TrainConfig, load_config
 from tag2mask.config.fields import from_dict
@@ -121,7 +121,7 @@ def _offered(kind: type[Any], start: Any) -> type[Any]:
             value = shown()
         if not each.metadata.get("option", True):
             shown = Annotated[shown, tyro.conf.Fixed, tyro.conf.Suppress]
-        fields.append((each.name, shown, dataclasses.field(default=value)))
+        fields.append((each.name, shown, dataclasses.field(default=value, metadata=each.metadata)))
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
 
 
@@ -130,23 +130,11 @@ def _refuse_conflicts(saved: RunConfig, asked: RunConfig, preset: str | None) ->
     from tag2mask.runs.places import moved
 
     asked = asked.replace(**{name: old for name, (old, _) in moved(saved, asked).items()})
-    differing = [f"--{name.replace('_', '-')}" for name in _differing(saved, asked)]
+    names = [f"--{name.replace('_', '-')}" for name in differing(saved, asked)]
     if preset is not None and preset != saved.preset_name:
-        differing.append(f"preset {preset}")
-    if differing:
+        names.append(f"preset {preset}")
+    if names:
         raise Misuse(
-            f"--resume takes every setting from the run's config.json, which differs in {', '.join(differing)}. "
+            f"--resume takes every setting from the run's config.json, which differs in {', '.join(names)}. "
             "Leave these out, or start a new run."
         )
-
-
-def _differing(saved: Any, asked: Any, prefix: str = "") -> list[str]:
-    """Names of the fields whose values differ."""
-    names = []
-    for field in dataclasses.fields(saved):
-        one, two, name = getattr(saved, field.name), getattr(asked, field.name), f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(one):
-            names += _differing(one, two, f"{name}.")
-        elif one != two:
-            names.append(name)
-    return names

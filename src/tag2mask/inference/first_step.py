@@ -27,13 +27,13 @@ def picture_taught(segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Tensor) -
     Raises:
         ValueError: a network of the second step.
     """
-    network, method = segmenter.first_step()
+    network, method = segmenter.network.first_step()
     config = segmenter.config
-    small = segmenter.resized(rgb)[None]
+    small = segmenter.network.resized(rgb)[None]
     valid = torch.ones_like(small[:, 0], dtype=torch.bool)
     mask = torch.full_like(small[:, 0], IGNORE, dtype=torch.int64)
     batch = Batch(small, valid, tags[None].to(small.device), mask, ("",))
-    with segmenter.inference():
+    with segmenter.network.inference():
         return taught(
             network,
             network.normalize(small),

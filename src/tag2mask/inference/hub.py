@@ -10,12 +10,15 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tag2mask import __version__
+from tag2mask.base.errors import first_line
 from tag2mask.base.files import check_new_folder, write_text
-from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
+from tag2mask.base.html import rendered
+from tag2mask.config import RetrainConfig, RunConfig
 from tag2mask.data.findings import Finding
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.checkpoints import save_model
@@ -114,11 +117,6 @@ def _hub(failed: str, cure: str) -> Iterator[Any]:
         ) from error
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def model_card(
     config: RunConfig,
     classes: tuple[str, ...],
@@ -128,102 +126,25 @@ def model_card(
     evaluation: Mapping[str, Any] | None = None,
 ) -> str:
     """README.md of a model: what it finds, how it was trained, its scores with their protocol, how to use it."""
-    title = f"{config.preset_name}: {_list_of(classes)}"
-    parts = [
-        _front_matter(title, config, evaluation),
-        f"# {title}",
-        "Finds the objects of these classes in pictures and gives each pixel a label. Label 0 is the background.",
-        "\n".join(["| label | class |", "|---|---|", *(f"| {i} | {name} |" for i, name in enumerate(classes, 1))]),
-        _USE,
-        "## Training\n\n" + "\n".join(f"- {line}" for line in _training(config, stride, selection)),
-        "## Scores\n\n" + _scores(evaluation),
-        "## Limits\n\n"
-        "- It knows the classes above and no others; anything else is background or taken for one of them.\n"
-        "- Where two classes always stand together in the training pictures, tags cannot tell them apart.\n"
-        "- Scores hold for pictures like those it was trained and scored on; look at masks of your own before use.",
-        "## License\n\n"
-        "tag2mask is under Apache-2.0. That says nothing about these weights: what may be done with them depends "
-        "on the training pictures and on the first weights. State it here and as `license:` above.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-_USE = """## Use
-
-```
-pip install tag2mask
-```
-
-```python
-import tag2mask
-
-segmenter = tag2mask.Segmenter.from_pretrained("owner/name")  # or the folder
-out = segmenter.predict("picture.jpg")
-out.mask  # uint8 [H, W]; also out.probs, out.tag_scores
-out.overlay().save("overlay.png")
-```
-
-`tag2mask predict hf://owner/name pictures/ --out masks` does the same for many pictures."""
-
-
-def _list_of(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes) if len(classes) <= 6 else f"{', '.join(classes[:5])} and {len(classes) - 5} more"
-
-
-def _front_matter(title: str, config: RunConfig, evaluation: Mapping[str, Any] | None) -> str:
-    """The card's YAML; strings are written as JSON, which YAML reads too."""
-    lines = [
-        "---",
-        "library_name: tag2mask",
-        "pipeline_tag: image-segmentation",
-        "tags:",
-        "- semantic-segmentation",
-        "- weakly-supervised",
-    ]
-    if evaluation is not None and evaluation.get("miou") is not None:
-        data = _name(str(evaluation.get("protocol", {}).get("data", config.data)))
-        lines += [
-            "model-index:",
-            f"- name: {json.dumps(title, ensure_ascii=False)}",
-            "  results:",
-            "  - task:",
-            "      type: image-segmentation",
-            "    dataset:",
-            f"      name: {json.dumps(data, ensure_ascii=False)}",
-            f"      type: {json.dumps(data, ensure_ascii=False)}",
-            "    metrics:",
-            "    - type: mean_iou",
-            "      name: mIoU",
-            f"      value: {evaluation['miou']:.4f}",
-        ]
-    return "\n".join([*lines, "---"])
-
-
-def _training(config: RunConfig, stride: int, selection: str) -> list[str]:
-    if isinstance(config, RetrainConfig):
-        source = "the data's own masks" if config.own_masks else f"masks made from tags ({config.masks})"
-        kind = f"second step: {config.architecture} trained on {source}"
-    else:
-        kind = "from image-level tags alone, end to end"
-    profile = f", profile {config.profile}" if isinstance(config, TrainConfig) else ""
-    size = "their own size" if config.image_size is None else f"{config.image_size} pixels on the longer side"
-    return [
-        f"{kind} (preset {config.preset_name}{profile})",
-        f"data: {config.data or 'not stated'}",
-        f"backbone {config.backbone}, stride {stride}, first weights: {config.weights}",
-        f"pictures enter at {size}",
-        f"{config.steps} steps; weights kept: {selection}",
-        f"tag2mask {__version__}; config.json has every setting",
-    ]
-
-
-def _scores(evaluation: Mapping[str, Any] | None) -> str:
-    if evaluation is None:
-        return "Not given. `tag2mask evaluate RUN --data PATH --out DIR` measures them."
-    protocol = dict(evaluation["protocol"])
-    protocol |= {key: _name(str(protocol[key])) for key in ("data", "split", "masks_from") if key in protocol}
-    if "model_selection" in protocol:
-        protocol["model_selection"] = named_selection(str(protocol["model_selection"]))
-    rows = [*evaluation["iou"].items(), ("**mIoU**", evaluation["miou"])]
-    table = [f"| {name} | {'-' if value is None else f'{value:.4f}'} |" for name, value in rows]
-    return "\n".join(["| label | IoU |", "|---|---|", *table]) + f"\n\n{protocol_line(protocol)}"
+    names = ", ".join(classes) if len(classes) <= 6 else f"{', '.join(classes[:5])} and {len(classes) - 5} more"
+    values: dict[str, Any] = {"rows": []}
+    if evaluation is not None:
+        protocol = dict(evaluation["protocol"])
+        values["data"] = _name(str(protocol.get("data", config.data)))
+        protocol |= {key: _name(str(protocol[key])) for key in ("data", "split", "masks_from") if key in protocol}
+        if "model_selection" in protocol:
+            protocol["model_selection"] = named_selection(str(protocol["model_selection"]))
+        rows = [*evaluation["iou"].items(), ("**mIoU**", evaluation["miou"])]
+        values |= {"rows": rows, "miou": evaluation["miou"], "protocol": protocol_line(protocol)}
+    return rendered(
+        "inference/model_card.md",
+        title=f"{config.preset_name}: {names}",
+        config=config,
+        second_step=isinstance(config, RetrainConfig),
+        classes=classes,
+        stride=stride,
+        selection=selection,
+        version=__version__,
+        quoted=partial(json.dumps, ensure_ascii=False),  # JSON, which YAML reads too
+        **values,
+    )

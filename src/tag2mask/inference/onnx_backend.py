@@ -94,10 +94,7 @@ class OnnxBackend:
     def run(self, rgb: NDArray[np.uint8], scale: float | None = None, *, tile: bool = False) -> tuple[Floats, Floats]:
         """Logits [B, K, h, w] and tag scores [B, C] of pictures [B, H, W, 3].
 
-        Args:
-            rgb: The pictures.
-            scale: Factor on the network's picture size; None for pictures that have the network's size already.
-            tile: Whether this is one tile of a picture.
+        `scale` is a factor on the network's picture size; None for pictures, such as tiles, that have it already.
 
         Raises:
             ValueError: the model fails, or gives other shapes.

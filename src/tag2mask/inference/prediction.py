@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +59,14 @@ class Prediction(Value):
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {name: getattr(self, name) for name in ("rgb", "mask", "tag_scores", "classes")}
-        return _unpickled, (values, self.probs)
+        return partial(Prediction, **values, compute_parts=partial(one_part, self.probs)), ()
 
     def overlay(self) -> Image.Image:
         """The picture with its objects tinted and a legend below."""
         return render.overlay(self.rgb, self.mask, self.classes, self.tag_scores)
 
     def save(self, path: str | Path) -> Path:
-        """Write the mask as an indexed PNG with the VOC palette; the file appears whole or not at all.
-
-        Args:
-            path: The file, replaced if it is there.
+        """Write the mask as an indexed PNG with the VOC palette, whole or not at all; replaces a file that is there.
 
         Raises:
             ValueError: the name does not end in .png.
@@ -83,11 +80,7 @@ class Prediction(Value):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the picture with its objects tinted, and a legend of their classes with tag scores.
 
-        Args:
-            ax: Matplotlib axes to draw on; None makes new ones.
-
-        Returns:
-            The axes; `matplotlib.pyplot.show()` shows them.
+        On the axes of matplotlib that are given or new ones, which come back: `matplotlib.pyplot.show()` shows them.
         """
         from matplotlib import pyplot
         from matplotlib.patches import Patch
@@ -108,7 +101,3 @@ class Prediction(Value):
 def one_part(probs: NDArray[np.float32]) -> Iterator[Part]:
     """Probabilities [K, H, W] as a single part."""
     yield slice(0, probs.shape[1]), slice(0, probs.shape[2]), probs
-
-
-def _unpickled(values: dict[str, Any], probs: NDArray[np.float32]) -> Prediction:
-    return Prediction(**values, compute_parts=lambda: one_part(probs))

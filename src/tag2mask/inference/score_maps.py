@@ -152,12 +152,9 @@ def _neighbors(cells: int, pixels: int, part: slice) -> tuple[NDArray[np.int64],
 
 
 def probability_parts(rgb: NDArray[np.uint8], maps: ScoreMaps, crf: CRFChoice) -> Iterator[Part]:
-    """Probabilities strip by strip; those of a dense CRF in one piece, or square by square of a large picture.
+    """Probabilities of a picture uint8 [H, W, 3], strip by strip.
 
-    Args:
-        rgb: The picture, uint8 [H, W, 3].
-        maps: Its score maps.
-        crf: Refines them at the picture's size; None leaves them as they are.
+    With a dense CRF at the picture's size they come in one piece, or square by square of a large picture.
     """
     params = resolve_crf(crf)
     if params is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
@@ -24,12 +23,9 @@ from tag2mask.inference.sources import Source, as_rgb
 from tag2mask.inference.tiles import Grid, blended_map, labels_of, network_size, tile_side, whole
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tag2mask.config import MethodConfig, RunConfig
+    from tag2mask.config import RunConfig
     from tag2mask.inference.torch_backend import TorchBackend
     from tag2mask.models.base import SegmentationNetwork
-    from tag2mask.models.network import Network
 
 View: TypeAlias = tuple[Floats, Floats]
 """Logits [K, h, w] and tag scores [C] of a picture at one scale, flipped or not."""
@@ -109,14 +105,9 @@ class Segmenter:
     @classmethod
     @public
     def from_pretrained(cls, source: str | Path, device: str = "auto") -> Segmenter:
-        """`load` as libraries of the Hugging Face hub have it: "owner/name" is a model there if no such path exists.
+        """`load` as libraries of the Hugging Face hub have it.
 
-        Args:
-            source: As in `load`, or "owner/name" (also "owner/name@revision").
-            device: As in `load`.
-
-        Raises:
-            ValueError, FileNotFoundError: as in `load`.
+        "owner/name" (also "owner/name@revision") is a model there if no such path exists.
         """
         from tag2mask.inference import hub
 
@@ -159,10 +150,7 @@ class Segmenter:
         return hub.push(repo_id, partial(self.save_pretrained, evaluation=evaluation), private=private)
 
     def to(self, device: str) -> Self:
-        """Move the model to a device: auto, cpu, cuda or mps (an ONNX model knows cpu and cuda).
-
-        Returns:
-            This segmenter.
+        """Move the model to a device, auto, cpu, cuda or mps (an ONNX model knows cpu and cuda), and give it back.
 
         Raises:
             ValueError: the device is not there.
@@ -195,18 +183,6 @@ class Segmenter:
     def config(self) -> RunConfig:
         """The settings that the network was trained with."""
         return self.network.config
-
-    def first_step(self) -> tuple[Network, MethodConfig]:
-        """See `TorchBackend.first_step`."""
-        return self.network.first_step()
-
-    def inference(self) -> AbstractContextManager[None]:
-        """See `TorchBackend.inference`."""
-        return self.network.inference()
-
-    def resized(self, rgb: NDArray[np.uint8]) -> Tensor:
-        """See `TorchBackend.resized`."""
-        return self.network.resized(rgb)
 
     def class_activation_maps(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> Floats | None:
         """The maps of some classes, float32 [len(names), h, w] in 0..1 at the network's size.
@@ -349,12 +325,9 @@ class Segmenter:
 
 
 def need_network(run: object, who: str, instead: str) -> None:
-    """Refuse an exported model, which gives masks only, before any work.
+    """Refuse an exported model (`run` is a path or a segmenter), which gives masks only, before any work.
 
-    Args:
-        run: What was given for a run: a path or a segmenter.
-        who: Who needs the network, as the message begins.
-        instead: What to do where only the exported model is at hand.
+    The message begins with `who` needs the network, and ends with what to do `instead` without it.
 
     Raises:
         ValueError: `run` is an exported model.

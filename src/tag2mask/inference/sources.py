@@ -210,14 +210,11 @@ def as_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 
 
 def called(names: Mapping[str, str], pictures: Sequence[NamedPicture]) -> dict[str, NamedPicture]:
-    """The picture that each name of a table or list means; names that mean none are left out.
+    """The picture, of those of `search`, that each name of a table or list means; names that mean none are left out.
 
     A name is the picture's `file_name`, or an end of its path, with or without suffix: the bare name of the file at
-    least. An end counts only where it is that of one picture, and where no other name has the same last part.
-
-    Args:
-        names: Each name with where it stands, for messages.
-        pictures: As `search` gives them.
+    least. An end counts only where it is that of one picture, and where no other name has the same last part. `names`
+    says where each stands, for messages.
 
     Raises:
         DataError: a name that may mean several pictures, or two that may mean the same.
@@ -286,11 +283,7 @@ def path_ends(deepest: int, pictures: Sequence[NamedPicture]) -> dict[str, list[
 
 
 def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> Found:
-    """Those of the pictures that a list names, in its order.
-
-    Args:
-        pictures: As `search` gives them.
-        list_file: One picture per line (`tag2mask.data.readers.lists.read_list`), called as in `called`.
+    """Those of the pictures that a list (`tag2mask.data.readers.lists.read_list`) names as in `called`, in its order.
 
     Raises:
         DataError: (a ValueError) an empty list, a line twice, or one that names no picture or several.

@@ -44,11 +44,8 @@ Network: TypeAlias = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ND
 def tile_side(size: Size, tile: int | None, image_size: int | None) -> int | None:
     """Side of the tiles in pixels of a picture of `size`, or None where the picture passes the network as a whole.
 
-    Args:
-        size: Of the picture.
-        tile: What the user asked for. A picture that fits into one tile is not cut.
-        image_size: Longer side at which pictures enter the network; None keeps theirs, and then large ones are cut
-            without being asked for.
+    `tile` is what the user asked for; a picture that fits into one tile is not cut. `image_size` is the longer side at
+    which pictures enter the network; None keeps theirs, and then large ones are cut without being asked for.
     """
     if tile is None and image_size is None and is_large(size):
         tile = TILE
@@ -115,12 +112,7 @@ def _starts(size: int, tile: int, step: int) -> tuple[int, ...]:
 def blended_map(
     rgb: NDArray[np.uint8], grid: Grid, network: Network
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits of a picture from those of its tiles.
-
-    Args:
-        rgb: uint8 [H, W, 3].
-        grid: Its tiles.
-        network: Called with one tile after the other.
+    """Logits of a picture uint8 [H, W, 3] from those of the tiles of `grid`, which enter `network` one by one.
 
     Returns:
         Logits float32 [K, h, w] of the whole picture, as the network's map of the whole would be laid out, and tag
@@ -229,10 +221,7 @@ def whole(parts: Iterator[Part], size: Size) -> NDArray[np.float32]:
 def crf_parts(size: Size, crf: CRFParams, refined: Callable[[slice, slice], NDArray[Any]]) -> Iterator[Part]:
     """A CRF of a large picture, square by square; each is computed with a margin of its surroundings.
 
-    Args:
-        size: Of the picture.
-        crf: Its parameters.
-        refined: (rows, columns) to the CRF's probabilities [K, rows, columns] of that part alone.
+    `refined` takes (rows, columns) to the CRF's probabilities [K, rows, columns] of that part alone.
     """
     margin = math.ceil(CRF_REACH * max(crf.gaussian_sxy, crf.bilateral_sxy))
     for top in range(0, size[0], CRF_SIDE):

@@ -79,7 +79,7 @@ def explain(
         allowed = segmenter.allowed_labels([str(tag) for tag in inference.tags])
         names = [name for name, known in zip(classes, allowed[1:], strict=True) if known]
     lesson = picture_taught(segmenter, rgb, tag_vector(segmenter, names))
-    small = segmenter.resized(rgb).permute(1, 2, 0).cpu().numpy()
+    small = segmenter.network.resized(rgb).permute(1, 2, 0).cpu().numpy()
     cells, labels = _lesson(lesson, small, names, classes)
     cells.append(("prediction", render.blend_labels(rgb, prediction.mask)))
     steps: dict[str, Any] = {

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tag2mask.base.errors import first_line
 from tag2mask.config import RetrainConfig
 from tag2mask.models.backbones import LITE0, OWN_NORMALIZATION, parameters_behind
 from tag2mask.models.base import IMAGENET, RGB, SupervisedNetwork
 from tag2mask.models.published import check_finite, misfits
-from tag2mask.models.weights import first_line, packaged_lite0_state, read_weights
+from tag2mask.models.weights import packaged_lite0_state, read_weights
 
 _OWN_ENCODERS: dict[str, tuple[RGB, RGB]] = {
     "inception": ((127.5,) * 3, (127.5,) * 3),

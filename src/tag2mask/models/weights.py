@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from tag2mask.base.errors import first_line
 from tag2mask.base.files import model_file
 from tag2mask.base.spelling import stored_classes
 from tag2mask.config import require_finished
@@ -143,11 +144,6 @@ def read_weights(path: Path) -> WeightsFile:
     check_finite(tensors, path)
     left_out = tuple(name for name in state if name.removeprefix("arg:") in LEFT_OUT)
     return WeightsFile(path, kind.title, tensors, kind, kind.classes, left_out)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error of another library says, else its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tag2mask import __version__
+from tag2mask.base.errors import first_line
 from tag2mask.base.files import model_file, write_atomically
 from tag2mask.base.spelling import stored_classes
 from tag2mask.config import RunConfig, parse_config, require_finished
@@ -133,10 +134,9 @@ def _saving(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         kept = "the one before it is whole" if path.is_file() else "nothing is left of it"
         raise OSError(
-            f"{path} could not be written ({reason}); {kept}. Free some space or correct the permissions of "
+            f"{path} could not be written ({first_line(error)}); {kept}. Free some space or correct the permissions of "
             f"{path.parent}, then go on with --resume where last/state.pt is there."
         ) from error
 
@@ -154,7 +154,7 @@ def load_state(run: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"{path} cannot be read as the state of a run ({reason}). Train the run anew") from error
     if not isinstance(state, dict) or not _STATE.issubset(state):
         lacks = ", ".join(sorted(_STATE - set(state))) if isinstance(state, dict) else "everything"

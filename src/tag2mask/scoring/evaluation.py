@@ -118,7 +118,12 @@ def evaluate(
         sweep = partial(cam_curves, scales=cam_scales, thresholds=cam_thresholds, tags=cam_tags) if cam else None
         report = _score_network(segmenter, pictures, asked, sweep, reliable, boundary, limit, progress)
     if folder is not None:
-        write_evaluation(folder, report)
+        write_text(folder / "evaluation.json", json.dumps(report.as_dict(), indent=2, allow_nan=False) + "\n")
+        lines = [
+            Series(name=each.name, points=tuple(zip(each.thresholds, each.miou, strict=True))) for each in report.cam
+        ]
+        for name in ("cam.svg", "cam.png") if lines else ():
+            save_plot(folder / name, lines, title="CAM", x_label="background threshold", y_label="mIoU")
     return report
 
 
@@ -147,7 +152,7 @@ def _score_network(
     pictures = with_measuring_masks(pictures, limit, strict=True)
     log_findings(pictures.findings, log)
     if sweep or reliable:
-        segmenter.first_step()  # a network without CAM is found before the work
+        segmenter.network.first_step()  # a network without CAM is found before the work
     count = 1 + (sweep is not None) + reliable
     passes = [stage(progress, i, count) for i in range(count)]
     report = score_pictures(segmenter, pictures, inference, boundary=boundary, limit=limit, progress=passes[0])
@@ -175,16 +180,6 @@ def evaluation_folder(run: str | Path | Segmenter | None, out: str | Path | None
     return Path(run)
 
 
-def write_evaluation(folder: Path, report: Report) -> None:
-    """Write evaluation.json and, where there are CAM curves, cam.svg and cam.png."""
-    write_text(folder / "evaluation.json", json.dumps(report.as_dict(), indent=2, allow_nan=False) + "\n")
-    series = [
-        Series(name=curve.name, points=tuple(zip(curve.thresholds, curve.miou, strict=True))) for curve in report.cam
-    ]
-    for name in ("cam.svg", "cam.png") if series else ():
-        save_plot(folder / name, series, title="CAM", x_label="background threshold", y_label="mIoU")
-
-
 def score_pictures(
     segmenter: Segmenter,
     pictures: PictureSet,
@@ -198,19 +193,11 @@ def score_pictures(
     progress: Progress | None = None,
     team: Team = ALONE,
 ) -> Report:
-    """Score a network on pictures with masks, at the size of the masks; see `evaluate`.
+    """Score a network on pictures with masks, at the size of the masks; what is not said here is as in `evaluate`.
 
-    Args:
-        segmenter: The network.
-        pictures: Pictures with masks.
-        inference: How it predicts.
-        true_tags: Let the network know which classes are in the picture (an easier task; said in the protocol).
-        boundary: Also score the boundaries.
-        limit: As in `evaluate`.
-        broken: Where to note the message per picture that cannot be read, which is then left out; None raises it.
-        each: Called with every picture of this process and its own confusion matrix int64 [K, K].
-        progress: Called with (done, all).
-        team: Processes that share the pictures; all get the same report and notes in `broken`.
+    With `true_tags` the network knows which classes are in the picture: an easier task, said in the protocol. `each` is
+    called with every picture of this process and its own confusion matrix int64 [K, K]. For `broken` and `team` see
+    `readable`; all processes get the same report.
 
     Raises:
         ValueError: no picture has a mask, or no class is common to network and data.

@@ -145,7 +145,7 @@ def cam_curves(
     Raises:
         ValueError: a network of the second step, no mask, a threshold outside [0, 1], or scales that are not positive.
     """
-    _, method = segmenter.first_step()
+    _, method = segmenter.network.first_step()
     chosen_scales = [tuple(each) for each in scales or (method.cam_scales,)]
     unknown = [source for source in tags if source not in get_args(TagSource)]
     if unknown or not tags:
@@ -205,7 +205,7 @@ def score_reliable_labels(
     Raises:
         ValueError: a network of the second step, or no mask.
     """
-    _, method = segmenter.first_step()
+    _, method = segmenter.network.first_step()
     chosen, codes = with_masks(pictures, limit), model_codes(segmenter.classes, pictures)
     counter, rule, share = LabelCounter(len(segmenter.classes) + 1), method.reliable, 0.0
     for picture in tracked(chosen, progress):

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tag2mask.base.arrays import label_counts
 from tag2mask.config import IGNORE
 from tag2mask.data import Picture, PictureError, PictureSet, read_mask
 from tag2mask.data.dataset import MaskCodes, label_codes
-from tag2mask.data.findings import Finding, about, log_findings, some
+from tag2mask.data.findings import about, log_findings, some
 from tag2mask.data.masks.labels import MaskFiles, class_label, codes_by_name, mask_list, mask_name, refuse_foreign_list
 from tag2mask.data.masks.survey import survey, with_measuring_masks
 from tag2mask.data.storage.pictures import file_size
@@ -54,7 +53,14 @@ def score_masks(
         counter.update(predicted, truth)
         total += label_counts(truth)[:labels]
         unlabeled += label_counts(np.where(predicted == IGNORE, truth, IGNORE))[:labels]
-    lost = _unlabeled(classes, unlabeled, total)
+    whole = zip(("background", *classes), unlabeled, total, strict=True)
+    names = [name for name, ignored, all in whole if all and ignored == all]
+    lost = about(
+        names,
+        code="unlabeled",
+        message=f"{some(len(names), 'label')} of which every true pixel is 255 in the masks: none counts.",
+        cure="If 255 stands for a class in these masks, write labels; else say so beside the score.",
+    )
     log_findings(lost, log)
     pictures = dataclasses.replace(pictures, findings=(*pictures.findings, *lost))
     protocol = data_protocol(pictures, len(chosen), classes, unknown) | {
@@ -109,17 +115,3 @@ def _refuse_unscorable(folder: Path, placed: PictureSet, chosen: Sequence[Pictur
         )
     if tally.pixels[IGNORE] and (reason := tally.nothing_left()) is not None:  # all background is a bad mask, but one
         raise ValueError(f"Nothing is left to score. {reason}")
-
-
-def _unlabeled(classes: Sequence[str], unlabeled: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Finding, ...]:
-    """What is said of labels whose every true pixel is 255 in the masks."""
-    names = [
-        name for name, lost, all in zip(("background", *classes), unlabeled, total, strict=True) if all and lost == all
-    ]
-    return about(
-        names,
-        severity="warning",
-        code="unlabeled",
-        message=f"{some(len(names), 'label')} of which every true pixel is 255 in the masks: none counts.",
-        cure="If 255 stands for a class in these masks, write labels; else say so beside the score.",
-    )

@@ -61,20 +61,19 @@ class Report(Value):
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values; what was not asked for is left out."""
         values = {
-            "miou": None if np.isnan(self.miou) else self.miou,
+            "miou": _finite(self.miou),
             "iou": self.iou,
             "confusion": self.confusion.tolist(),
             "num_images": self.num_images,
             "protocol": self.protocol,
             "protocol_line": self.protocol_line,
         }
-        if self.boundary_f is not None:
-            values["boundary_f"] = dataclasses.asdict(self.boundary_f)
-        if self.cam:
-            values["cam"] = [curve.as_dict() for curve in self.cam]
-        if self.reliable is not None:
-            values["reliable"] = dataclasses.asdict(self.reliable)
-        return values
+        asked = {
+            "boundary_f": self.boundary_f and dataclasses.asdict(self.boundary_f),
+            "cam": [curve.as_dict() for curve in self.cam],
+            "reliable": self.reliable and dataclasses.asdict(self.reliable),
+        }
+        return values | {name: value for name, value in asked.items() if value}
 
 
 TagSource: TypeAlias = Literal["true", "predicted"]
@@ -101,14 +100,8 @@ class CamCurve(Value):
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
-        return {
-            "name": self.name,
-            "scales": list(self.scales),
-            "tags": self.tags,
-            "thresholds": list(self.thresholds),
-            "miou": [None if np.isnan(value) else value for value in self.miou],
-            "best": self.best.as_dict(),
-        }
+        lists = {"scales": list(self.scales), "thresholds": list(self.thresholds), "miou": [*map(_finite, self.miou)]}
+        return {"name": self.name} | vars(self) | lists | {"best": self.best.as_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,23 +194,19 @@ class MaskCounter:
 
     def report(self, num_images: int, protocol: dict[str, Any]) -> Report:
         """The scores of everything that was counted."""
-        if self.edges is None:
-            return report_from_confusion(self.confusion, self.classes, num_images, protocol)
-        protocol = protocol | {"boundary_tolerance": self.edges.tolerance}
-        edges = self.edges.score(self.classes)
+        edges = None
+        if self.edges is not None:
+            protocol = protocol | {"boundary_tolerance": self.edges.tolerance}
+            edges = self.edges.score(self.classes)
         return report_from_confusion(self.confusion, self.classes, num_images, protocol, boundary_f=edges)
 
 
 def data_protocol(
     pictures: PictureSet, count: int, classes: Sequence[str], unknown: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """The part of a protocol that is about the data.
+    """The part of a protocol that is about the data, of which `count` pictures were scored with labels of `classes`.
 
-    Args:
-        pictures: The data set.
-        count: How many of its pictures were scored.
-        classes: Classes whose labels were scored.
-        unknown: Classes of the data set that were not; None for those whose names are not among `classes`.
+    `unknown` are the classes of the data that were not scored; None for those whose names are not among `classes`.
     """
     if unknown is None:
         unknown = [name for name in pictures.classes if name not in classes]
@@ -286,12 +275,8 @@ def readable(
 ) -> Iterator[tuple[Picture, _T]]:
     """This process's share of the pictures, each with what `read` makes of it; all processes must take all of them.
 
-    Args:
-        pictures: Of all processes.
-        read: Reads a file of the picture.
-        broken: Gets the message per picture that cannot be read, of all processes; None raises it.
-        progress: Called with (done, all).
-        team: The processes.
+    `broken` gets the message per picture that cannot be read, of all processes; such a picture is left out. None raises
+    the error.
     """
     for picture in tracked(team.share(pictures), progress):
         try:

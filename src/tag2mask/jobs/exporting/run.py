@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 
 from tag2mask import __version__
+from tag2mask.base.errors import first_line
 from tag2mask.base.files import check_file, check_new_folder, write_atomically
 from tag2mask.base.options import public
-from tag2mask.inference.hub import first_line, named_selection
+from tag2mask.inference.hub import named_selection
 from tag2mask.inference.onnx_backend import session_options
 from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.jobs.exporting.deployed import OUTPUTS, Deployed
