@@ -48,7 +48,8 @@ class LabeledPicture:
 Add: TypeAlias = Callable[[LabeledPicture], None]
 """Takes the next picture; nothing of it is kept but a line of text."""
 Writer: TypeAlias = Callable[[Path, Sequence[str], OutputOptions], AbstractContextManager[Add]]
-"""(path, classes, options): opens a file or folder of a format, which is whole when its block ends without error."""
+"""(path, classes, options): opens a file or folder of a format, which is whole when its block ends without error.
+Pixels of 255 are in no object, as are those of the background."""
 
 
 @dataclass(frozen=True, eq=False)

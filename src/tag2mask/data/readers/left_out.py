@@ -102,14 +102,10 @@ def other_tags(
         [f"{tag}: {some(count, 'picture')}" for tag, count in counts.most_common()],
         severity="note" if chosen else "warning",
         code="other_tags",
-        message=(
-            f"{source}: {some(len(counts), 'tag')} left out, as {'classes.txt' if chosen else 'its class list'}"
-            f" does not name {'it' if len(counts) == 1 else 'them'}: {counted(counts)}."
-        ),
-        cure=(
-            "Nothing, if that is meant; else add the class to "
-            f"{'classes.txt' if chosen else f'the labels in {source}'}."
-        ),
+        message=f"{source}: {some(len(counts), 'tag')} left out, as {'classes.txt' if chosen else 'its class list'} "
+        f"does not name {'it' if len(counts) == 1 else 'them'}: {counted(counts)}.",
+        cure="Nothing, if that is meant; else add the class to "
+        f"{'classes.txt' if chosen else f'the labels in {source}'}.",
     )
 
 
@@ -122,10 +118,8 @@ def same_name(names: Iterable[tuple[object, str]], source: object) -> tuple[Find
     return about(
         twins,
         code="same_name",
-        message=(
-            f"{source}: {some(len(twins), 'class name')} stands for several numbers ({'; '.join(twins[:3])}): "
-            "one class each."
-        ),
+        message=f"{source}: {some(len(twins), 'class name')} stands for several numbers ({'; '.join(twins[:3])}): "
+        "one class each.",
         cure="Nothing, if they are the same; else give each its own name.",
     )
 

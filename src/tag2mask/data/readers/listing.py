@@ -129,7 +129,7 @@ def picture_set(
         *listing.findings,
         *name_findings(classes),
         *background_finding((entry.reference, entry.tags) for entry in listing.entries),
-        *_other_tags(listing, root, classes),
+        *(_other_tags(listing, root, classes) if listing.closed else ()),
         *_about_files(listing, root, files, placed),
         *(() if files is None else not_searched(root, files.left_out)),
         *list_findings,
@@ -237,8 +237,6 @@ def _tags(entry: Entry, listing: Listing, classes: tuple[str, ...], cure: str) -
 
 def _other_tags(listing: Listing, root: Path, classes: tuple[str, ...]) -> tuple[Finding, ...]:
     """Findings on tags that are no class."""
-    if not listing.closed:
-        return ()
     tags = [without_background(entry.tags) for entry in listing.entries]
     return other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
 
@@ -256,20 +254,15 @@ def _about_files(
     masks = dict.fromkeys(masks_among(files.names))
     rest = {name: files.path(name) for name in files.names if name not in listed and name not in masks}
     used = {name.removeprefix("images/") for name in listed if name is not None}
+    others = {nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values()}
+    for entry in entries:  # also those of splits that are not asked for
+        if not is_picture(entry.reference):
+            others |= {f"{folder}{entry.reference}" for folder in folders_near(entry.near)}
     return (
         *mask_files((name.removeprefix("images/") for name in masks), used, root),
         *unlisted(rest, root, listing.source),
-        *_passed_over(files, entries, placed),
+        *passed_over((name for name in files.others if name not in others), files.root),
     )
-
-
-def _passed_over(files: PictureFiles, entries: Iterable[Entry], placed: Mapping[str, _Placed]) -> tuple[Finding, ...]:
-    """Findings on files that are no pictures by their suffix, and that no entry names."""
-    used = {nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values()}
-    for entry in entries:  # also those of splits that are not asked for
-        if not is_picture(entry.reference):
-            used |= {f"{folder}{entry.reference}" for folder in folders_near(entry.near)}
-    return passed_over((name for name in files.others if name not in used), files.root)
 
 
 def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | None) -> dict[str, _Placed]:

@@ -12,14 +12,13 @@ from tag2mask.data.findings import Finding, about
 from tag2mask.data.readers.left_out import Unlabeled, same_name, without_picture
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.readers.locating import PictureFiles, find_picture_files, locate, pictures_below
-from tag2mask.data.readers.yolo_description import Description, description, file_below, is_described, path_ends
+from tag2mask.data.readers.yolo_description import Description, description, file_below, path_ends
 from tag2mask.data.storage.links import walk
 from tag2mask.data.storage.naming import by_folder
 from tag2mask.data.storage.suffixes import suffix_of
 from tag2mask.data.storage.tables import is_path, numbered_lines, shown
 
 _UNLABELED = Unlabeled("label file", "negative", "; an empty label file says that a picture shows none of the classes")
-
 
 _Members = dict[str, str]
 """Pictures of a split by their path relative to the data folder, with the path that a list has; "" where none has."""
@@ -69,15 +68,6 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
         findings=findings,
         unlabeled=_UNLABELED,
     )
-
-
-def is_yolo(root: Path) -> bool:
-    """Whether a data folder has a description or label files of YOLO."""
-    if is_described(root):
-        return True
-    folders = (root / "labels", *root.glob("*/labels"))
-    patterns = [f"{folder}*.{suffix}" for folder in ("", "*/") for suffix in ("txt", "TXT")]
-    return any(True for folder in folders for pattern in patterns for _ in folder.glob(pattern))
 
 
 def label_name(name: str) -> str:

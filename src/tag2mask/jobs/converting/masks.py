@@ -106,7 +106,6 @@ def _masks(folder: Path) -> tuple[dict[str, Path], tuple[Finding, ...]]:
     others = [name for name in names if is_picture(name) and not name.lower().endswith(".png")]
     findings = about(
         others,
-        severity="warning",
         code="no_png",
         message=f"{some(len(others), 'picture')} in {folder} passed over: masks are PNG files.",
         cure="Save masks as 8-bit palette PNG, without loss.",
