@@ -15,21 +15,19 @@ from numpy.typing import NDArray
 from tag2mask.base.arrays import Size
 from tag2mask.base.processes import in_threads
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.data.dataset import UNNAMED, DataError, MaskCodes, Picture, PictureSet
+from tag2mask.data.dataset import UNNAMED, DataError, Picture, PictureSet
 from tag2mask.data.findings import Finding, are, some
 from tag2mask.data.masks.counts import count_ids
 from tag2mask.data.masks.labels import MaskList, mask_list, meaning
 from tag2mask.data.masks.tally import MaskTally
 from tag2mask.data.storage.pictures import PictureError, shown_size
 
-SizeOf = Callable[[Picture], Size | None]
-
 
 def survey(
     pictures: PictureSet,
     chosen: Sequence[Picture],
     *,
-    size_of: SizeOf | None = lambda picture: shown_size(picture.path),
+    size_of: Callable[[Picture], Size | None] | None = lambda picture: shown_size(picture.path),
     whose: str = "",
     each: Callable[[Picture, NDArray[np.int64] | str], None] | None = None,
 ) -> MaskTally:
@@ -42,25 +40,24 @@ def survey(
         whose: A folder that is not the data set's own, for messages.
         each: Called in order with every picture and the pixels of its ids, or why its mask cannot be used.
     """
+
+    def counts_of(picture: Picture) -> NDArray[np.int64] | str:
+        assert picture.mask is not None
+        try:
+            size = None if size_of is None else size_of(picture)
+        except (PictureError, OSError):
+            size = None  # broken pictures are reported elsewhere
+        try:
+            return count_ids(picture.mask, pictures.mask_codes, size)
+        except (PictureError, OSError) as error:
+            return str(error)
+
     tally = MaskTally(pictures, whose=whose)
-    found = in_threads(lambda picture: _counts(picture, pictures.mask_codes, size_of), chosen)
-    for picture, counts in zip(chosen, found, strict=True):
+    for picture, counts in zip(chosen, in_threads(counts_of, chosen), strict=True):
         tally.add(picture, counts)
         if each is not None:
             each(picture, counts)
     return tally
-
-
-def _counts(picture: Picture, codes: MaskCodes, size_of: SizeOf | None) -> NDArray[np.int64] | str:
-    assert picture.mask is not None
-    try:
-        size = None if size_of is None else size_of(picture)
-    except (PictureError, OSError):
-        size = None  # broken pictures are reported elsewhere
-    try:
-        return count_ids(picture.mask, codes, size)
-    except (PictureError, OSError) as error:
-        return str(error)
 
 
 def with_measuring_masks(

@@ -136,11 +136,7 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.u
 
 @contextmanager
 def _named_errors(path: str | Path, kind: str = "picture") -> Iterator[None]:
-    """A block that reads a picture or mask, whose errors name the file.
-
-    Raises:
-        PictureError, PictureTooLarge: as `read_picture`.
-    """
+    """A block that reads a picture or mask, whose errors, those of `read_picture`, name the file."""
     try:
         yield
     except PictureTooLarge as error:
@@ -202,14 +198,12 @@ def _grey_to_uint8(values: NDArray[np.generic], image: Image.Image) -> NDArray[n
     return np.asarray(np.clip(np.rint(wide * (255.0 / top)), 0, 255), dtype=np.uint8)
 
 
-def read_mask(
-    path: str | Path, codes: MaskCodes | NDArray[np.uint8], size: tuple[int, int] | None = None
-) -> NDArray[np.uint8]:
+def read_mask(path: str | Path, codes: MaskCodes, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """The labels of an indexed PNG.
 
     Args:
         path: Palette PNG, or 8-bit grey PNG that holds the ids themselves; also RGB where `codes` name colors.
-        codes: What the ids stand for; or uint8 [256], label of each id.
+        codes: What the ids stand for.
         size: (height, width) of the picture; a mask of another size is refused.
 
     Returns:
@@ -219,9 +213,7 @@ def read_mask(
         PictureError: broken, not an indexed PNG, or of another size.
         FileNotFoundError: there is no such file.
     """
-    if isinstance(codes, MaskCodes):
-        return codes.table[read_ids(path, size, codes.colors)]
-    return codes[read_ids(path, size)]
+    return codes.table[read_ids(path, size, codes.colors)]
 
 
 def read_ids(

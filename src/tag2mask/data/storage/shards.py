@@ -68,11 +68,7 @@ def _expanded(text: str) -> Iterator[str]:
 
 
 def pictures_in(shard: Path) -> Iterator[tuple[Path, str]]:
-    """Path and name of each picture in a shard, in its order; masks (KEY.mask.png) are none.
-
-    Raises:
-        DataError: as `members`.
-    """
+    """Path and name of each picture in a shard, in its order; masks (KEY.mask.png) are none. Errors as `members`."""
     for member in members(shard):
         if is_picture(member.name) and not member.name.lower().endswith(f".{MASK_SUFFIX}"):
             yield member_path(shard, member), member.name

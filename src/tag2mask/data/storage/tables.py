@@ -78,16 +78,15 @@ def read_json(path: Path) -> Any:
         MissingDataError: there is no such file.
         DataError: not UTF-8, or not JSON; the message names the line.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} line {error.lineno}: not valid JSON ({error.msg}). Export or download it again."
         ) from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply for annotations. Export or download it again.") from error
-    except DataError:
-        raise
     except ValueError as error:  # a number of thousands of digits
         raise DataError(f"{path}: not valid JSON ({error}). Export or download it again.") from error
 
