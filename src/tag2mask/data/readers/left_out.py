@@ -145,17 +145,6 @@ def without_picture(names: Sequence[str], what: str, source: object) -> tuple[Fi
     )
 
 
-def other_files(names: Sequence[str], taken: str, root: Path) -> tuple[Finding, ...]:
-    """Findings on annotation files that are not read because others are."""
-    return about(
-        names,
-        severity="note",
-        code="other_files",
-        message=f"{some(len(names), 'annotation file')} of {root} not read, as {taken} is.",
-        cure="Nothing, if that is meant; else move the files that are not to be read elsewhere.",
-    )
-
-
 def tags_or_shapes(pictures: Sequence[Kinds], source: object, options: DataOptions) -> tuple[bool, tuple[Finding, ...]]:
     """Whether the labels of shapes are the tags, and findings on the kind that is left out.
 

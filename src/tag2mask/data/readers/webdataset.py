@@ -85,10 +85,7 @@ def read_shard(shard: Path, separator: str = ";") -> Iterator[_Sample | str]:
     """The samples of a tar file, in the order of their first members; no picture is read.
 
     Of a key without a picture the names of members that would be its tags. Beside what is in use only the offsets of
-    the members are kept.
-
-    Raises:
-        DataError: as `list_webdataset`.
+    the members are kept. Errors as `list_webdataset`.
     """
     groups: dict[str, dict[str, tuple[int, int]]] = {}
     for member in members(shard):

@@ -72,12 +72,9 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
 
 def label_name(name: str) -> str:
     """Label file of a picture: the last folder images becomes labels, the suffix .txt."""
-    parts = list(PurePosixPath(name).with_suffix(".txt").parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return "/".join(parts)
+    path = f"/{_as_txt(name)}"
+    before, images, after = path.rpartition("/images/")
+    return (f"{before}/labels/{after}" if images else path)[1:]
 
 
 def _label_file(root: Path, picture: str, written: str, *, beside: bool) -> str | None:

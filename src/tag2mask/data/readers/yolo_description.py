@@ -81,7 +81,13 @@ def _yaml_file(root: Path) -> Path | None:
 
 def _yaml_description(path: Path) -> Description:
     """names, train, val, test and path of data.yaml, as they are written: `no` and `1.0` are names as good as any."""
-    node = _yaml_node(path)
+    try:
+        loader = _AsWritten(read_text(path))
+        node: Any = loader.get_single_node()  # it shows a key that is there twice, which its value would not
+        if node is not None:
+            loader.construct_document(node)  # refuses what is no plain data
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Correct it.") from error
     if not isinstance(node, yaml.MappingNode):
         raise DataError(f"{path} must hold names and train, got {getattr(node, 'id', 'nothing')}.")
     nodes = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
@@ -103,18 +109,6 @@ def _yaml_description(path: Path) -> Description:
             )
     places = {key: _plain_texts(nodes.get(key)) for key in _SPLITS}
     return Description(path, dict(sorted(by_number.items())), places, base="".join(_plain_texts(nodes.get("path"))[:1]))
-
-
-def _yaml_node(path: Path) -> Any:
-    """A YAML file as written: its node shows a key that is there twice, which its value would not."""
-    try:
-        loader = _AsWritten(read_text(path))
-        node = loader.get_single_node()
-        if node is not None:
-            loader.construct_document(node)  # refuses what is no plain data
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Correct it.") from error
-    return node
 
 
 def _plain_texts(node: Any) -> list[str]:
