@@ -78,11 +78,9 @@ class Manifest:
             with self.path.open("rb+") as torn:  # its last line may be cut
                 torn.truncate(torn.read().rfind(b"\n") + 1)
         else:
-            self.path.write_bytes(b"")
+            self.path.write_text(json.dumps({"settings": self.settings}) + "\n", encoding="utf-8")
         # added to, as the process that gathers adds its mark
         self._file = self.path.open("a", encoding="utf-8")
-        if not self.goes_on:
-            self._write({"settings": self.settings})
         return self
 
     def __exit__(self, *error: object) -> None:
