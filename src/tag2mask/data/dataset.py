@@ -86,9 +86,15 @@ class MaskCodes:
 
     @classmethod
     def of(cls, labels: Mapping[int, int | None], *, others: str, colors: LabelMap | None = None) -> MaskCodes:
-        """From the label of each id that stands for something, None for a class that is left out."""
+        """From the label of each id that stands for something, None for a class that is left out.
+
+        Raises:
+            ValueError: `others`, the label of all other ids, is neither "ignore" nor "background".
+        """
+        if others not in ("ignore", "background"):
+            raise ValueError(f"others must be ignore or background, got {others!r}")
         known = {BACKGROUND: BACKGROUND, IGNORE: IGNORE} | dict(labels)
-        table = np.full(256, other_code(others), dtype=np.uint8)
+        table = np.full(256, IGNORE if others == "ignore" else BACKGROUND, dtype=np.uint8)
         for number, label in known.items():
             if label is not None:
                 table[number] = label
@@ -139,14 +145,3 @@ def voc_palette() -> NDArray[np.uint8]:
 def label_codes(num_classes: int, *, others: str) -> MaskCodes:
     """Codes of masks that hold labels already: 0..C and 255 stay, other ids become 255 (0 for "background")."""
     return MaskCodes.of({label: label for label in range(1, num_classes + 1)}, others=others)
-
-
-def other_code(others: str) -> int:
-    """Label of mask ids outside the class list.
-
-    Raises:
-        ValueError: `others` is neither "ignore" nor "background".
-    """
-    if others not in ("ignore", "background"):
-        raise ValueError(f"others must be ignore or background, got {others!r}")
-    return IGNORE if others == "ignore" else BACKGROUND

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.config.formats import RESULTS, OutputOptions, Shapes, place_of
 from tag2mask.outputs.coco import coco_writer
-from tag2mask.outputs.cvat import check_cvat, cvat_writer
+from tag2mask.outputs.cvat import cvat_writer
 from tag2mask.outputs.geojson import geojson_writer
 from tag2mask.outputs.label_studio import check_label_studio, label_studio_writer
 from tag2mask.outputs.objects import Add, Check, LabeledPicture, Wanted, Writer, check_names
-from tag2mask.outputs.voc import check_voc, voc_writer
+from tag2mask.outputs.voc import check_tree, check_voc, voc_writer
 from tag2mask.outputs.yolo import check_yolo, yolo_writer
 
 __all__ = ["FORMATS", "PLACES", "LabeledPicture", "OutputOptions", "Shapes", "Wanted", "check", "writers"]
@@ -34,7 +35,7 @@ FORMATS: dict[str, Format] = {
     "coco": Format(coco_writer),
     "yolo": Format(yolo_writer, check_yolo),
     "label-studio": Format(label_studio_writer, check_label_studio),
-    "cvat": Format(cvat_writer, check_cvat),
+    "cvat": Format(cvat_writer, partial(check_tree, format="cvat", ignored=False)),
     "geojson": Format(geojson_writer),
     "voc": Format(voc_writer, check_voc),
 }

@@ -20,7 +20,7 @@ def coco_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> I
 
     `segmentation` is compressed run lengths with `iscrowd` 0, or polygons: one per 4-connected region, holes joined to
     it by slits, since COCO adds the polygons of an annotation up. `score` is the tag score of the class, an addition
-    that readers of ground truth skip. Pixels of 255 are in no annotation, as are those of the background.
+    that readers of ground truth skip.
     """
     images: list[str] = []
     count = 0

@@ -17,19 +17,8 @@ from tag2mask.base.files import whole_file
 from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.config.formats import OutputOptions
 from tag2mask.data.dataset import voc_palette
-from tag2mask.outputs.objects import Add, LabeledPicture, Wanted, check_stems, stem_of
-from tag2mask.outputs.voc import check_listed, label_colors, object_map
-
-
-def check_cvat(wanted: Wanted) -> None:
-    """What CVAT's zip cannot hold.
-
-    Raises:
-        ValueError: as `check_stems`, `check_listed` and `label_colors`.
-    """
-    label_colors(wanted.classes, ignored=False)
-    check_stems(wanted, "cvat")
-    check_listed(wanted.file_names)
+from tag2mask.outputs.objects import Add, LabeledPicture, stem_of
+from tag2mask.outputs.voc import label_colors, object_map
 
 
 @contextmanager

@@ -22,8 +22,7 @@ def geojson_writer(path: Path, classes: Sequence[str], options: OutputOptions) -
     x goes to the right and y down from the picture's upper left corner, as in QuPath; programs with y up show it
     upside down. The area of outer rings is positive in these numbers, that of holes negative; rings
     are closed. Properties: `class`, `label`, `area` (pixels), `score` (tag score of the class, if known), and
-    `objectType` and `classification`, which QuPath reads. Pixels of 255 are in no feature, as are those of the
-    background.
+    `objectType` and `classification`, which QuPath reads.
     """
     palette = voc_palette()
 

@@ -37,8 +37,7 @@ def label_studio_writer(path: Path, classes: Sequence[str], options: OutputOptio
 
     With `shapes` rle an object is a brush (its own run lengths, see `rle.brush_rle`); with polygons each 4-connected
     region is a polygon in percent of the picture's sides, holes joined to it by slits, as its polygons have none.
-    `score` of a region is the tag score of its class; that of a prediction, by which tasks can be sorted,
-    is their mean. Pixels of 255 are in no region, as are those of the background.
+    `score` of a region is the tag score of its class; that of a prediction, by which tasks can be sorted, their mean.
     """
     count = 0
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -82,11 +81,8 @@ def _task(picture: LabeledPicture, classes: Sequence[str], options: OutputOption
 def _shapes(thing: LabelObject, size: tuple[int, int], options: OutputOptions) -> Iterator[dict[str, Any]]:
     """A brush, or a polygon per region."""
     if options.shapes == "rle":
-        value: dict[str, Any] = {
-            "format": "rle",
-            "rle": brush_rle(thing.mask, thing.corner, size),
-            "brushlabels": [thing.name],
-        }
+        brush = brush_rle(thing.mask, thing.corner, size)
+        value: dict[str, Any] = {"format": "rle", "rle": brush, "brushlabels": [thing.name]}
         yield {"type": "brushlabels", "from_name": _BRUSH, "value": value}
         return
     for points in thing.polygons(tolerance=options.tolerance):

@@ -48,7 +48,8 @@ class LabeledPicture:
 Add: TypeAlias = Callable[[LabeledPicture], None]
 """Takes the next picture; nothing of it is kept but a line of text."""
 Writer: TypeAlias = Callable[[Path, Sequence[str], OutputOptions], AbstractContextManager[Add]]
-"""(path, classes, options): opens a file or folder of a format, which is whole when its block ends without error."""
+"""(path, classes, options): opens a file or folder of a format, which is whole when its block ends without error.
+Pixels of 255 are in no object, as are those of the background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,13 @@ def objects_of(picture: LabeledPicture, classes: Sequence[str], *, instances: bo
     Raises:
         ValueError: a label that no class has.
     """
-    for label in _object_labels(picture, classes):
+    found = [int(label) for label in np.flatnonzero(label_counts(picture.labels)) if label not in (BACKGROUND, IGNORE)]
+    if found and found[-1] > len(classes):
+        raise ValueError(
+            f"The mask of {picture.name} holds label {found[-1]}, but there are {len(classes)} classes "
+            f"({', '.join(classes)}). Give the class list of the masks, one name per line in the order of the labels."
+        )
+    for label in found:
         name = classes[label - 1]
         whole = _boxed(label, name, picture.labels == label, (0, 0))
         if not instances:
@@ -100,17 +107,6 @@ def objects_of(picture: LabeledPicture, classes: Sequence[str], *, instances: bo
         for index, region in enumerate(regions, start=1):
             x, y, w, h = region.box
             yield _boxed(label, name, owner[y : y + h, x : x + w] == index, (whole.box[0] + x, whole.box[1] + y))
-
-
-def _object_labels(picture: LabeledPicture, classes: Sequence[str]) -> list[int]:
-    """The labels in 1..C that occur, ascending."""
-    found = [int(label) for label in np.flatnonzero(label_counts(picture.labels)) if label not in (BACKGROUND, IGNORE)]
-    if found and found[-1] > len(classes):
-        raise ValueError(
-            f"The mask of {picture.name} holds label {found[-1]}, but there are {len(classes)} classes "
-            f"({', '.join(classes)}). Give the class list of the masks, one name per line in the order of the labels."
-        )
-    return found
 
 
 def _boxed(label: int, name: str, mask: NDArray[np.bool_], corner: tuple[int, int]) -> LabelObject:

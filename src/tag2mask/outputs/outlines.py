@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,14 +67,15 @@ def trace(mask: NDArray[np.bool_]) -> tuple[list[Region], NDArray[np.int32]]:
     if not mask.any():
         return [], labels
     rings = [simple for ring in _rings(mask) for simple in _simple_rings(ring)]
-    areas = [_area(ring) for ring in rings]
+    areas = [int(doubled_area(ring)) // 2 for ring in rings]
     left, right = _sides(rings, mask)
     owner = _owners(rings, areas, left, right)
     starts = np.flatnonzero(mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1])
     lengths = np.flatnonzero(mask & ~np.pad(mask, ((0, 0), (0, 1)))[:, 1:]) - starts + 1
     labels[mask] = np.repeat((owner[left] + 1).astype(np.int32), lengths)
     rows, columns = np.divmod(starts, mask.shape[1])
-    cut = _first_cuts(right, areas)
+    found, first = np.unique(right, return_index=True)
+    cut = dict(zip(found.tolist(), first.tolist(), strict=True))  # the first run that ends at each hole: for its slit
     members: list[list[int]] = [[] for _ in range(int(owner.max()) + 1)]
     for index, area in enumerate(areas):
         members[owner[index]] += [index] if area < 0 else []
@@ -145,10 +146,10 @@ def _simple_rings(ring: Ring) -> list[Ring]:
     return [*parts, ring[path]]
 
 
-def _area(ring: Ring) -> int:
-    """Signed area in pixels: negative for holes."""
+def doubled_area(ring: NDArray[Any]) -> Any:
+    """Twice the area of a closed polygon [n, 2], in square pixels: negative for holes."""
     x, y = ring.T
-    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) // 2
+    return (x * np.roll(y, -1) - np.roll(x, -1) * y).sum()
 
 
 def _sides(rings: Sequence[Ring], mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -184,9 +185,3 @@ def _owners(
         parent[root(a)] = root(b)
     number = {root(index): i for i, index in enumerate(i for i, area in enumerate(areas) if area > 0)}
     return np.array([number[root(index)] for index in range(len(rings))])
-
-
-def _first_cuts(right: NDArray[np.int64], areas: Sequence[int]) -> dict[int, int]:
-    """For each hole, the first run that ends at its outline: where the slit to the left is cut."""
-    found, first = np.unique(right, return_index=True)
-    return {ring: run for ring, run in zip(found.tolist(), first.tolist(), strict=True) if areas[ring] < 0}

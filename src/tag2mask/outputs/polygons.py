@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.outputs.outlines import Region, Ring, Slit
+from tag2mask.outputs.outlines import Region, Ring, Slit, doubled_area
 
 Polygon: TypeAlias = NDArray[np.float64]
 """[n, 2], points (x, y) of a closed polygon; the first is not repeated."""
@@ -82,12 +82,6 @@ def _slits(region: Region) -> tuple[list[dict[int, list[Slit]]], dict[int, int]]
     return doors, ends
 
 
-def covered_area(polygon: Polygon) -> float:
-    """Area in square pixels, whatever the direction."""
-    x, y = polygon.T
-    return abs(float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())) / 2
-
-
 def _corners(region: Region, inset: float) -> list[list[list[NDArray[np.float64]]]]:
     """The points at each corner of each ring, moved to the right hand, where the region is.
 
@@ -141,7 +135,7 @@ def _simplified(points: Polygon, tolerance: float, fixed: Sequence[int] = ()) ->
             keep[middle % count] = True
             todo += [(a, middle), (middle, b)]
     kept = points[keep]
-    return kept if len(kept) >= 3 and covered_area(kept) > 0 else points
+    return kept if len(kept) >= 3 and doubled_area(kept) != 0 else points
 
 
 def _distances(points: Polygon, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -28,6 +28,8 @@ _STRIP = 1 << 20
 """Pixels that are blended at a time, so that a huge picture needs little memory."""
 _JPEG_SIDE = 65_500
 """Longest side that a JPEG file holds."""
+font = ImageFont.load_default
+"""Pillow's own scalable font, so that captions look the same everywhere."""
 _HEAT = np.array(
     [[24, 12, 60], [86, 15, 109], [150, 38, 103], [207, 68, 70], [242, 120, 28], [251, 180, 26], [252, 244, 150]],
     dtype=np.float32,
@@ -95,11 +97,6 @@ def heat_map(rgb: Rgb, cam: NDArray[Any], alpha: float = 0.65) -> Rgb:
     colors = _HEAT[low] * (1 - part) + _HEAT[low + 1] * part
     grey = rgb.astype(np.float32).mean(-1, keepdims=True)
     return np.asarray(((1 - alpha) * grey + alpha * colors).round(), dtype=np.uint8)
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own scalable font, so that captions look the same everywhere."""
-    return ImageFont.load_default(size)
 
 
 def overlay(

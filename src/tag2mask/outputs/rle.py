@@ -22,7 +22,7 @@ def coco_counts(mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[in
         corner: (x, y) of its first pixel in the picture.
         size: (height, width) of the picture.
     """
-    return _lengths(*_runs(mask.T, corner[::-1], size[0]), size[0] * size[1])
+    return _run_lengths(mask.T, corner[::-1], size[::-1])
 
 
 def coco_string(counts: list[int]) -> str:
@@ -61,7 +61,7 @@ def brush_rle(mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int,
             f"Label Studio's brush holds at most {MAX_BRUSH_PIXELS} pixels, the picture has {size[0]} x {size[1]}. "
             "Write polygons instead (--shapes polygons)."
         )
-    counts = np.array(_lengths(*_runs(mask, corner, size[1]), size[0] * size[1]), dtype=np.int64) * 4
+    counts = np.array(_run_lengths(mask, corner, size), dtype=np.int64) * 4
     values = np.where(np.arange(len(counts)) % 2, 255, 0)[counts > 0]
     counts = counts[counts > 0]
     pieces = -(-counts // 65536)  # the longest run that 16 bits can say
@@ -81,18 +81,16 @@ def brush_rle(mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int,
     return [int(byte) for byte in packed]
 
 
-def _runs(mask: NDArray[np.bool_], corner: tuple[int, int], line: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Begin and end of the set runs of a picture read line by line; `corner` is (place in the line, line)."""
+def _run_lengths(mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> list[int]:
+    """Lengths of the unset and set runs in turn, from an unset one on, which may be empty, line by line.
+
+    `corner` is (place in the line, line), `size` is (lines, length of a line).
+    """
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     begin, end = (np.stack(np.nonzero(edges == sign)) for sign in (1, -1))
-    first = (begin[0] + corner[1]) * line + begin[1] + corner[0]
-    last = (end[0] + corner[1]) * line + end[1] + corner[0]
+    first, last = ((line + corner[1]) * size[1] + place + corner[0] for line, place in (begin, end))
     joined = np.flatnonzero(last[:-1] == first[1:])  # a line's end and the next one's begin
-    return np.delete(first, joined + 1), np.delete(last, joined)
-
-
-def _lengths(first: NDArray[np.int64], last: NDArray[np.int64], total: int) -> list[int]:
-    """Lengths of the unset and set runs in turn, from an unset one on, which may be empty."""
-    borders = np.concatenate([[0], np.stack([first, last], axis=1).ravel(), [total]])
+    runs = np.stack([np.delete(first, joined + 1), np.delete(last, joined)], axis=1)
+    borders = np.concatenate([[0], runs.ravel(), [size[0] * size[1]]])
     lengths = [int(length) for length in np.diff(borders)]
     return lengths if lengths[-1] > 0 else lengths[:-1]

@@ -27,8 +27,7 @@ def check_voc(wanted: Wanted) -> None:
     """What a VOC tree cannot hold.
 
     Raises:
-        ValueError: as `check_stems`, `check_listed` and `label_colors`; or some of the classes are VOC's and some are
-            not.
+        ValueError: as `check_tree`; or some of the classes are VOC's and some are not.
     """
     others = other_classes(wanted.classes)
     if others and len(others) < len(wanted.classes):
@@ -36,9 +35,7 @@ def check_voc(wanted: Wanted) -> None:
             f"A VOC tree has VOC's ids for VOC's classes, but {', '.join(others)} are not among them. "
             "Rename them all to VOC's names or none, or write cvat or coco."
         )
-    label_colors(wanted.classes, ignored=True)
-    check_stems(wanted, "voc")
-    check_listed(wanted.file_names)
+    check_tree(wanted, "voc", ignored=True)
 
 
 def other_classes(classes: Sequence[str]) -> list[str]:
@@ -102,14 +99,16 @@ def label_colors(classes: Sequence[str], *, ignored: bool) -> str:
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 
-def check_listed(file_names: Sequence[str]) -> None:
-    """Whether ImageSets/Segmentation can name these pictures, as datumaro and with it CVAT read it: a line is a name,
-    without blanks around it.
+def check_tree(wanted: Wanted, format: str, *, ignored: bool) -> None:
+    """What labelmap.txt and ImageSets/Segmentation cannot hold, as datumaro and with it CVAT read the list: a line is
+    a name, without blanks around it.
 
     Raises:
-        ValueError: a name that would be read as another one, or as a remark.
+        ValueError: as `label_colors` and `check_stems`; or a name that would be read as another one, or as a remark.
     """
-    for stem in map(stem_of, file_names):
+    label_colors(wanted.classes, ignored=ignored)
+    check_stems(wanted, format)
+    for stem in map(stem_of, wanted.file_names):
         if stem != stem.strip() or stem.startswith("#") or len(stem.splitlines()) != 1:
             raise ValueError(
                 f"A list of a VOC tree cannot hold the name {stem!r}: no blank at its ends, no line break, "

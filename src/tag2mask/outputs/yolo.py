@@ -41,7 +41,6 @@ def yolo_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> I
     Readers cut the coordinates down to whole pixels and paint the outline as part of the object, which would add a
     row and a column to each. So outlines are drawn in by `INSET` pixels: such readers then get each region exactly,
     and others one that is 0.02 pixels smaller on each side.
-    Pixels of 255 are in no region, as are those of the background.
     """
 
     def add(picture: LabeledPicture) -> None:

@@ -18,11 +18,7 @@ from tag2mask.data.storage.pictures import read_ids
 
 
 def count_ids(path: Path, codes: MaskCodes, size: Size | None) -> NDArray[np.int64]:
-    """Pixels int64 [256] of each id of a mask.
-
-    Raises:
-        PictureError, FileNotFoundError: as `read_mask`.
-    """
+    """Pixels int64 [256] of each id of a mask; errors as `read_mask`."""
     return label_counts(read_ids(path, size, codes.colors))
 
 

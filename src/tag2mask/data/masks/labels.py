@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from tag2mask.base.spelling import class_name, nfc
@@ -15,8 +16,7 @@ from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, LabelMap, MaskCodes, Picture, PictureSet, label_codes
 from tag2mask.data.findings import Finding, about, some
-from tag2mask.data.storage.labelmap import FILE as LABELMAP
-from tag2mask.data.storage.labelmap import mask_word, read_labelmap
+from tag2mask.data.storage.labelmap import LABELMAP, mask_word, read_labelmap
 from tag2mask.data.storage.tables import read_classes, read_json
 
 VOC_CLASSES = (
@@ -28,9 +28,6 @@ VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 """In folders of these names VOC's classes have VOC's ids; so they have in the archive for VOC's test server."""
 PSEUDO_LABELS = "pseudo_labels.json"
 _RESULTS = re.compile(r"comp[56]_.+_cls")
-
-
-# -- which file belongs to a picture -----------------------------------------------------------------------------------
 
 
 def mask_name(name: str) -> str:
@@ -47,7 +44,6 @@ class MaskFiles:
     """
 
     folder: Path
-    _files: dict[str, str] | None = field(default=None, repr=False)
 
     def find(self, name: str) -> Path | None:
         """The mask of a picture, where there is one."""
@@ -55,18 +51,17 @@ class MaskFiles:
         if (path := self.folder / usual).is_file():
             return path
         for other in (usual, f"{name}.png"):
-            if (found := self._by_name().get(nfc(other))) is not None:
+            if (found := self._by_name.get(nfc(other))) is not None:
                 return self.folder / found
         return None
 
+    @cached_property
     def _by_name(self) -> dict[str, str]:
         """Files below the folder, by their path with composed accents and the suffix .png in small letters."""
-        if self._files is None:
-            files = sorted(path for path in self.folder.rglob("*") if not path.name.startswith(".") and path.is_file())
-            names = [path.relative_to(self.folder).as_posix() for path in files]
-            keys = (f"{name[:-4]}.png" if name.lower().endswith(".png") else name for name in names)
-            self._files = dict(zip(map(nfc, keys), names, strict=True))
-        return self._files
+        files = sorted(path for path in self.folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+        names = [path.relative_to(self.folder).as_posix() for path in files]
+        keys = (f"{name[:-4]}.png" if name.lower().endswith(".png") else name for name in names)
+        return dict(zip(map(nfc, keys), names, strict=True))
 
     def strays(self, names: Iterable[str]) -> list[str]:
         """Files that look like masks and belong to none of the pictures `names` (of all splits)."""
@@ -74,7 +69,7 @@ class MaskFiles:
         companions = (".txt", ".json", ".csv", ".md", ".html")
         return [
             name
-            for key, name in self._by_name().items()
+            for key, name in self._by_name.items()
             if not name.lower().endswith(companions)
             and not (key.endswith(".png") and {key[:-4], PurePosixPath(key).name[:-4]} & stems)
         ]
@@ -139,9 +134,6 @@ def expected_mask(pictures: PictureSet) -> str:
     return f"The mask of {name} would be {place}." if place else ""
 
 
-# -- which class list goes with a folder -------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class MaskList:
     """The class list of a folder of masks."""
@@ -175,12 +167,8 @@ def mask_list(folder: Path, *, beside: bool = True) -> MaskList | None:
         if path.is_file():
             colors = read_labelmap(path)
             return MaskList(source=str(path), names=colors.names, ids=_positions(colors.names), colors=colors)
-    return _plain_list(folder, (folder, folder.parent) if beside else (folder,))
-
-
-def _plain_list(folder: Path, places: Sequence[Path]) -> MaskList | None:
     is_voc = folder.name in VOC_FOLDERS or _RESULTS.fullmatch(folder.name) is not None
-    for place in places:
+    for place in (folder, folder.parent) if beside else (folder,):
         if (path := place / "classes.txt").is_file():
             names = read_classes(path)
             voc = is_voc and bool(set(names) & set(VOC_CLASSES))
@@ -199,9 +187,6 @@ def _plain_list(folder: Path, places: Sequence[Path]) -> MaskList | None:
 
 def _positions(names: Sequence[str]) -> dict[int, str]:
     return dict(enumerate(names, start=1))
-
-
-# -- what the ids stand for --------------------------------------------------------------------------------------------
 
 
 def class_label(name: str, classes: Sequence[str]) -> int | None:

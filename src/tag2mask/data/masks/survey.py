@@ -15,31 +15,19 @@ from numpy.typing import NDArray
 from tag2mask.base.arrays import Size
 from tag2mask.base.processes import in_threads
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.data.dataset import UNNAMED, DataError, MaskCodes, Picture, PictureSet
+from tag2mask.data.dataset import UNNAMED, DataError, Picture, PictureSet
 from tag2mask.data.findings import Finding, are, some
 from tag2mask.data.masks.counts import count_ids
 from tag2mask.data.masks.labels import MaskList, mask_list, meaning
 from tag2mask.data.masks.tally import MaskTally
 from tag2mask.data.storage.pictures import PictureError, shown_size
 
-SizeOf = Callable[[Picture], Size | None]
-
-
-def any_size(picture: Picture) -> Size | None:
-    """For `survey`: masks may have any size."""
-    return None
-
-
-def picture_size(picture: Picture) -> Size | None:
-    """For `survey`: masks must have the size of their picture."""
-    return shown_size(picture.path)
-
 
 def survey(
     pictures: PictureSet,
     chosen: Sequence[Picture],
     *,
-    size_of: SizeOf = picture_size,
+    size_of: Callable[[Picture], Size | None] | None = lambda picture: shown_size(picture.path),
     whose: str = "",
     each: Callable[[Picture, NDArray[np.int64] | str], None] | None = None,
 ) -> MaskTally:
@@ -48,29 +36,28 @@ def survey(
     Args:
         pictures: Their classes and codes.
         chosen: Pictures with a mask.
-        size_of: Gives the size that a mask must have; default that of its picture.
+        size_of: Gives the size that a mask must have; default that of its picture. None: any.
         whose: A folder that is not the data set's own, for messages.
         each: Called in order with every picture and the pixels of its ids, or why its mask cannot be used.
     """
+
+    def counts_of(picture: Picture) -> NDArray[np.int64] | str:
+        assert picture.mask is not None
+        try:
+            size = None if size_of is None else size_of(picture)
+        except (PictureError, OSError):
+            size = None  # broken pictures are reported elsewhere
+        try:
+            return count_ids(picture.mask, pictures.mask_codes, size)
+        except (PictureError, OSError) as error:
+            return str(error)
+
     tally = MaskTally(pictures, whose=whose)
-    found = in_threads(lambda picture: _counts(picture, pictures.mask_codes, size_of), chosen)
-    for picture, counts in zip(chosen, found, strict=True):
+    for picture, counts in zip(chosen, in_threads(counts_of, chosen), strict=True):
         tally.add(picture, counts)
         if each is not None:
             each(picture, counts)
     return tally
-
-
-def _counts(picture: Picture, codes: MaskCodes, size_of: SizeOf) -> NDArray[np.int64] | str:
-    assert picture.mask is not None
-    try:
-        size = size_of(picture)
-    except (PictureError, OSError):
-        size = None  # broken pictures are reported elsewhere
-    try:
-        return count_ids(picture.mask, codes, size)
-    except (PictureError, OSError) as error:
-        return str(error)
 
 
 def with_measuring_masks(
@@ -91,7 +78,7 @@ def with_measuring_masks(
     chosen = [picture for picture in pictures.pictures if picture.mask is not None][: limit or None]
     if not chosen:
         return pictures
-    tally = survey(pictures, chosen, size_of=picture_size if sizes else any_size)
+    tally = survey(pictures, chosen) if sizes else survey(pictures, chosen, size_of=None)
     if strict and tally.num_broken:
         raise PictureError(f"{some(tally.num_broken, 'mask')} of {tally.whose} cannot be scored: {tally.broken[0][1]}")
     if strict and (reason := tally.nothing_left()) is not None:
@@ -164,7 +151,7 @@ def tags_of_masks(pictures: PictureSet) -> tuple[dict[str, tuple[int, ...]], tup
             labels = np.unique(pictures.mask_codes.table[counts > 0]).tolist()
             tags[picture.name] = tuple(label - 1 for label in labels if label not in (BACKGROUND, IGNORE))
 
-    tally = survey(pictures, pictures.pictures, size_of=any_size, each=note)
+    tally = survey(pictures, pictures.pictures, size_of=None, each=note)
     if tally.num_broken:
         raise DataError(f"{are(tally.num_broken, 'mask')} no source of tags: {tally.broken[0][1]}")
     if (reason := tally.nothing_left()) is not None:

@@ -12,7 +12,7 @@ from tag2mask.data.findings import Finding, about, are, listed, some
 from tag2mask.data.masks.counts import MaskCounts
 from tag2mask.data.masks.guesses import guessed_labelmap, guessed_mask_ids, unnamed_colors
 from tag2mask.data.masks.labels import meaning
-from tag2mask.data.storage.labelmap import FILE as LABELMAP
+from tag2mask.data.storage.labelmap import LABELMAP
 
 _MANY = 16
 """So many foreign ids are no list of classes, but a picture."""

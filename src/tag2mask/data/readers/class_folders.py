@@ -46,7 +46,10 @@ def list_class_folders(root: Path, options: DataOptions) -> Listing:
         DataError: folders that can be no classes: splits without class folders, pictures and their masks, one folder
             too many on top.
     """
-    files = _files(root)
+    folders = {path.name for path in root.iterdir() if path.is_dir()}
+    masks_of_all = root / "masks"  # with the same sub-folders as `root`; another masks/ is a class
+    mirrors = masks_of_all.is_dir() and any(path.is_dir() and path.name in folders for path in masks_of_all.iterdir())
+    files = find_picture_files(root, skip=("masks",) if mirrors else ())
     names = [name for name in pictures_below(files, "") if "/" in name]
     results = {top for top in _tops(names) if _holds_results(root / top)}
     names = [name for name in names if _top(name) not in results]
@@ -99,14 +102,6 @@ def only_folder(root: Path) -> Path | None:
     if len(folders) != 1 or any(is_picture(path.name) for path in entries) or _split_of(folders[0].name):
         return None
     return folders[0]
-
-
-def _files(root: Path) -> PictureFiles:
-    """All pictures but those of a folder masks/ with the same sub-folders as `root`; another masks/ is a class."""
-    folders = {path.name for path in root.iterdir() if path.is_dir()}
-    masks = root / "masks"
-    mirrors = masks.is_dir() and any(path.is_dir() and path.name in folders for path in masks.iterdir())
-    return find_picture_files(root, skip=("masks",) if mirrors else ())
 
 
 def _top(name: str) -> str:
@@ -236,15 +231,10 @@ def _empty(
         if path.is_dir() and not is_left_out(path)
     }
     empty = sorted(folders - full - left_out - ({"masks"} if (root / "masks").is_dir() else set()))
-    kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for name in files.others:
-        for folder in empty:
-            if name.startswith(f"{folder}/"):
-                kinds[folder][suffix_of(name) or "no suffix"] += 1
-    told = [
-        f"{folder} ({', '.join(f'{suffix} {count}' for suffix, count in kinds[folder].most_common()) or 'no file'})"
-        for folder in empty
-    ]
+    told = []
+    for folder in empty:
+        kinds = Counter(suffix_of(name) or "no suffix" for name in files.others if name.startswith(f"{folder}/"))
+        told.append(f"{folder} ({', '.join(f'{suffix} {n}' for suffix, n in kinds.most_common()) or 'no file'})")
     return about(
         told,
         code="empty_folders",

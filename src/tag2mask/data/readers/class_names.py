@@ -89,10 +89,8 @@ def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
         names,
         code="empty_classes",
         message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
-        cure=(
-            "Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
-            "out whose tags are not known."
-        ),
+        cure="Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
+        "out whose tags are not known.",
     )
 
 

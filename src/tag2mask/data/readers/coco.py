@@ -9,8 +9,8 @@ from typing import Any
 
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.findings import Finding
-from tag2mask.data.readers.left_out import Unlabeled, other_files, same_name
+from tag2mask.data.findings import Finding, about, some
+from tag2mask.data.readers.left_out import Unlabeled, same_name
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.storage.naming import NO_SPLIT, coco_stem, file_splits, known_split
 from tag2mask.data.storage.tables import read_json, shown
@@ -51,7 +51,13 @@ def list_coco(root: Path, options: DataOptions) -> Listing:
     others = [path.relative_to(root).as_posix() for path in _found(root) if path not in paths]
     taken = paths[0].name if len(paths) == 1 else f"{paths[0].name} and its like"
     source = paths[0] if len(paths) == 1 else paths[0].parent
-    findings += other_files(others, taken, root)
+    findings += about(
+        others,
+        severity="note",
+        code="other_files",
+        message=f"{some(len(others), 'annotation file')} of {root} not read, as {taken} is.",
+        cure="Nothing, if that is meant; else move the files that are not to be read elsewhere.",
+    )
     return Listing(source, splits, tuple(classes), closed=True, findings=findings, unlabeled=_UNLABELED)
 
 
@@ -97,8 +103,7 @@ def has_other_coco(root: Path) -> bool:
 
 def _found(root: Path) -> dict[Path, str]:
     """All files of COCO's kind; of those that name no class, what they hold instead."""
-    found = {path: _lacks(path) for path in sorted(json_files(root))}
-    return {path: lacks for path, lacks in found.items() if lacks is not None}
+    return {path: lacks for path in sorted(json_files(root)) if (lacks := _lacks(path)) is not None}
 
 
 def _lacks(path: Path) -> str | None:

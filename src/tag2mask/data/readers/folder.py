@@ -22,11 +22,7 @@ from tag2mask.data.storage.tables import TagTable, checked_classes, class_indice
 
 
 def open_folder(root: Path, *, split: str | None, options: DataOptions, need_tags: bool) -> PictureSet:
-    """One split of a plain folder, checked; rules in docs/data.md.
-
-    Raises:
-        DataError: with file, line and cure.
-    """
+    """One split of a plain folder, checked; rules in docs/data.md, errors as `open_data`."""
     split = split or "train"
     table = _table(root, options, needed=need_tags and options.tags_from == "tags")
     classes = _classes(root, table)

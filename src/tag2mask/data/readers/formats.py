@@ -23,7 +23,8 @@ from tag2mask.data.readers.label_studio import label_studio_files, list_label_st
 from tag2mask.data.readers.listing import Listing
 from tag2mask.data.readers.metadata import list_metadata, metadata_files
 from tag2mask.data.readers.webdataset import list_webdataset
-from tag2mask.data.readers.yolo import is_yolo, list_yolo
+from tag2mask.data.readers.yolo import list_yolo
+from tag2mask.data.readers.yolo_description import is_yolo
 from tag2mask.data.storage.links import walk
 from tag2mask.data.storage.searching import is_result
 from tag2mask.data.storage.shards import names_shards
@@ -56,10 +57,6 @@ class Format:
     """What a picture without tags means; "" where it may be one that nobody has labelled."""
 
 
-def _has_shards(root: Path) -> bool:
-    return any(names_shards(path.name) for path in root.iterdir())
-
-
 _BY_ROWS = "a picture with an empty tag cell is a negative, and one without a row is left out."
 _BY_FOLDERS = "each picture has the tag of its folder; the folder background holds negatives."
 FORMATS = (
@@ -87,7 +84,12 @@ FORMATS = (
     ),
     Format("yolo", "data.yaml with labels/ or obj.data (YOLO)", list_yolo, is_yolo, has_shapes=True, has_cells=False),
     Format("hf-dataset", "dataset_dict.json or state.json (Hugging Face data set)", list_hf_dataset, is_hf_dataset),
-    Format("webdataset", "*.tar (WebDataset, not compressed)", list_webdataset, _has_shards),
+    Format(
+        "webdataset",
+        "*.tar (WebDataset, not compressed)",
+        list_webdataset,
+        lambda root: any(names_shards(path.name) for path in root.iterdir()),
+    ),
 )
 """In the order in which messages name them."""
 _BY_NAME = {each.name: each for each in FORMATS}
@@ -187,15 +189,9 @@ def _unpacked(root: Path) -> Path | None:
 
 def _unknown(root: Path) -> MissingDataError:
     found = ", ".join(sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())[:8]) or "nothing"
+    names = [name for name, _ in islice(walk(root, ""), _MOST_LOOKED_AT)]
+    strange = () if any(map(is_picture, names)) else passed_over(names, root)
     return MissingDataError(
         f"{root} is no known data set. Looked for {listed([each.looked_for for each in FORMATS])}; found {found}."
-        f"{_no_pictures(root)} See docs/data.md."
+        f"{''.join(f' {each.message} Cure: {each.cure}' for each in strange)} See docs/data.md."
     )
-
-
-def _no_pictures(root: Path) -> str:
-    """For the message: which files lie below `root`, where none is a picture by its suffix."""
-    names = [name for name, _ in islice(walk(root, ""), _MOST_LOOKED_AT)]
-    if any(map(is_picture, names)):
-        return ""
-    return "".join(f" {each.message} Cure: {each.cure}" for each in passed_over(names, root))

@@ -55,7 +55,13 @@ def list_hf_dataset(root: Path, options: DataOptions) -> Listing:
     kept = [entry for each in splits.values() for entry in each if entry.labeled or not is_skipped(_UNLABELED, options)]
     names_used = [entry.reference for entry in kept]
     if len(set(names_used)) < len(names_used):
-        splits = {split: [_numbered(entry, split) for entry in entries] for split, entries in splits.items()}
+        splits = {
+            split: [
+                entry._replace(reference="/".join(filter(None, (split, f"{row:06d}-{entry.reference}"))))
+                for row, entry in enumerate(entries)
+            ]
+            for split, entries in splits.items()
+        }
     return Listing(root, splits, tuple(classes) or None, closed=bool(classes), unlabeled=_UNLABELED)
 
 
@@ -134,11 +140,3 @@ def _file_names(data: Any, image: str, folder: Path) -> list[str]:
                 name = f"{len(names):06d}{_SUFFIXES.get(start, '.png')}"
             names.append(name)
     return names
-
-
-def _numbered(entry: Entry, split: str) -> Entry:
-    """With a name that no other picture has."""
-    assert entry.stored is not None
-    row = int(entry.stored.parts[-2])
-    name = f"{row:06d}-{entry.reference}"
-    return entry._replace(reference=f"{split}/{name}" if split else name)

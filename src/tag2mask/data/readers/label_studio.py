@@ -101,10 +101,8 @@ def list_label_studio(root: Path, options: DataOptions) -> Listing:
 
 def label_studio_files(root: Path) -> list[Path]:
     """Exports in the data folder, by a look at their beginning."""
-    heads = {path: head_of(path) for path in sorted(json_files(root))}
-    found = [
-        path for path, head in heads.items() if _JSON_HEAD.match(head) and any(sign in head for sign in _JSON_SIGNS)
-    ]
+    heads = ((path, head_of(path)) for path in sorted(json_files(root)))
+    found = [path for path, head in heads if _JSON_HEAD.match(head) and any(sign in head for sign in _JSON_SIGNS)]
     return found + sorted(path for path in root.glob("*.csv") if _looks_like_csv(head_of(path, 4096)))
 
 

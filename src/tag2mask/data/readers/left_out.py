@@ -102,14 +102,10 @@ def other_tags(
         [f"{tag}: {some(count, 'picture')}" for tag, count in counts.most_common()],
         severity="note" if chosen else "warning",
         code="other_tags",
-        message=(
-            f"{source}: {some(len(counts), 'tag')} left out, as {'classes.txt' if chosen else 'its class list'}"
-            f" does not name {'it' if len(counts) == 1 else 'them'}: {counted(counts)}."
-        ),
-        cure=(
-            "Nothing, if that is meant; else add the class to "
-            f"{'classes.txt' if chosen else f'the labels in {source}'}."
-        ),
+        message=f"{source}: {some(len(counts), 'tag')} left out, as {'classes.txt' if chosen else 'its class list'} "
+        f"does not name {'it' if len(counts) == 1 else 'them'}: {counted(counts)}.",
+        cure="Nothing, if that is meant; else add the class to "
+        f"{'classes.txt' if chosen else f'the labels in {source}'}.",
     )
 
 
@@ -122,10 +118,8 @@ def same_name(names: Iterable[tuple[object, str]], source: object) -> tuple[Find
     return about(
         twins,
         code="same_name",
-        message=(
-            f"{source}: {some(len(twins), 'class name')} stands for several numbers ({'; '.join(twins[:3])}): "
-            "one class each."
-        ),
+        message=f"{source}: {some(len(twins), 'class name')} stands for several numbers ({'; '.join(twins[:3])}): "
+        "one class each.",
         cure="Nothing, if they are the same; else give each its own name.",
     )
 
@@ -148,17 +142,6 @@ def without_picture(names: Sequence[str], what: str, source: object) -> tuple[Fi
         code="without_picture",
         message=f"{source}: {some(len(names), what)} without a picture: not used.",
         cure="Add the pictures, give both the same name, or remove them.",
-    )
-
-
-def other_files(names: Sequence[str], taken: str, root: Path) -> tuple[Finding, ...]:
-    """Findings on annotation files that are not read because others are."""
-    return about(
-        names,
-        severity="note",
-        code="other_files",
-        message=f"{some(len(names), 'annotation file')} of {root} not read, as {taken} is.",
-        cure="Nothing, if that is meant; else move the files that are not to be read elsewhere.",
     )
 
 

@@ -110,7 +110,9 @@ def picture_set(
     own = NO_SPLIT not in listing.splits and not split_files(root)
     if own and nfc(split) not in listing.splits and not Path(split).is_file():
         raise no_split(root, split, ", ".join(listing.splits))
-    files = _files(listing, root)
+    files = listing.files
+    if files is None and any(entry.stored is None for entry in listing.entries):
+        files = find_picture_files(root)
     list_findings: tuple[Finding, ...] = ()
     if own and nfc(split) in listing.splits:
         placed = _placed(root, [listing.splits[nfc(split)]], files)
@@ -125,11 +127,12 @@ def picture_set(
     stored = any(placed[name].entry.stored_mask is not None for name in names)
     codes = own_codes(root / "masks" if stored or beside is not None else None, classes, options)
     masks = {name: placed[name].entry.stored_mask if beside is None else beside.find(name) for name in names}
+    tags = (without_background(entry.tags) for entry in listing.entries)
     findings = (
         *listing.findings,
         *name_findings(classes),
         *background_finding((entry.reference, entry.tags) for entry in listing.entries),
-        *_other_tags(listing, root, classes),
+        *(other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file()) if listing.closed else ()),
         *_about_files(listing, root, files, placed),
         *(() if files is None else not_searched(root, files.left_out)),
         *list_findings,
@@ -190,13 +193,6 @@ def _composed(listing: Listing) -> Listing:
     return replace(listing, splits=splits, classes=classes)
 
 
-def _files(listing: Listing, root: Path) -> PictureFiles | None:
-    """The picture files, where pictures are files of their own."""
-    if listing.files is not None or all(entry.stored is not None for entry in listing.entries):
-        return listing.files
-    return find_picture_files(root)
-
-
 def class_list(listing: Listing, root: Path) -> tuple[str, ...]:
     """classes.txt where it is there, else what the format declares, else the tags that occur, sorted by name.
 
@@ -235,14 +231,6 @@ def _tags(entry: Entry, listing: Listing, classes: tuple[str, ...], cure: str) -
     return class_indices(kept, classes, entry.where, cure)
 
 
-def _other_tags(listing: Listing, root: Path, classes: tuple[str, ...]) -> tuple[Finding, ...]:
-    """Findings on tags that are no class."""
-    if not listing.closed:
-        return ()
-    tags = [without_background(entry.tags) for entry in listing.entries]
-    return other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file())
-
-
 def _about_files(
     listing: Listing, root: Path, files: PictureFiles | None, placed: Mapping[str, _Placed]
 ) -> tuple[Finding, ...]:
@@ -256,20 +244,15 @@ def _about_files(
     masks = dict.fromkeys(masks_among(files.names))
     rest = {name: files.path(name) for name in files.names if name not in listed and name not in masks}
     used = {name.removeprefix("images/") for name in listed if name is not None}
+    others = {nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values()}
+    for entry in entries:  # also those of splits that are not asked for
+        if not is_picture(entry.reference):
+            others |= {f"{folder}{entry.reference}" for folder in folders_near(entry.near)}
     return (
         *mask_files((name.removeprefix("images/") for name in masks), used, root),
         *unlisted(rest, root, listing.source),
-        *_passed_over(files, entries, placed),
+        *passed_over((name for name in files.others if name not in others), files.root),
     )
-
-
-def _passed_over(files: PictureFiles, entries: Iterable[Entry], placed: Mapping[str, _Placed]) -> tuple[Finding, ...]:
-    """Findings on files that are no pictures by their suffix, and that no entry names."""
-    used = {nfc(each.path.relative_to(files.root).as_posix()) for each in placed.values()}
-    for entry in entries:  # also those of splits that are not asked for
-        if not is_picture(entry.reference):
-            used |= {f"{folder}{entry.reference}" for folder in folders_near(entry.near)}
-    return passed_over((name for name in files.others if name not in used), files.root)
 
 
 def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | None) -> dict[str, _Placed]:
@@ -278,7 +261,11 @@ def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | Non
     for entries in splits:
         here: set[str] = set()
         for entry in entries:
-            name, path = _place(root, entry, files)
+            if entry.stored is not None or files is None:
+                name, path = entry.reference, entry.stored or root / entry.reference
+            else:
+                relative = locate(files, entry.reference, entry.where, entry.near)
+                name, path = nfc(relative).removeprefix("images/"), files.path(relative)
             if name in here or (name in placed and placed[name].path != path):
                 other = placed[name].entry.where
                 raise DataError(
@@ -288,10 +275,3 @@ def _placed(root: Path, splits: Iterable[list[Entry]], files: PictureFiles | Non
             here.add(name)
             placed.setdefault(name, _Placed(path, entry))
     return placed
-
-
-def _place(root: Path, entry: Entry, files: PictureFiles | None) -> tuple[str, Path]:
-    if entry.stored is not None or files is None:
-        return entry.reference, entry.stored or root / entry.reference
-    relative = locate(files, entry.reference, entry.where, entry.near)
-    return nfc(relative).removeprefix("images/"), files.path(relative)

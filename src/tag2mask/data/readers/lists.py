@@ -95,14 +95,11 @@ def _has_column(texts: list[str], is_known: Callable[[str], bool] | None) -> boo
 
 def _cut(text: str, is_known: Callable[[str], bool] | None) -> tuple[str, str]:
     """(picture, the column after it): of several columns so many belong to the name that it is known."""
-    name, column = text, ""
+    name, cuts = text, list[tuple[str, str]]()
     while match := _COLUMN.fullmatch(name):
-        name, column = match.group(1), match.group(2)
-        if is_known is None or is_known(name):
-            return name, column
-    match = _COLUMN.fullmatch(text)
-    assert match is not None
-    return match.group(1), match.group(2)
+        name = match.group(1)
+        cuts.append((name, match.group(2)))
+    return next((cut for cut in cuts if is_known is None or is_known(cut[0])), cuts[0])
 
 
 def _columns_finding(path: Path, columns: list[tuple[str, str]]) -> tuple[Finding, ...]:

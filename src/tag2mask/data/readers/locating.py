@@ -14,7 +14,7 @@ from urllib.parse import unquote, unquote_plus
 
 from tag2mask.base.spelling import existing, nfc
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.storage.links import IMAGES, is_inside, leaves, linked_images, walk
+from tag2mask.data.storage.links import IMAGES, is_inside, leaves, walk
 from tag2mask.data.storage.naming import known_split
 from tag2mask.data.storage.suffixes import is_picture
 from tag2mask.data.storage.tables import is_path, safe_name, shown
@@ -85,8 +85,9 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
     homes = [root.resolve()]
     left_out: list[str] = []
     found = walk(root, "", frozenset(skip), left_out)
-    if linked_images(root):
-        homes.append((root / IMAGES).resolve())
+    images = root / IMAGES
+    if images.is_symlink() and images.is_dir() and not is_inside(images, homes):
+        homes.append(images.resolve())
         found = chain((each for each in found if each[0] != IMAGES), walk(root, IMAGES, left_out=left_out))
     return _sorted_out(root, found, homes, left_out)
 
@@ -94,10 +95,8 @@ def find_picture_files(root: Path, *, skip: Collection[str] = ("masks",)) -> Pic
 def files_of_folder(root: Path, folder: str) -> PictureFiles:
     """The picture files below one folder of a data folder, by their paths from there; none where it is not there.
 
-    Links may lead anywhere in the data folder; those that leave it are refused by `links.refuse_links_out`.
-
-    Raises:
-        DataError: as `find_picture_files`.
+    Links may lead anywhere in the data folder; those that leave it are refused by `links.refuse_links_out`. Errors as
+    `find_picture_files`.
     """
     place, left_out = root / folder, list[str]()
     found = walk(place, "", left_out=left_out) if place.is_dir() else ()

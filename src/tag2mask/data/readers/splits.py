@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tag2mask.base.spelling import nfc
@@ -90,8 +90,10 @@ def _listed_names(path: Path, names: Iterable[str]) -> tuple[list[str], tuple[Fi
                 f"{path} line {line}: {text!r} could be {' or '.join(found[:3])}. Write it with its suffix."
             )
         if not found:
+            stem = without_suffix(text).casefold()
+            near = (f" Did you mean {name!r}?" for name in names if without_suffix(name).casefold() == stem)
             raise DataError(
-                f"{path} line {line}: {text!r} is no picture of this data set.{_hint(text, names)} Write its path "
+                f"{path} line {line}: {text!r} is no picture of this data set.{next(near, '')} Write its path "
                 "from the folder of pictures, one picture per line, or remove the line."
             )
         if found[0] in lines:
@@ -100,23 +102,23 @@ def _listed_names(path: Path, names: Iterable[str]) -> tuple[list[str], tuple[Fi
     return list(lines), findings
 
 
-def _hint(text: str, names: list[str]) -> str:
-    stem = without_suffix(text).casefold()
-    near = next((name for name in names if without_suffix(name).casefold() == stem), None)
-    return f" Did you mean {near!r}?" if near else ""
+def listed_by(paths: Iterable[Path], read: Callable[[Path], Iterable[str]]) -> set[str] | None:
+    """What all lists name, an empty one nothing; None where one cannot be read, which opening that split says."""
+    listed: set[str] = set()
+    for path in paths:
+        try:
+            listed.update(read(path))
+        except SplitError:
+            continue
+        except DataError:
+            return None
+    return listed
 
 
 def _in_no_list(root: Path, files: dict[str, Path], names: list[str]) -> tuple[Finding, ...]:
     """Findings on pictures that no list of splits/ names."""
-    listed: set[str] = set()
-    for path in files.values():
-        try:
-            listed.update(_listed_names(path, names)[0])
-        except SplitError:  # an empty list
-            continue
-        except DataError:  # opening that split says it
-            return ()
-    rest = [name for name in names if name not in listed]
+    listed = listed_by(files.values(), lambda path: _listed_names(path, names)[0])
+    rest = [] if listed is None else [name for name in names if name not in listed]
     return about(
         rest,
         severity="note",

@@ -19,7 +19,7 @@ from tag2mask.data.readers.left_out import Unlabeled, is_skipped, other_tags, un
 from tag2mask.data.readers.listing import completed
 from tag2mask.data.readers.lists import read_list
 from tag2mask.data.readers.locating import PictureFiles, files_of_folder
-from tag2mask.data.readers.splits import no_split
+from tag2mask.data.readers.splits import listed_by, no_split
 from tag2mask.data.storage.links import refuse_links_out
 from tag2mask.data.storage.searching import not_searched
 from tag2mask.data.storage.suffixes import passed_over, suffix_of, without_suffix
@@ -39,11 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: bool) -> PictureSet:
-    """One split of a VOC tree, checked; rules in docs/data.md.
-
-    Raises:
-        DataError: with file, line and cure.
-    """
+    """One split of a VOC tree, checked; rules in docs/data.md, errors as `open_data`."""
     classes_file = root / "classes.txt"
     classes = read_classes(classes_file) if classes_file.is_file() else VOC_CLASSES
     folders = [MaskFiles(root / name) for name in reversed(VOC_FOLDERS)]
@@ -165,15 +161,10 @@ def _about_files(
     root: Path, files: PictureFiles, by_id: Mapping[str, str], lines: Mapping[str, int]
 ) -> tuple[Finding, ...]:
     """Findings on masks in JPEGImages/, pictures in no list, and files that are no pictures."""
-    listed = set(lines)
-    for path in split_lists(root).values():
-        try:
-            listed |= listed_ids(path, by_id).keys()
-        except SplitError:  # an empty list
-            continue
-        except DataError:  # opening that split says it
-            return passed_over(files.others, files.root)
-    used = {name for key, name in by_id.items() if key in listed}
+    listed = listed_by(split_lists(root).values(), lambda path: listed_ids(path, by_id))
+    if listed is None:
+        return passed_over(files.others, files.root)
+    used = {name for key, name in by_id.items() if key in listed or key in lines}
     masks = [name for name in masks_among(files.names) if by_id[picture_id(name)] == name]
     rest = sorted(set(by_id.values()) - used - set(masks))
     return (
@@ -201,11 +192,9 @@ def _tags(
     from_table = table.is_file() and options.tags_from != "shapes"
     names: _Names
 
-    def listed_id(name: str) -> str | None:
-        return key if (key := picture_id(name)) in lines else None
-
     if from_table:
-        rows = read_tag_table(table, listed_id, options.tag_separator).rows
+        own = dict(zip(lines, lines, strict=True))
+        rows = read_tag_table(table, lambda name: own.get(picture_id(name)), options.tag_separator).rows
         names = {key: (f"{table} line {row.line}", row.with_background) for key, row in rows.items()}
     elif any(folder.glob("*.xml")):
         files = {key: existing(folder, f"{key}.xml") for key in lines}

@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError
@@ -29,21 +28,8 @@ _COMPRESSED = re.compile(r"\.(?:tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
 _NAMED_SPLIT = re.compile(r"(?:^|[-_.])(train|training|val|valid|validation|test|testing)(?=$|[-_.\d])", re.IGNORECASE)
 
 
-class ShardSample(NamedTuple):
-    """One picture of a shard."""
-
-    picture: Path
-    """SHARD.tar/OFFSET+SIZE/NAME, for `tag2mask.data.open_picture`."""
-    name: str
-    """Its name in the tar file."""
-    tags: tuple[str, ...] | None
-    """None where the sample says nothing about tags."""
-    number: int | None
-    """Class number of a `.cls` member."""
-    mask: Path | None
-    """Its member KEY.mask.png, as `picture`; for evaluation only."""
-    others: tuple[str, ...] = ()
-    """Suffixes of its members that are not read."""
+_Sample = tuple[Entry, int | None, tuple[str, ...]]
+"""One picture of a shard, the class number of its `.cls` member, and the suffixes of its members that are not read."""
 
 
 def list_webdataset(root: Path, options: DataOptions) -> Listing:
@@ -77,15 +63,14 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
             if isinstance(sample, str):
                 spare.append(f"{shard.name}/{sample}")
                 continue
-            where = f"{shard} {sample.name}"
-            number = sample.number
-            tags = sample.tags if number is None else (_class_name(number, classes, where, folder),)
-            (untagged if tags is None else others).update(each.lower() for each in sample.others)
-            # keys need to be unique in their shard only
-            name = sample.name if sample.name not in seen else f"{shard.stem}/{sample.name}"
-            seen.add(name)
-            entry = Entry(name, tags or (), where, stored=sample.picture, stored_mask=sample.mask)
-            entries.append(entry._replace(labeled=tags is not None))
+            entry, number, unread = sample
+            if number is not None:
+                entry = entry._replace(tags=(_class_name(number, classes, entry.where, folder),), labeled=True)
+            (others if entry.labeled else untagged).update(each.lower() for each in unread)
+            if entry.reference in seen:  # keys need to be unique in their shard only
+                entry = entry._replace(reference=f"{shard.stem}/{entry.reference}")
+            seen.add(entry.reference)
+            entries.append(entry)
     beside = f" (beside them: {counted(untagged)})" if untagged else ""
     return Listing(
         shards[0],
@@ -96,14 +81,11 @@ def list_webdataset(root: Path, options: DataOptions) -> Listing:
     )
 
 
-def read_shard(shard: Path, separator: str = ";") -> Iterator[ShardSample | str]:
+def read_shard(shard: Path, separator: str = ";") -> Iterator[_Sample | str]:
     """The samples of a tar file, in the order of their first members; no picture is read.
 
     Of a key without a picture the names of members that would be its tags. Beside what is in use only the offsets of
-    the members are kept.
-
-    Raises:
-        DataError: as `list_webdataset`.
+    the members are kept. Errors as `list_webdataset`.
     """
     groups: dict[str, dict[str, tuple[int, int]]] = {}
     for member in members(shard):
@@ -134,17 +116,18 @@ def _picture_suffix(shard: Path, key: str, group: Iterable[str]) -> str | None:
     return pictures[0] if pictures else None
 
 
-def _sample(shard: Path, group: Mapping[str, Member], suffix: str, separator: str) -> ShardSample:
+def _sample(shard: Path, group: Mapping[str, Member], suffix: str, separator: str) -> _Sample:
     picture, mask = group[suffix], next((each for each in group if each.lower() == MASK_SUFFIX), None)
     tags, number, read = _tags(shard, {each: group[each] for each in _tag_suffixes(group, suffix)}, separator)
-    return ShardSample(
-        member_path(shard, picture),
+    entry = Entry(
         picture.name,
-        tags,
-        number,
-        None if mask is None else member_path(shard, group[mask]),
-        tuple(each for each in group if each not in (suffix, mask, read)),
+        tags or (),
+        f"{shard} {picture.name}",
+        stored=member_path(shard, picture),
+        stored_mask=None if mask is None else member_path(shard, group[mask]),
+        labeled=tags is not None,
     )
+    return entry, number, tuple(each for each in group if each not in (suffix, mask, read))
 
 
 def _tag_suffixes(group: Iterable[str], picture: str) -> list[str]:

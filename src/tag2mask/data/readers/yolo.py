@@ -12,14 +12,13 @@ from tag2mask.data.findings import Finding, about
 from tag2mask.data.readers.left_out import Unlabeled, same_name, without_picture
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.readers.locating import PictureFiles, find_picture_files, locate, pictures_below
-from tag2mask.data.readers.yolo_description import Description, description, file_below, is_described, path_ends
+from tag2mask.data.readers.yolo_description import Description, description, file_below, path_ends
 from tag2mask.data.storage.links import walk
 from tag2mask.data.storage.naming import by_folder
 from tag2mask.data.storage.suffixes import suffix_of
 from tag2mask.data.storage.tables import is_path, numbered_lines, shown
 
 _UNLABELED = Unlabeled("label file", "negative", "; an empty label file says that a picture shows none of the classes")
-
 
 _Members = dict[str, str]
 """Pictures of a split by their path relative to the data folder, with the path that a list has; "" where none has."""
@@ -71,23 +70,11 @@ def list_yolo(root: Path, options: DataOptions) -> Listing:
     )
 
 
-def is_yolo(root: Path) -> bool:
-    """Whether a data folder has a description or label files of YOLO."""
-    if is_described(root):
-        return True
-    folders = (root / "labels", *root.glob("*/labels"))
-    patterns = [f"{folder}*.{suffix}" for folder in ("", "*/") for suffix in ("txt", "TXT")]
-    return any(True for folder in folders for pattern in patterns for _ in folder.glob(pattern))
-
-
 def label_name(name: str) -> str:
     """Label file of a picture: the last folder images becomes labels, the suffix .txt."""
-    parts = list(PurePosixPath(name).with_suffix(".txt").parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return "/".join(parts)
+    path = f"/{_as_txt(name)}"
+    before, images, after = path.rpartition("/images/")
+    return (f"{before}/labels/{after}" if images else path)[1:]
 
 
 def _label_file(root: Path, picture: str, written: str, *, beside: bool) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,9 +56,13 @@ def description(root: Path) -> Description:
     return Description(source, dict(enumerate(read_classes(source, numbered=True))), {})
 
 
-def is_described(root: Path) -> bool:
-    """Whether there is a data.yaml or obj.data; classes.txt says nothing of the format."""
-    return _yaml_file(root) is not None or _darknet_file(root) is not None
+def is_yolo(root: Path) -> bool:
+    """Whether a data folder has a description or label files of YOLO; classes.txt says nothing of the format."""
+    if _yaml_file(root) is not None or _darknet_file(root) is not None:
+        return True
+    folders = (root / "labels", *root.glob("*/labels"))
+    patterns = [f"{folder}*.{suffix}" for folder in ("", "*/") for suffix in ("txt", "TXT")]
+    return any(True for folder in folders for pattern in patterns for _ in folder.glob(pattern))
 
 
 def _yaml_file(root: Path) -> Path | None:
@@ -78,7 +81,13 @@ def _yaml_file(root: Path) -> Path | None:
 
 def _yaml_description(path: Path) -> Description:
     """names, train, val, test and path of data.yaml, as they are written: `no` and `1.0` are names as good as any."""
-    node = _yaml_node(path)
+    try:
+        loader = _AsWritten(read_text(path))
+        node: Any = loader.get_single_node()  # it shows a key that is there twice, which its value would not
+        if node is not None:
+            loader.construct_document(node)  # refuses what is no plain data
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Correct it.") from error
     if not isinstance(node, yaml.MappingNode):
         raise DataError(f"{path} must hold names and train, got {getattr(node, 'id', 'nothing')}.")
     nodes = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
@@ -92,21 +101,14 @@ def _yaml_description(path: Path) -> Description:
     if not texts or not all(number.isdecimal() and len(number) < 10 and name for number, name in texts):
         told = getattr(names, "value", None) if isinstance(names, yaml.ScalarNode) else [each[1] for each in texts]
         raise DataError(f"{path}: names must be a list of class names, or 'number: name' lines, got {shown(told)}.")
-    by_number = _numbered(((int(number), name) for number, name in texts), path)
+    by_number: dict[int, str] = {}
+    for number, name in texts:
+        if by_number.setdefault(int(number), name) != name:
+            raise DataError(
+                f"{path}: {int(number)} is {by_number[int(number)]!r} and {name!r}. Give each name a number of its own."
+            )
     places = {key: _plain_texts(nodes.get(key)) for key in _SPLITS}
-    return Description(path, by_number, places, base="".join(_plain_texts(nodes.get("path"))[:1]))
-
-
-def _yaml_node(path: Path) -> Any:
-    """A YAML file as written: its node shows a key that is there twice, which its value would not."""
-    try:
-        loader = _AsWritten(read_text(path))
-        node = loader.get_single_node()
-        if node is not None:
-            loader.construct_document(node)  # refuses what is no plain data
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Correct it.") from error
-    return node
+    return Description(path, dict(sorted(by_number.items())), places, base="".join(_plain_texts(nodes.get("path"))[:1]))
 
 
 def _plain_texts(node: Any) -> list[str]:
@@ -115,21 +117,6 @@ def _plain_texts(node: Any) -> list[str]:
     return [
         one.value for one in each if isinstance(one, yaml.ScalarNode) and one.value.strip() not in ("", "null", "~")
     ]
-
-
-def _numbered(pairs: Iterable[tuple[int, str]], source: Path) -> dict[int, str]:
-    """Names by number.
-
-    Raises:
-        DataError: two names for one number.
-    """
-    names: dict[int, str] = {}
-    for number, name in pairs:
-        if names.setdefault(number, name) != name:
-            raise DataError(
-                f"{source}: {number} is {names[number]!r} and {name!r}. Give each name a number of its own."
-            )
-    return dict(sorted(names.items()))
 
 
 def _darknet_file(root: Path) -> Path | None:

@@ -14,8 +14,7 @@ from tag2mask.data.storage.tables import read_json, safe_name
 def stored_bytes(path: Path) -> bytes:
     """The encoded picture at FOLDER/state.json/COLUMN/ROW/NAME, a path that `list_hf_dataset` made."""
     folder, column, row = path.parents[3], path.parts[-3], int(path.parts[-2])
-    data = _encoded(folder, column, _stamp(folder))
-    return bytes(data[row][column]["bytes"])
+    return bytes(open_rows(folder, column)[row][column]["bytes"])
 
 
 def datasets_library() -> Any:
@@ -29,17 +28,20 @@ def datasets_library() -> Any:
         ) from error
 
 
-def _stamp(folder: Path) -> int:
-    """Changes when the data set is saved again."""
+def open_rows(folder: Path, column: str = "") -> Any:
+    """The rows of a data set on disk; with `column` that column of encoded pictures alone."""
     try:
-        return (folder / "state.json").stat().st_mtime_ns
+        stamp = (folder / "state.json").stat().st_mtime_ns  # changes when the data set is saved again
     except FileNotFoundError as error:
         raise MissingDataError(f"There is no {folder / 'state.json'}. Save the data set again.") from error
+    return _rows(folder, column, stamp)
 
 
-@lru_cache(maxsize=8)
-def _loaded(folder: Path, stamp: int) -> Any:
+@lru_cache(maxsize=16)
+def _rows(folder: Path, column: str, stamp: int) -> Any:
     library = datasets_library()
+    if column:
+        return _rows(folder, "", stamp).select_columns([column]).cast_column(column, library.Image(decode=False))
     state = read_json(folder / "state.json")
     files = state.get("_data_files") if isinstance(state, dict) else None
     for each in files if isinstance(files, list) else ():
@@ -49,14 +51,3 @@ def _loaded(folder: Path, stamp: int) -> Any:
         return library.load_from_disk(str(folder))
     except Exception as error:  # the library raises nearly anything on damaged files
         raise DataError(f"{folder} cannot be read as a Hugging Face data set: {error}. Save it again.") from error
-
-
-@lru_cache(maxsize=8)
-def _encoded(folder: Path, column: str, stamp: int) -> Any:
-    library = datasets_library()
-    return _loaded(folder, stamp).select_columns([column]).cast_column(column, library.Image(decode=False))
-
-
-def open_rows(folder: Path) -> Any:
-    """The rows of a data set on disk."""
-    return _loaded(folder, _stamp(folder))

@@ -13,7 +13,7 @@ from tag2mask.config import BACKGROUND, IGNORE
 from tag2mask.data.dataset import UNNAMED, DataError, LabelMap
 from tag2mask.data.storage.tables import checked_classes, numbered_lines
 
-FILE = "labelmap.txt"
+LABELMAP = "labelmap.txt"
 _LINE = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(?::.*)?")
 _BLACK, _BORDER = 0, 0xE0E0C0
 """Background and VOC's line around objects, where the file says nothing else of these colors."""

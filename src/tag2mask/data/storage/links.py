@@ -38,12 +38,6 @@ def walk(
                 yield name, entry.is_symlink()
 
 
-def linked_images(root: Path) -> bool:
-    """Whether the folder images of a data set is a link to a folder elsewhere, which is its owner's choice."""
-    folder = root / IMAGES
-    return folder.is_symlink() and folder.is_dir() and not is_inside(folder, (root.resolve(),))
-
-
 def is_inside(path: Path, homes: Iterable[Path]) -> bool:
     """Whether a path, its links followed, lies in one of these folders (links followed in them already)."""
     place = path.resolve()

@@ -18,8 +18,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import LabelMap, MaskCodes
-from tag2mask.data.storage.labelmap import FILE as LABELMAP
-from tag2mask.data.storage.labelmap import packed
+from tag2mask.data.storage.labelmap import LABELMAP, packed
 from tag2mask.data.storage.shards import is_in_shard, shard_bytes
 from tag2mask.data.storage.suffixes import FORMATS, missing_reader
 
@@ -137,11 +136,7 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.u
 
 @contextmanager
 def _named_errors(path: str | Path, kind: str = "picture") -> Iterator[None]:
-    """A block that reads a picture or mask, whose errors name the file.
-
-    Raises:
-        PictureError, PictureTooLarge: as `read_picture`.
-    """
+    """A block that reads a picture or mask, whose errors, those of `read_picture`, name the file."""
     try:
         yield
     except PictureTooLarge as error:
@@ -203,14 +198,12 @@ def _grey_to_uint8(values: NDArray[np.generic], image: Image.Image) -> NDArray[n
     return np.asarray(np.clip(np.rint(wide * (255.0 / top)), 0, 255), dtype=np.uint8)
 
 
-def read_mask(
-    path: str | Path, codes: MaskCodes | NDArray[np.uint8], size: tuple[int, int] | None = None
-) -> NDArray[np.uint8]:
+def read_mask(path: str | Path, codes: MaskCodes, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """The labels of an indexed PNG.
 
     Args:
         path: Palette PNG, or 8-bit grey PNG that holds the ids themselves; also RGB where `codes` name colors.
-        codes: What the ids stand for; or uint8 [256], label of each id.
+        codes: What the ids stand for.
         size: (height, width) of the picture; a mask of another size is refused.
 
     Returns:
@@ -220,22 +213,34 @@ def read_mask(
         PictureError: broken, not an indexed PNG, or of another size.
         FileNotFoundError: there is no such file.
     """
-    if isinstance(codes, MaskCodes):
-        return codes.table[read_ids(path, size, codes.colors)]
-    return codes[read_ids(path, size)]
+    return codes.table[read_ids(path, size, codes.colors)]
 
 
 def read_ids(
     path: str | Path, size: tuple[int, int] | None = None, colors: LabelMap | None = None
 ) -> NDArray[np.uint8]:
     """The ids of a mask as they stand in the file, or those of its colors; the rest as in `read_mask`."""
-    ids = _mask_ids(Path(path), colors)
+    with _named_errors(path, "mask"), open_picture(path) as file, opened(file) as image:
+        # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
+        stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
+        kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
+        ids = np.asarray(image) if colors is None else _color_ids(image, colors)
+    if stretched or kind not in (("P", "L", "1") if colors is None else ("P", "L", "1", "RGB", "RGBA")):
+        cure = (
+            f", or name its colors in {LABELMAP} beside the masks or their folder, a line 'CLASS:r,g,b::' each"
+            if colors is None and kind in ("RGB", "RGBA")
+            else ""
+        )
+        raise PictureError(
+            f"Mask {path} is {kind}{' of fewer than 8 bits' if stretched else ''}, not an indexed PNG. Save it as "
+            f"8-bit palette PNG whose pixel values are the labels (0 background, 1 the first class, 255 ignored){cure}."
+        )
     if size is not None and ids.shape != tuple(size):
         raise PictureError(
             f"Mask {path} is {ids.shape[0]} x {ids.shape[1]} (height x width), its picture {size[0]} x {size[1]} "
             "after EXIF rotation. Draw the mask on the picture as it is shown."
         )
-    return ids
+    return ids.astype(np.uint8)
 
 
 def shown_size(path: str | Path) -> tuple[int, int]:
@@ -256,25 +261,6 @@ def file_size(path: str | Path) -> tuple[int, int]:
 def _head(path: str | Path, size_of: Callable[[Image.Image], tuple[int, int]]) -> tuple[int, int]:
     with _named_errors(path), open_picture(path) as file, opened(file, None) as image:
         return size_of(image)
-
-
-def _mask_ids(path: Path, colors: LabelMap | None) -> NDArray[np.uint8]:
-    with _named_errors(path, "mask"), open_picture(path) as file, opened(file) as image:
-        # 2- and 4-bit grey is stretched to 0-255 by the decoder, which destroys the ids
-        stretched = image.mode == "L" and any(str(tile[3]).startswith("L;") for tile in image.tile)
-        kind = image.mode if image.format == "PNG" else f"{image.format} {image.mode}"
-        ids = np.asarray(image) if colors is None else _color_ids(image, colors)
-    if stretched or kind not in (("P", "L", "1") if colors is None else ("P", "L", "1", "RGB", "RGBA")):
-        cure = (
-            f", or name its colors in {LABELMAP} beside the masks or their folder, a line 'CLASS:r,g,b::' each"
-            if colors is None and kind in ("RGB", "RGBA")
-            else ""
-        )
-        raise PictureError(
-            f"Mask {path} is {kind}{' of fewer than 8 bits' if stretched else ''}, not an indexed PNG. Save it as "
-            f"8-bit palette PNG whose pixel values are the labels (0 background, 1 the first class, 255 ignored){cure}."
-        )
-    return ids.astype(np.uint8)
 
 
 def _color_ids(image: Image.Image, colors: LabelMap) -> NDArray[np.uint8]:

@@ -57,10 +57,8 @@ def not_searched(where: object, folders: Sequence[str]) -> tuple[Finding, ...]:
         folders,
         severity="note",
         code="not_searched",
-        message=(
-            f"{are(len(folders), 'folder')} not searched in {where}: results of tag2mask, masks of a data set, "
-            "links to folders, or what a system makes by itself."
-        ),
+        message=f"{are(len(folders), 'folder')} not searched in {where}: results of tag2mask, masks of a data set, "
+        "links to folders, or what a system makes by itself.",
         cure="If pictures are meant to lie there, move them elsewhere.",
     )
 

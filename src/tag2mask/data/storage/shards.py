@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tag2mask.data.dataset import DataError, MissingDataError
-from tag2mask.data.storage.suffixes import PICTURE_SUFFIXES
+from tag2mask.data.storage.suffixes import is_picture
 from tag2mask.data.storage.tables import safe_name
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -68,14 +68,9 @@ def _expanded(text: str) -> Iterator[str]:
 
 
 def pictures_in(shard: Path) -> Iterator[tuple[Path, str]]:
-    """Path and name of each picture in a shard, in its order; masks (KEY.mask.png) are none.
-
-    Raises:
-        DataError: as `members`.
-    """
+    """Path and name of each picture in a shard, in its order; masks (KEY.mask.png) are none. Errors as `members`."""
     for member in members(shard):
-        suffix = PurePosixPath(member.name).suffix.lower()
-        if suffix in PICTURE_SUFFIXES and not member.name.lower().endswith(f".{MASK_SUFFIX}"):
+        if is_picture(member.name) and not member.name.lower().endswith(f".{MASK_SUFFIX}"):
             yield member_path(shard, member), member.name
 
 
@@ -96,11 +91,8 @@ def shard_bytes(path: Path) -> bytes:
         FileNotFoundError: the shard is not there any more.
         DataError: it ends before the picture does.
     """
-    place = _PLACE.fullmatch(path.parts[-2])
-    assert place is not None, f"{path} is no picture in a shard"
-    offset, size = int(place.group(1)), int(place.group(2))
-    shard = path.parents[1]
-    return read_bytes(shard, offset, size)
+    offset, size = map(int, path.parts[-2].split("+"))
+    return read_bytes(path.parents[1], offset, size)
 
 
 MASK_SUFFIX = "mask.png"

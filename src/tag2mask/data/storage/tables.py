@@ -78,16 +78,15 @@ def read_json(path: Path) -> Any:
         MissingDataError: there is no such file.
         DataError: not UTF-8, or not JSON; the message names the line.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} line {error.lineno}: not valid JSON ({error.msg}). Export or download it again."
         ) from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply for annotations. Export or download it again.") from error
-    except DataError:
-        raise
     except ValueError as error:  # a number of thousands of digits
         raise DataError(f"{path}: not valid JSON ({error}). Export or download it again.") from error
 
@@ -251,7 +250,11 @@ def read_tag_table(path: Path, key: Callable[[str], str | None] = lambda name: n
             if not any(cell.strip() for cell in cells):
                 continue
             where = f"{path} line {reader.line_num}"
-            _check_width(where, cells, header)
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{where}: {len(cells)} cells, but the header has {len(header)}. Separate tags by ';' (or put "
+                    "quotes around them and say --tag-separator) and keep the comma before an empty tag cell."
+                )
             cell_of = dict(zip(header, cells, strict=True))
             name = key(safe_name(cell_of["file_name"], where))
             if name is None:
@@ -295,14 +298,6 @@ def _header_cure(header: list[str]) -> str:
     if any("file_name" in (cell.strip(' "') for cell in text.split(mark)[:-1]) for mark in (";", "\t", "|")):
         return " Save it as csv with commas between columns (Excel: CSV UTF-8, comma delimited)."
     return ""
-
-
-def _check_width(where: str, cells: list[str], header: list[str]) -> None:
-    if len(cells) != len(header):
-        raise DataError(
-            f"{where}: {len(cells)} cells, but the header has {len(header)}. Separate tags by ';' (or put quotes around"
-            " them and say --tag-separator) and keep the comma before an empty tag cell."
-        )
 
 
 def _row_tags(where: str, cell_of: dict[str, str], columns: tuple[str, ...], separator: str) -> tuple[str, ...]:

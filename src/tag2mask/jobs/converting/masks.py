@@ -59,10 +59,8 @@ def convert_masks(
     folder = source / "masks" if (source / "masks").is_dir() else source
     masks, findings = _masks(folder)
     names, codes = _names_and_codes(folder, classes, mask_ids)
-    pictures: list[tuple[str, Path | None]]
-    if images is None:
-        pictures = [(name if is_picture(name) else f"{name}.jpg", None) for name in masks]
-    else:
+    pictures: list[tuple[str, Path | None]] = [(name if is_picture(name) else f"{name}.jpg", None) for name in masks]
+    if images is not None:
         pictures, told = _found(masks, images)
         findings += told
     options = options or OutputOptions()
@@ -106,7 +104,6 @@ def _masks(folder: Path) -> tuple[dict[str, Path], tuple[Finding, ...]]:
     others = [name for name in names if is_picture(name) and not name.lower().endswith(".png")]
     findings = about(
         others,
-        severity="warning",
         code="no_png",
         message=f"{some(len(others), 'picture')} in {folder} passed over: masks are PNG files.",
         cure="Save masks as 8-bit palette PNG, without loss.",

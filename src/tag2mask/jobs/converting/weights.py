@@ -56,24 +56,15 @@ def convert_weights(source: Path, out: Path) -> ConvertedWeights:
             f"{'; '.join(kind.title for kind in KINDS)}"
         )
     if file.kind.preset is None:
-        _write_start(file, out)
+        title, classes = file.title, json.dumps(list(file.classes))
+        metadata = {"format": "tag2mask weights", "version": __version__, "title": title, "classes": classes}
+        tensors = {name: tensor.contiguous() for name, tensor in file.tensors.items()}
+        write_atomically(out, lambda path: save_file(tensors, path, metadata=metadata))
     else:
         _write_model(file, file.kind.preset, out)
     return ConvertedWeights(
         out=out, title=file.title, parts=file.parts, left_out=file.left_out, complete=file.kind.preset is not None
     )
-
-
-def _write_start(file: WeightsFile, out: Path) -> None:
-    """A file to start training from."""
-    metadata = {
-        "format": "tag2mask weights",
-        "version": __version__,
-        "title": file.title,
-        "classes": json.dumps(list(file.classes)),
-    }
-    tensors = {name: tensor.contiguous() for name, tensor in file.tensors.items()}
-    write_atomically(out, lambda path: save_file(tensors, path, metadata=metadata))
 
 
 def _write_model(file: WeightsFile, preset: str, out: Path) -> None:

@@ -75,13 +75,12 @@ class Manifest:
         rows = (row for path in self._round() for _, row in _pictures(path))
         self.done = frozenset(row["name"] for row in rows if "error" not in row)
         if self.goes_on:
-            _drop_torn_line(self.path)
+            with self.path.open("rb+") as torn:  # its last line may be cut
+                torn.truncate(torn.read().rfind(b"\n") + 1)
         else:
-            self.path.write_bytes(b"")
+            self.path.write_text(json.dumps({"settings": self.settings}) + "\n", encoding="utf-8")
         # added to, as the process that gathers adds its mark
         self._file = self.path.open("a", encoding="utf-8")
-        if not self.goes_on:
-            self._write({"settings": self.settings})
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -213,9 +212,3 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
     if not isinstance(row, dict) or not isinstance(row.get("name", ""), str):
         return None
     return row if "name" not in row or isinstance(row.get("scores"), dict) else None
-
-
-def _drop_torn_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)

@@ -157,7 +157,6 @@ def _known_tags(
     return known, (
         *about(
             without,
-            severity="warning",
             code="pictures_without_row",
             message=f"{some(len(without), 'picture')} without a row in {path}, predicted as if nothing were known.",
             cure="Add a row for each, with an empty cell if it shows no class.",
