@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tag2mask import __version__
+from tag2mask.base.errors import first_line
 from tag2mask.base.files import model_file, write_atomically
 from tag2mask.base.spelling import stored_classes
 from tag2mask.config import RunConfig, parse_config, require_finished
@@ -21,6 +22,7 @@ from tag2mask.data.storage.tables import MAX_CLASSES, is_class_name
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits
+from tag2mask.models.weights import read_safetensors
 from tag2mask.runs.learned import FINDINGS
 
 _STATE = frozenset(
@@ -75,9 +77,7 @@ def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, 
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a run folder or a .safetensors file of tag2mask")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        tensors, metadata = read_safetensors(path)
     except Exception as error:  # safetensors raises its own error type for damaged files
         raise ValueError(f"{path} is no readable .safetensors file: {error}") from error
     if metadata.get("format") == "tag2mask weights":
@@ -133,10 +133,9 @@ def _saving(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         kept = "the one before it is whole" if path.is_file() else "nothing is left of it"
         raise OSError(
-            f"{path} could not be written ({reason}); {kept}. Free some space or correct the permissions of "
+            f"{path} could not be written ({first_line(error)}); {kept}. Free some space or correct the permissions of "
             f"{path.parent}, then go on with --resume where last/state.pt is there."
         ) from error
 
@@ -154,8 +153,8 @@ def load_state(run: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} cannot be read as the state of a run ({reason}). Train the run anew") from error
+        told = f"{path} cannot be read as the state of a run ({first_line(error)}). Train the run anew"
+        raise ValueError(told) from error
     if not isinstance(state, dict) or not _STATE.issubset(state):
         lacks = ", ".join(sorted(_STATE - set(state))) if isinstance(state, dict) else "everything"
         raise ValueError(f"{path} is no state of a run: it lacks {lacks}. Train the run anew")
