@@ -302,10 +302,10 @@ def test_packaged_weights_of_another_order_are_refused(monkeypatch):
     from tag2mask.models import weights
 
     state = dict(reversed(packaged_lite0_state().items()))
-    monkeypatch.setattr(weights, "_packaged_lite0", lambda: state)
+    monkeypatch.setattr(weights, "_read", lambda path: (state, {}))
     with pytest.raises(ValueError, match=r"do not fit.*--weights none"):
         build_network(TrainConfig(), CLASSES)
-    monkeypatch.setattr(weights, "_packaged_lite0", lambda: {})
+    monkeypatch.setattr(weights, "_read", lambda path: ({}, {}))
     with pytest.raises(ValueError, match="hold 0 tensors"):
         build_network(TrainConfig(), CLASSES)
 

@@ -32,13 +32,6 @@ class Bench(Command):
             # lines, no bar: what redraws a bar would run beside, and count into, what is measured
             print(f"bench {done}/{total}  {name}", file=sys.stderr, flush=True)
 
-<<<<<<< HEAD
         report = bench(**self.arguments(), progress=tell)
         lines = [*table_lines(report), "no file was written; --json prints every round"]
-        return jsonable(report), [*lines, next_command("bench" if self.quick else "demo")], 0
-=======
-        report, plots = bench(**self.arguments(), progress=tell), self.plots
-        written = f"plots: {plots}" if plots else "no file was written; --plots DIR draws the curves"
-        full = next_command("demo") if plots else next_command("bench", plots="bench_plots")
-        return report, [*table_lines(report), written, next_command("bench") if self.quick else full], 0
->>>>>>> h4
+        return report, [*lines, next_command("bench" if self.quick else "demo")], 0

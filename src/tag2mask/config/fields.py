@@ -7,7 +7,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from tag2mask.base.options import for_reader
@@ -15,26 +15,19 @@ from tag2mask.base.options import for_reader
 _T = typing.TypeVar("_T")
 
 
-def setting(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None, **marks: Any) -> Any:
+def setting(default: Any, **marks: Any) -> Any:
     """A field of a config with what else is to be known of it, said here alone.
 
-    Args:
-        default: Its default, or
-        factory: what makes it.
-        **marks: `within`: the interval that holds its numbers, as "[0, 1)". `option=False`: no command offers it, only
-            presets and config.json set it. `tag_phase=VALUE`: the tag phase does not read it, and its own settings have
-            VALUE there (`tag_phase_settings`).
+    `within`: the interval that holds its numbers, as "[0, 1)". `option=False`: no command offers it, only presets and
+    config.json set it. `tag_phase=VALUE`: the tag phase does not read it, and its own settings have VALUE there
+    (`tag_phase_settings`).
     """
-    if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=marks)
     return dataclasses.field(default=default, metadata=marks)
 
 
-def unread_by_tags(
-    default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None, **marks: Any
-) -> Any:
+def unread_by_tags(default: Any, **marks: Any) -> Any:
     """A field that the tag phase does not read; other marks as of `setting`."""
-    return setting(default, factory=factory, tag_phase=default if factory is None else factory(), **marks)
+    return setting(default, tag_phase=default, **marks)
 
 
 def path_field(default: Any, **marks: Any) -> Any:
@@ -85,11 +78,8 @@ def tag_phase_settings(config: _T) -> _T:
     """`config` with what its tag phase does not read at one value: equal settings train equal tag phases."""
     changes = {}
     for each in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, each.name)
-        if dataclasses.is_dataclass(value):
-            changes[each.name] = tag_phase_settings(value)
-        if "tag_phase" in each.metadata:
-            changes[each.name] = each.metadata["tag_phase"]
+        value = each.metadata.get("tag_phase", getattr(config, each.name))
+        changes[each.name] = tag_phase_settings(value) if dataclasses.is_dataclass(value) else value
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
@@ -125,7 +115,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _one_of([a for a in args if a is not type(None)], value, where)
+        first, *others = [a for a in args if a is not type(None)]
+        if any(value in typing.get_args(a) for a in others if typing.get_origin(a) is Literal):
+            return value
+        return _value(first, value, where)  # an error is that of the first type
     if origin is Literal:
         if value not in args:
             raise ValueError(f"{where} must be one of {', '.join(map(str, args))}, got {value!r}")
@@ -142,11 +135,3 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
-
-
-def _one_of(hints: list[Any], value: Any, where: str) -> Any:
-    """`value` as the first of `hints` that takes it; the error is that of the first."""
-    for hint in hints[1:]:
-        if typing.get_origin(hint) is Literal and value in typing.get_args(hint):
-            return value
-    return _value(hints[0], value, where)

@@ -70,8 +70,7 @@ class DataOptions:
 
     def asked(self) -> dict[str, Any]:
         """Those that differ from their default, by name."""
-        values = {each.name: getattr(self, each.name) for each in fields(DataOptions)}
-        return {each.name: values[each.name] for each in fields(DataOptions) if values[each.name] != each.default}
+        return {f.name: value for f in fields(DataOptions) if (value := getattr(self, f.name)) != f.default}
 
 
 Shapes: TypeAlias = Literal["rle", "polygons"]

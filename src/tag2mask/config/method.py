@@ -146,9 +146,9 @@ class MethodConfig(Settings):
     """Exponent of the background score once the teacher has its whole share: its maps need no sharpening."""
     pool_valid: bool = True
     """Average-pool the features over real pixels only; the published code pools the padding too."""
-    reliable: ReliableConfig = unread_by_tags(factory=ReliableConfig.clean)
+    reliable: ReliableConfig = unread_by_tags(ReliableConfig(agreement="equal"))
     """Which pixels may teach the segmentation."""
-    energy: EnergyConfig = unread_by_tags(factory=EnergyConfig)
+    energy: EnergyConfig = unread_by_tags(EnergyConfig())
     """Dense energy loss."""
     class_distance: float = unread_by_tags(0.0, within="[0, inf)")
     """Weight of the batch-based class distance of the 2022 extension (1 there); 0 switches it off [C]."""

@@ -111,14 +111,11 @@ class RunConfig(DataOptions, Settings):
         super().__post_init__()
         _check_batch("--batch-size", self.batch_size)
         require(self.output_stride in (8, 16, 32), f"--output-stride must be 8, 16 or 32, got {self.output_stride}")
-        require(
-            not (self.select == "miou" and self.validate_every == 0),
-            "--select miou compares validations during training, so it needs --validate-every N",
-        )
-        require(
-            not (self.select == "miou" and self.held_out is None),
-            "--select miou compares validations, which --val-split none switches off; name a split with masks",
-        )
+        if self.select == "miou":
+            compares = "--select miou compares validations"
+            require(self.validate_every > 0, f"{compares} during training, so it needs --validate-every N")
+            off = f"{compares}, which --val-split none switches off; name a split with masks"
+            require(self.held_out is not None, off)
 
     @property
     def held_out(self) -> str | None:

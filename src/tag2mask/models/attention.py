@@ -55,13 +55,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         [B, V, N], float32 (float64 for float64 inputs).
     """
-    q, k, v = (_rows(x if x.dtype is torch.float64 else x.float()) for x in (query, key, value))
+    rows = (x.mT.unsqueeze(1) for x in (query, key, value))  # [B, 1, N, D]
+    # contiguous, as the CPU's fused kernel takes nothing else
+    q, k, v = ((x if x.dtype is torch.float64 else x.float()).contiguous() for x in rows)
     with full_precision(query):
         # The published roles are the usual ones swapped: the softmax runs over the queries of each key.
         spread: Tensor = F.scaled_dot_product_attention(k, q, v, scale=1.0)
     return spread.squeeze(1).mT
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[B, D, N] to [B, 1, N, D]; contiguous, as the CPU's fused kernel takes nothing else."""
-    return x.mT.unsqueeze(1).contiguous()

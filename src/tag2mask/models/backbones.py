@@ -26,8 +26,8 @@ def build_backbone(name: str, *, output_stride: int, dilate: bool) -> Backbone:
     """The backbone `name` with random weights: `wide_resnet38` or any model of timm.
 
     Args:
-        name: name as timm spells it, or `wide_resnet38`.
-        output_stride: 8, 16 or 32 pixels per cell; a plain ViT keeps its patch size.
+        name: the model.
+        output_stride: pixels per cell, as in `RunConfig`.
         dilate: keep the receptive field behind a dropped stride with dilated convolutions.
 
     Raises:
@@ -77,13 +77,11 @@ class TimmBackbone(nn.Module):
         """Replace the modules that only a classifier uses, so that every trainable parameter gets a gradient."""
         self.eval()  # a picture sent through in training mode would move the pretrained batch statistics
         with torch.enable_grad():
-            used = parameters_behind(self(torch.zeros(1, 3, 2 * self.stride, 2 * self.stride)))
+            train_only_used(self, self(torch.zeros(1, 3, 2 * self.stride, 2 * self.stride)))
         for name, child in self.body.named_children():
             own = list(child.parameters())
-            if own and not any(id(p) in used for p in own):
+            if own and not any(parameter.requires_grad for parameter in own):
                 setattr(self.body, name, nn.Identity())
-        for parameter in self.body.parameters():
-            parameter.requires_grad_(id(parameter) in used)
 
     def _map(self, features: Tensor, rows: int, columns: int) -> Tensor:
         if features.ndim == 3:
@@ -95,7 +93,9 @@ class TimmBackbone(nn.Module):
         """(does it give tokens, stride); the model stays in the mode that it is in."""
         was_training = self.body.training
         self.body.eval()
-        reduction = _reduction(self.body)
+        info = getattr(self.body, "feature_info", None)
+        stages = getattr(info, "info", info)
+        reduction = int(stages[-1].get("reduction", 32)) if stages else 32  # pixels per cell that timm declares
         side = -(-_PROBE // reduction) * reduction
         try:
             with torch.no_grad():
@@ -126,10 +126,8 @@ def _create(name: str, output_stride: int) -> Any:
         near = difflib.get_close_matches(name, [*timm.list_models(), "wide_resnet38"], n=4, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
         raise ValueError(f"There is no backbone {name!r}{hint}")
-    wished: list[dict[str, Any]] = [{"dynamic_img_size": True}, {}]
-    if output_stride < 32:
-        wished.insert(0, {"output_stride": output_stride})
-    for options in wished:
+    dilated: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride < 32 else []
+    for options in (*dilated, {"dynamic_img_size": True}, {}):
         try:
             return timm.create_model(name, pretrained=False, num_classes=0, **options)
         except (TypeError, AssertionError, NotImplementedError):
@@ -142,24 +140,9 @@ def _timm_normalization(body: nn.Module) -> tuple[RGB, RGB]:
     return cast(RGB, tuple(255.0 * m for m in config["mean"])), cast(RGB, tuple(255.0 * s for s in config["std"]))
 
 
-def _reduction(body: Any) -> int:
-    """Pixels per cell of the last stage, as timm declares it."""
-    info = getattr(body, "feature_info", None)
-    stages = getattr(info, "info", info)
-    return int(stages[-1].get("reduction", 32)) if stages else 32
-
-
-def parameters_behind(output: Tensor) -> set[int]:
-    """Ids of the parameters that `output` depends on, from its graph."""
-    used: set[int] = set()
-    seen: set[Any] = set()
-    stack: list[Any] = [output.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            used.add(id(node.variable))
-        stack.extend(following for following, _ in node.next_functions)
-    return used
+def train_only_used(module: nn.Module, output: Tensor) -> None:
+    """Stop training the parameters of a module that one of its outputs does not depend on."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)

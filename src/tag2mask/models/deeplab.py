@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import cast
 
 import torch
@@ -33,10 +34,7 @@ class ASPP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, D, h, w] to scores [B, K, h, w]."""
-        first, *others = self.branches
-        scores: Tensor = first(features)
-        for branch in others:
-            scores = scores + branch(features)
+        scores: Tensor = reduce(torch.add, (branch(features) for branch in self.branches))
         return scores
 
 

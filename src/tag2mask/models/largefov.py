@@ -36,9 +36,7 @@ class VGG16(nn.Sequential):
                 inputs = width
             layers.append(nn.MaxPool2d(3, stride=2 if stage < 3 else 1, padding=1))
         super().__init__(*layers, nn.AvgPool2d(3, stride=1, padding=1))
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d):
-                _initialize(layer)
+        _initialize(*layers)
 
 
 class LargeFOV(SupervisedNetwork):
@@ -55,8 +53,7 @@ class LargeFOV(SupervisedNetwork):
         fc6 = nn.Conv2d(VGG16.channels, 1024, 3, padding=12, dilation=12)
         fc7 = nn.Conv2d(1024, 1024, 1)
         score = nn.Conv2d(1024, len(classes) + 1, 1)
-        for conv in (fc6, fc7):
-            _initialize(conv)
+        _initialize(fc6, fc7)
         nn.init.normal_(score.weight, std=0.01)
         nn.init.zeros_(cast(Tensor, score.bias))
         self.head = nn.Sequential(fc6, nn.ReLU(), nn.Dropout(0.5), fc7, nn.ReLU(), nn.Dropout(0.5), score)
@@ -96,7 +93,9 @@ def load_vgg16(body: VGG16, weights: str) -> None:
     body.load_state_dict(given)
 
 
-def _initialize(conv: nn.Conv2d) -> None:
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
+def _initialize(*layers: nn.Module) -> None:
+    """He's start of the convolutions among `layers`, in this order."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(cast(Tensor, layer.bias))

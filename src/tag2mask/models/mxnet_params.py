@@ -79,14 +79,12 @@ class _Source:
             raise self.error(f"{what} ends early, at byte {self.file.tell()}")
         return data
 
-    def u32(self, what: str) -> int:
-        return int(struct.unpack("<I", self.take(4, what))[0])
-
-    def i32(self, what: str) -> int:
-        return int(struct.unpack("<i", self.take(4, what))[0])
+    def numbers(self, form: str, what: str) -> tuple[int, ...]:
+        """Whole numbers of a `form` of the module struct, little endian."""
+        return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}"), what))
 
     def u64(self, what: str) -> int:
-        return int(struct.unpack("<Q", self.take(8, what))[0])
+        return self.numbers("Q", what)[0]
 
     def count(self, what: str, *, least: int) -> int:
         """A number of items of at least `least` bytes each."""
@@ -104,13 +102,13 @@ class _Source:
 
 
 def _array(source: _Source, what: str) -> Tensor:
-    version = source.u32(what)
-    if version == _V2 and (storage := source.i32(what)) != 0:
+    (version,) = source.numbers("I", what)
+    if version == _V2 and (storage := source.numbers("i", what)[0]) != 0:
         kind = _STORAGES.get(storage, f"unknown ({storage})")
         raise ValueError(f"{source.path}: {what} has {kind} storage, needed: dense. Save it dense with MXNet")
     shape = _shape(source, version, what)
-    source.take(8, what)  # device and its number: values lie in the file whatever device they came from
-    if (kind_of_value := source.i32(what)) != 0:
+    _, _, kind_of_value = source.numbers("3i", what)  # values lie in the file whatever device they came from
+    if kind_of_value != 0:
         found = _TYPES.get(kind_of_value, f"unknown type ({kind_of_value})")
         raise ValueError(f"{source.path}: {what} holds {found} values, needed: float32. Save it so with MXNet")
     values = np.frombuffer(source.take(4 * math.prod(shape), what), dtype="<f4").astype(np.float32, copy=False)
@@ -119,7 +117,7 @@ def _array(source: _Source, what: str) -> Tensor:
 
 def _shape(source: _Source, version: int, what: str) -> tuple[int, ...]:
     if version in (_V1, _V2):
-        dims, form = source.u32(what), "q"
+        dims, form = source.numbers("I", what)[0], "q"
     elif version <= _MOST_DIMS:
         dims, form = version, "I"  # the old form has no number of its version
     elif version == _V3:
@@ -128,7 +126,7 @@ def _shape(source: _Source, version: int, what: str) -> tuple[int, ...]:
         raise source.error(f"{what} begins with {version:#x}, which is no form of arrays")
     if not 1 <= dims <= _MOST_DIMS:
         raise source.error(f"{what} has {dims} dimensions, needed 1 to {_MOST_DIMS}")
-    shape = struct.unpack(f"<{dims}{form}", source.take(struct.calcsize(f"<{dims}{form}"), what))
+    shape = source.numbers(f"{dims}{form}", what)
     if min(shape) < 1:
         raise source.error(f"{what} has the shape {shape}, needed sizes of at least 1")
     return shape

@@ -39,14 +39,7 @@ class Network(SegmentationNetwork):
         self.train()
 
     def forward(self, images: Tensor, valid: Tensor | None = None, *, segment: bool = True) -> Outputs:
-        """Features, tag scores and segmentation scores of normalized images [B, 3, H, W].
-
-        Args:
-            images: as `normalize` gives them.
-            valid: bool [B, H, W]; the tag branch pools over these pixels only. None pools over the whole map, as
-                published.
-            segment: also run the segmentation branch, which is trained through the shared features (not detached).
-        """
+        """As `SegmentationNetwork.forward`; the segmentation branch is trained through the features (not detached)."""
         # Channels last is the faster layout of convolutions, on CPUs too; weights stay contiguous, as files want them.
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         pooled = masked_average(features, valid)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tag2mask.base.errors import first_line
 from tag2mask.config import RetrainConfig
-from tag2mask.models.backbones import LITE0, OWN_NORMALIZATION, parameters_behind
+from tag2mask.models.backbones import LITE0, OWN_NORMALIZATION, train_only_used
 from tag2mask.models.base import IMAGENET, RGB, SupervisedNetwork
 from tag2mask.models.published import check_finite, misfits
 from tag2mask.models.weights import packaged_lite0_state, read_weights
@@ -46,25 +46,14 @@ class SmpNetwork(SupervisedNetwork):
     def __init__(
         self, model: Any, classes: tuple[str, ...], *, stride: int, smallest: int, mean: RGB, std: RGB
     ) -> None:
-        """Wrap `model`, an smp model with K output channels.
-
-        Args:
-            model: its encoder expects images of `mean` and `std`, levels of 0-255.
-            classes: class names, background not among them.
-            stride: pixels that a side must be a multiple of.
-            smallest: pixels that a side must have, a multiple of `stride`.
-            mean: as above.
-            std: as above.
-        """
+        """Wrap an smp model with K output channels; a side has at least `smallest` pixels, a multiple of `stride`."""
         super().__init__(classes, stride=stride, mean=mean, std=std)
         self.model = model
         self.smallest = smallest
         self.eval()
         side = max(smallest, 2 * stride)
         with torch.enable_grad():
-            used = parameters_behind(self.maps(torch.zeros(1, 3, side, side))[1])
-        for parameter in self.parameters():
-            parameter.requires_grad_(id(parameter) in used)
+            train_only_used(self, self.maps(torch.zeros(1, 3, side, side))[1])
         self.train()
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,9 +63,8 @@ class SmpNetwork(SupervisedNetwork):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         encoded = self.model.encoder(images.contiguous(memory_format=torch.channels_last))
         with_tokens = isinstance(encoded, tuple) and isinstance(encoded[0], list | tuple)  # a plain ViT's, for dpt
-        features, decoded = (encoded[0], self.model.decoder(*encoded)) if with_tokens else (encoded, None)
-        decoded = self.model.decoder(features) if decoded is None else decoded
-        scores: Tensor = self.model.segmentation_head(decoded)
+        features, *tokens = encoded if with_tokens else (encoded,)
+        scores: Tensor = self.model.segmentation_head(self.model.decoder(features, *tokens))
         return features[-1], scores
 
 
@@ -88,13 +76,18 @@ def build_smp(config: RetrainConfig, classes: tuple[str, ...], weights: str) -> 
             Its output stride is read by `deeplabv3`, `deeplabv3plus` and `pan`, which dilate their encoder; others keep
             theirs.
         classes: class names, background not among them.
-        weights: of the encoder: `default`, `none`, or a file (.safetensors, .pth, .pt) of smp or timm.
+        weights: of the encoder, a file being one of smp or timm.
 
     Raises:
         ValueError: smp is not installed, has no such architecture or encoder or cannot combine them, or weights that
             are not there or do not fit.
     """
-    smp = _smp()
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise ValueError(
+            "Architectures smp:NAME need the package segmentation-models-pytorch; pip install 'tag2mask[smp]'"
+        ) from error
     makers: Mapping[str, Any] = smp.MODEL_ARCHITECTURES_MAPPING
     architecture = config.architecture.removeprefix("smp:")
     name = architecture.lower()
@@ -102,11 +95,9 @@ def build_smp(config: RetrainConfig, classes: tuple[str, ...], weights: str) -> 
         raise ValueError(f"smp has no architecture {architecture!r}; it has {', '.join(f'smp:{a}' for a in makers)}")
     encoder = _encoder_name(config.backbone, smp)
     takes = inspect.signature(makers[name].__init__).parameters
-    options: dict[str, Any] = {"encoder_name": encoder, "classes": len(classes) + 1}
-    if "upsampling" in takes:
-        options["upsampling"] = 1
-    if "encoder_output_stride" in takes:
-        options["encoder_output_stride"] = config.output_stride
+    wished = {"upsampling": 1, "encoder_output_stride": config.output_stride}
+    options: dict[str, Any] = {key: value for key, value in wished.items() if key in takes}
+    options |= {"encoder_name": encoder, "classes": len(classes) + 1}
     if name == "dpt":
         options["dynamic_img_size"] = True
     with warnings.catch_warnings():
@@ -140,16 +131,6 @@ def build_smp(config: RetrainConfig, classes: tuple[str, ...], weights: str) -> 
         raise ValueError(
             f"smp cannot run {name} on the encoder {encoder}: {first_line(error)}; choose another --backbone"
         ) from error
-
-
-def _smp() -> Any:
-    try:
-        import segmentation_models_pytorch
-    except ImportError as error:
-        raise ValueError(
-            "Architectures smp:NAME need the package segmentation-models-pytorch; pip install 'tag2mask[smp]'"
-        ) from error
-    return segmentation_models_pytorch
 
 
 def _encoder_name(name: str, smp: Any) -> str:

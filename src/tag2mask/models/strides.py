@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,11 +50,7 @@ def freeze_early(backbone: nn.Module, stride: int) -> None:
     """Stop training every layer before the first one whose map has more than `stride` pixels per cell.
 
     Backward passes then end there, and the early layers are the expensive ones (docs/results.md has a measurement).
-    A backbone that starts beyond `stride` (a plain ViT) stays as it is.
-
-    Args:
-        backbone: Normalized images [B, 3, H, W] to features.
-        stride: Pixels per cell; 0 freezes nothing.
+    A backbone that starts beyond `stride` (a plain ViT) stays as it is. A `stride` of 0 freezes nothing.
     """
     if stride <= 0:
         return
@@ -84,11 +81,7 @@ def _visit_leaves(
     hooks = []
     for name, module in body.named_modules():
         if next(module.children(), None) is None:
-
-            def hook(leaf: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-                look(name, leaf, inputs, output)
-
-            hooks.append(module.register_forward_hook(hook))
+            hooks.append(module.register_forward_hook(partial(look, name)))
     was_training = body.training
     try:
         with torch.no_grad():

@@ -20,11 +20,6 @@ def build_supervised(config: RetrainConfig, classes: tuple[str, ...], weights: s
     `deeplab-v2` takes any timm model or wide_resnet38 as backbone, `smp:NAME` an encoder of smp or a timm model.
     `largefov-vgg16` has its own backbone, of stride 8, and no default weights. Of smp only `deeplabv3`,
     `deeplabv3plus` and `pan` read the output stride; only `deeplab-v2` reads `dilate`.
-
-    Args:
-        config: architecture, backbone, strides.
-        classes: class names, background not among them.
-        weights: to load: `default`, `none`, or a file.
     """
     network: SupervisedNetwork
     if config.architecture == "deeplab-v2":

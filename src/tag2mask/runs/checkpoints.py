@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tag2mask import __version__
@@ -22,6 +22,7 @@ from tag2mask.data.storage.tables import MAX_CLASSES, is_class_name
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits
+from tag2mask.models.weights import read_safetensors
 from tag2mask.runs.learned import FINDINGS
 
 _STATE = frozenset(
@@ -76,9 +77,7 @@ def load_model(source: Path) -> tuple[SegmentationNetwork, RunConfig, dict[str, 
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a run folder or a .safetensors file of tag2mask")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        tensors, metadata = read_safetensors(path)
     except Exception as error:  # safetensors raises its own error type for damaged files
         raise ValueError(f"{path} is no readable .safetensors file: {error}") from error
     if metadata.get("format") == "tag2mask weights":

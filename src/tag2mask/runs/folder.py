@@ -40,11 +40,10 @@ def new_run_folder(out: str | None, preset: str) -> Path:
     number = 1
     while True:
         folder = Path("runs") / (preset if number == 1 else f"{preset}-{number}")
-        try:
+        with suppress(FileExistsError):
             folder.mkdir(parents=True, exist_ok=False)
             return folder
-        except FileExistsError:
-            number += 1
+        number += 1
 
 
 def environment() -> dict[str, Any]:

@@ -14,16 +14,10 @@ from tag2mask.data.findings import Finding
 
 SUMMARY = "summary.json"
 """File of a finished run whose key `learned` holds `Learned.as_dict`."""
-
-
 FINDINGS = "findings"
 """Key of a model file's metadata: the findings of `Learned` as JSON, so that they go wherever the file goes."""
-
-
 NEARLY_ALL = 0.95
 """Share of pictures from which on nothing is left."""
-
-
 _TOO_FEW = 0.2
 """Where chance alone moves the tag score further than this from a half, there are too few pictures to judge it."""
 
@@ -68,14 +62,14 @@ class Learned:
             else "Train longer on tags (--tag-steps), with another --optim.lr, or on more pictures; `tag2mask check` "
             "says whether the data is fit."
         )
-        nothing = Finding(
+        finding = Finding(
             severity="warning",
             code="nothing_learned",
             message=f"This model has learned nothing that masks could be made of: {' and '.join(self.reasons)}, on "
             f"{self.num_images} training pictures.",
             cure=cure,
         )
-        return (nothing,)
+        return (finding,)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""

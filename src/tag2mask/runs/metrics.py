@@ -33,29 +33,32 @@ def loss_columns(columns: Iterable[str]) -> list[str]:
     return sorted((name for name in columns if name.endswith("_loss")), key=lambda name: name != "total_loss")
 
 
+def read_metrics(run: Path) -> list[dict[str | Any, str | Any]]:
+    """The rows of a run's `metrics.csv`; none where there is no such file."""
+    path = run / "metrics.csv"
+    if not path.is_file():
+        return []
+    # a kill may have cut the last line, which then lies behind the saved step and is dropped with the others
+    whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    return list(csv.DictReader(whole.splitlines()))
+
+
 class MetricsFile:
     """`metrics.csv`; a run that goes on from a step drops the rows behind it, and keeps columns of older versions."""
 
     def __init__(self, run: Path, resume_step: int = 0) -> None:
         self.path, self.columns = run / "metrics.csv", list(COLUMNS)
-        rows = [row for row in self._rows() if self._step_of(row) <= resume_step]
+        rows = [row for row in read_metrics(run) if self._step_of(row) <= resume_step]
         self._rewrite(rows)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row; columns that are absent stay empty, and new ones are added to the rows before."""
         if not row.keys() <= set(self.columns):
-            self._rewrite(self._rows(), row)
+            self._rewrite(read_metrics(self.path.parent), row)
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(
                 {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
             )
-
-    def _rows(self) -> list[dict[str | Any, str | Any]]:
-        if not self.path.is_file():
-            return []
-        # a kill may have cut the last line, which then lies behind the saved step and is dropped with the others
-        whole, _, _ = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-        return list(csv.DictReader(whole.splitlines()))
 
     def _rewrite(self, rows: list[dict[str | Any, str | Any]], new: Iterable[str] = ()) -> None:
         """Write all rows; columns of `rows` and `new` that are new stand before the sum of the losses."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from tag2mask.base.files import write_text
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig, load_config
 from tag2mask.config.formats import DataOptions
-from tag2mask.data import Picture, PictureSet, split_list
+from tag2mask.data import PictureSet, split_list
 
 _Config = TypeVar("_Config", bound=RunConfig)
 
@@ -102,19 +102,15 @@ def _record(config: RunConfig, pictures: PictureSet, held_out: PictureSet | None
     return {
         "classes": list(pictures.classes),
         "columns": ["bytes", "tags", "bytes of the mask that teaches"],
-        "train": {each.name: [_bytes(each.path), list(each.tags), _mask(each, masks)] for each in pictures.pictures},
-        "val": {each.name: [_bytes(each.path), [], None] for each in (held_out.pictures if held_out else ())},
+        "train": {p.name: [_bytes(p.path), list(p.tags), _bytes(p.mask if masks else None)] for p in pictures.pictures},
+        "val": {p.name: [_bytes(p.path), [], None] for p in (held_out.pictures if held_out else ())},
     }
 
 
-def _mask(picture: Picture, teaches: bool) -> int | None:
-    return _bytes(picture.mask) if teaches and picture.mask is not None else None
-
-
-def _bytes(path: Path) -> int | None:
-    """Size of a file; None for what lies inside of another one, as in a tar file."""
+def _bytes(path: Path | None) -> int | None:
+    """Size of a file; None for none, and for what lies inside of another one, as in a tar file."""
     try:
-        return path.stat().st_size
+        return path.stat().st_size if path else None
     except OSError:
         return None
 

@@ -11,7 +11,9 @@ from tag2mask.config import CRFParams
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     """One line that says how a number came about; what the protocol does not hold is left out."""
-    parts = [f"data {protocol['data']}" if "data" in protocol else "", _split(protocol), _source(protocol)]
+    pictures = f"{protocol.get('num_images', '?')} pictures"
+    parts = [f"data {protocol['data']}"] if "data" in protocol else []
+    parts += [f"split {protocol['split']}, {pictures}" if "split" in protocol else "", _source(protocol)]
     if "size" in protocol:
         parts.append(f"scored at {str(protocol['size']).split(':')[0]} size")
     if "image_size" in protocol:
@@ -32,12 +34,6 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     if protocol.get("labels_not_scored"):
         parts.append(f"not in the mean: {', '.join(protocol['labels_not_scored'])}")
     return "; ".join(filter(None, parts))
-
-
-def _split(protocol: Mapping[str, Any]) -> str:
-    if "split" not in protocol:
-        return ""
-    return f"split {protocol['split']}, {protocol.get('num_images', '?')} pictures"
 
 
 def _source(protocol: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from tag2mask.data import PictureSet
 from tag2mask.data.training.loading import TrainingPictures
 from tag2mask.method import Moment
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.training.objective import Objective
+from tag2mask.training.loop import Objective
 from tag2mask.training.optim import build_optimizer
 
 log = logging.getLogger("tag2mask")
@@ -46,8 +46,7 @@ def with_fitting_batches(
         MemoryError: not even one picture fits.
         ValueError: the system does not tell how much memory some work takes.
     """
-    names = {phase.name: name for phase, name in zip(config.phases, config.batch_fields, strict=True)}
-    for phase in config.phases:
+    for phase, name in zip(config.phases, config.batch_fields, strict=True):
         if phase.batch_size != "auto":
             continue
         with torch.random.fork_rng():
@@ -59,9 +58,8 @@ def with_fitting_batches(
             largest = _by_trying(step, most, least) if on_gpu else _by_measuring(step, config, most, least)
         if largest < least:
             raise MemoryError("not even one picture per step fits" if least == 1 else f"not even {least} pictures fit")
-        option = names[phase.name].replace("_", "-")
-        log.info("--%s auto: %d pictures per step fit", option, largest)
-        config = config.replace(**{names[phase.name]: largest})
+        log.info("--%s auto: %d pictures per step fit", name.replace("_", "-"), largest)
+        config = config.replace(**{name: largest})
     return config
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -37,7 +37,6 @@ from tag2mask.runs.checkpoints import load_model, save_model, save_state
 from tag2mask.runs.folder import peak_memory
 from tag2mask.runs.learned import SUMMARY
 from tag2mask.training.learned import look_at
-from tag2mask.training.objective import Objective
 from tag2mask.training.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.training.page import write_report
 from tag2mask.training.records import Records, describe
@@ -54,7 +53,19 @@ class TrainingStopped(RuntimeError):
     """The run cannot go on; the message says why and what to change."""
 
 
-@dataclass(frozen=True, kw_only=True)
+class Objective(Protocol):
+    """What a run learns: the interface between the loop and the two steps."""
+
+    def losses(self, at: Moment, batch: Batch) -> Losses:
+        """The losses of the batch of which this process has B samples, on the model's device."""
+        ...
+
+    def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
+        """Write `samples/step-N.jpg` of a batch that was learned at that moment; the random state stays as it was."""
+        ...
+
+
+@dataclass(frozen=True)
 class Job:
     """What a run trains with; all of it stays the same to the end."""
 
@@ -99,7 +110,9 @@ def fit(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None) ->
                 records.write(row)
             bar.update(state.step, config.steps, describe(row))
             if _due(state.step, config.save_every, config.steps) or stopping:
-                _save(job, state)
+                kept = state.to_dict(team)
+                if team.is_main:
+                    save_state(job.run, kept)
             if stopping:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
@@ -134,12 +147,6 @@ def _look(job: Job, state: TrainingState, moment: Moment, batch: Batch, records:
         learned = look_at(Segmenter(state.keeper, config), job.pictures, masks=False)
         if learned.reasons:
             log.warning("after the tag phase: nothing is learned so far, %s", " and ".join(learned.reasons))
-
-
-def _save(job: Job, state: TrainingState) -> None:
-    saved = state.to_dict(job.team)
-    if job.team.is_main:
-        save_state(job.run, saved)
 
 
 def _moment(job: Job, state: TrainingState, model: torch.nn.Module) -> Moment:
@@ -212,12 +219,7 @@ def _batches(job: Job, network: SegmentationNetwork, step: int) -> Iterator[Batc
     starts = [0, *itertools.accumulate(sizes)]
     draws = [list(team.share(range(starts[i], starts[i + 1]))) for i in range(first, len(sizes))]
     dataset = TrainingPictures(
-        job.pictures,
-        config.augment,
-        config.image_size,
-        fill_rgb=network.mean_rgb,
-        seed=config.seed,
-        batch_starts=starts,
+        job.pictures, config.augment, config.image_size, network.mean_rgb, config.seed, batch_starts=starts
     )
     loader = DataLoader(
         dataset,

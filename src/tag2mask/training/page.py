@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tag2mask.base import html
 from tag2mask.base.charts import Series, line_chart
 from tag2mask.config import load_config
 from tag2mask.runs.learned import nothing_learned
-from tag2mask.runs.metrics import loss_columns
+from tag2mask.runs.metrics import loss_columns, read_metrics
 from tag2mask.scoring.report import Report
 
 _SHOWN_NAMES = 5
@@ -59,13 +58,10 @@ def write_report(
         tiles: Numbers to see first, by caption.
         scores: Evaluations to compare side by side, by column heading.
         figures: Pictures shown before the sample sheets of training.
-        out: File to write instead of RUN/report.html.
-
-    Returns:
-        The file.
+        out: File to write instead of RUN/report.html; it is returned.
     """
     run = Path(run)
-    rows = _metrics(run)
+    rows = read_metrics(run)
     joint = next((float(row["step"]) for row in rows if row.get("phase") == "joint"), None)
     environment = _json(run / "environment.json")
     data = environment.pop("data", {}).values()
@@ -102,15 +98,6 @@ def percent(value: float | None) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-def _metrics(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv."""
-    path = run / "metrics.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _score_rows(reports: Collection[Report]) -> dict[str, list[float | None]]:

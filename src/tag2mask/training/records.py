@@ -17,8 +17,6 @@ from tag2mask.runs.metrics import MetricsFile, loss_columns
 from tag2mask.training.watching import FOLDER as VALIDATION
 
 log = logging.getLogger("tag2mask")
-
-
 _SHORT = {"segmentation": "seg", "class_distance": "distance"}
 
 

@@ -6,11 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tag2mask.base.options import public
 from tag2mask.base.processes import check_start
-from tag2mask.batch import IGNORE, Batch, Losses
+from tag2mask.batch import Batch, Losses
 from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureSet
 from tag2mask.data.masks.labels import MaskFiles, expected_mask, given_codes, mask_name
@@ -19,7 +17,7 @@ from tag2mask.losses import balanced_cross_entropy, cross_entropy
 from tag2mask.method import Moment
 from tag2mask.outputs.render import SampleRow
 from tag2mask.training.starting import check_out, given_run, run_training
-from tag2mask.training.watching import predicted_labels, run_pictures, write_sample_rows
+from tag2mask.training.watching import classes_in, predicted_labels, run_pictures, write_sample_rows
 
 
 @public
@@ -31,13 +29,7 @@ def retrain(config: RetrainConfig | None = None, *, resume: str | Path | None = 
         resume: Run folder to go on with, as for `train`.
 
     Returns:
-        The run folder, as that of `train`.
-
-    Raises:
-        ValueError, FileNotFoundError: bad data or settings, before any training; a script without a main guard.
-        FileExistsError: `config.out` is not empty.
-        TrainingStopped: the loss stayed non-finite.
-        KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
+        The run folder. Its files, and the errors, are those of `train`.
     """
     config, folder = given_run(RetrainConfig, config, resume)
     check_start(config.workers)
@@ -103,19 +95,9 @@ class _MaskObjective:
     def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
         batch, network = batch.first(4), at.keeper
         predictions = predicted_labels(network, batch)
+        pictures, masks = batch.rgb.permute(0, 2, 3, 1).cpu().numpy(), batch.mask.cpu().numpy()
         rows = [
-            SampleRow(
-                name=name,
-                rgb=batch.rgb[i].permute(1, 2, 0).cpu().numpy(),
-                tags=_classes_in(batch.mask[i], network.classes),
-                training_mask=batch.mask[i].cpu().numpy(),
-                prediction=predictions[i],
-            )
-            for i, name in enumerate(batch.names)
+            SampleRow(name=name, rgb=rgb, tags=classes_in(mask, network.classes), training_mask=mask, prediction=labels)
+            for name, rgb, mask, labels in zip(batch.names, pictures, masks, predictions, strict=True)
         ]
         return write_sample_rows(run, rows, network.classes, step, self.config.steps)
-
-
-def _classes_in(mask: torch.Tensor, classes: tuple[str, ...]) -> tuple[str, ...]:
-    labels = mask.unique().tolist()  # type: ignore[no-untyped-call]
-    return tuple(classes[label - 1] for label in labels if 0 < label != IGNORE)

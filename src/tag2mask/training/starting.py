@@ -23,10 +23,8 @@ from tag2mask.runs.folder import environment, errors_only, log_to, new_run_folde
 from tag2mask.runs.learned import nothing_learned
 from tag2mask.runs.places import OLDER, RECORD, check_record, going_on, located, moved, write_record
 from tag2mask.training.batch_fitting import with_fitting_batches
-from tag2mask.training.loop import Job, fit
-from tag2mask.training.objective import Objective
+from tag2mask.training.loop import Job, Objective, fit
 from tag2mask.training.records import check_trackers
-from tag2mask.training.state import require_classes
 from tag2mask.training.watching import validation_pictures
 
 log = logging.getLogger("tag2mask")
@@ -42,7 +40,7 @@ def run_training(
     resume: Path | None = None,
     start: Path | None = None,
 ) -> Path:
-    """Train a network and write its run folder.
+    """Train a network and write its run folder, which is returned.
 
     Args:
         config: Everything about the run, checked.
@@ -51,16 +49,8 @@ def run_training(
         resume: Run folder to go on with, exactly where its last save was; `config` must be the folder's own.
         start: Run folder whose saved state the new run starts from.
 
-    Returns:
-        The run folder: config.json, environment.json, metrics.csv, log.txt, model.safetensors, last/, samples/,
-        report.html.
-
     Raises:
-        ValueError, FileNotFoundError: bad data or settings, before any training.
-        FileExistsError: `config.out` is not empty.
-        TrainingStopped: the loss stayed non-finite.
-        ProcessLost: another process that shares the batches ended or does not answer.
-        KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
+        ProcessLost: another process that shares the batches ended or does not answer; other errors as of `train`.
     """
     relocated: dict[str, tuple[str, str]] = {}
     if resume is not None:
@@ -84,15 +74,7 @@ def run_training(
         run, state = resume, _saved_state(resume, pictures)
         if relocated and team.is_main:
             write_text(run / "config.json", config.to_json())
-    job = Job(
-        config=config,
-        run=run,
-        accelerator=accelerator,
-        team=team,
-        pictures=pictures,
-        held_out=held_out,
-        objective=objective,
-    )
+    job = Job(config, run, accelerator, team, pictures, held_out, objective)
     with log_to(run) if team.is_main else errors_only(), together():
         _log_beginning(job, relocated, differing, why_none)
         fit(job, network.to(accelerator.device), state)
@@ -136,8 +118,14 @@ def _differing(
 
 
 def _saved_state(run: Path, pictures: PictureSet) -> dict[str, Any]:
+    """The state of a run that was trained with the same classes: the network knows them by their place only."""
     state = load_state(run)
-    require_classes(state, pictures.classes, run)
+    own = tuple(state.get("classes", pictures.classes))  # older states do not say
+    if own != pictures.classes:
+        raise ValueError(
+            f"{run} was trained with the classes {', '.join(own)}, in this order; those of the data set are "
+            f"{', '.join(pictures.classes)}. Write the first list into the data set's classes.txt, or start a new run"
+        )
     return state
 
 
@@ -185,11 +173,10 @@ def _check_smallest_batch(config: RunConfig, model: SegmentationNetwork, team: T
         if isinstance(phase.batch_size, str) or phase.batch_size // team.count > 1:
             continue
         if (least := model.smallest_batch(config.augment.crop_size)) > 1:
-            each = f" of {team.count} processes" if team.count > 1 else ""
+            option, each = f"--{name.replace('_', '-')}", f" of {team.count} processes" if team.count > 1 else ""
             raise ValueError(
-                f"--{name.replace('_', '-')} {phase.batch_size} leaves one picture per step{each}, too few for this "
-                "network: its norms average over a picture that it has pooled to one cell. Use --"
-                f"{name.replace('_', '-')} {least * team.count} or more."
+                f"{option} {phase.batch_size} leaves one picture per step{each}, too few for this network: its norms "
+                f"average over a picture that it has pooled to one cell. Use {option} {least * team.count} or more."
             )
 
 
@@ -211,21 +198,19 @@ def _accelerator(config: RunConfig) -> Accelerator:
     )
 
 
-def _log_beginning(
-    job: Job, relocated: dict[str, tuple[str, str]], differing: list[str], why_no_validation: str
-) -> None:
+def _log_beginning(job: Job, relocated: dict[str, tuple[str, str]], differing: list[str], why_none: str) -> None:
     config, held_out = job.config, job.held_out
     log.info("run folder: %s", job.run)
     for name, (old, new) in relocated.items():
         log.info("--%s has moved from %s to %s", name.replace("_", "-"), old, new)
     if relocated:
-        compared = "the same by name, size and tags" if (job.run / RECORD).is_file() else OLDER
-        log.info("its pictures are %s", compared)
+        same = "the same by name, size and tags"
+        log.info("its pictures are %s", same if (job.run / RECORD).is_file() else OLDER)
     if differing:
         log.warning("the data is not what this run began with: %s", "; ".join(differing))
     log.info("%d training pictures, classes: %s", len(job.pictures.pictures), ", ".join(job.pictures.classes))
     if held_out is None:
-        log.log(logging.INFO if config.held_out is None else logging.WARNING, "no validation: %s", why_no_validation)
+        log.log(logging.INFO if config.held_out is None else logging.WARNING, "no validation: %s", why_none)
     log_findings(dict.fromkeys((*job.pictures.findings, *(held_out.findings if held_out else ()))), log)
     for dead in nothing_learned(config.weights):
         log.warning("--weights %s: %s %s", config.weights, dead.message, dead.cure)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from tag2mask.base.errors import first_line
 from tag2mask.base.team import Team
 from tag2mask.models.base import SegmentationNetwork
 
@@ -58,10 +58,9 @@ class TrainingState:
         try:
             self._load(saved, team)
         except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
             raise ValueError(
                 "The saved state last/state.pt does not fit the run's config.json, or is damaged "
-                f"({type(error).__name__}: {reason}). Take both from one run, or train the run anew"
+                f"({type(error).__name__}: {first_line(error)}). Take both from one run, or train the run anew"
             ) from error
 
     def _load(self, saved: dict[str, Any], team: Team) -> None:
@@ -82,20 +81,6 @@ class TrainingState:
     def keeper(self) -> SegmentationNetwork:
         """The network that validates and is saved: the running average where there is one."""
         return self.model if self.average is None else cast(SegmentationNetwork, self.average.module)
-
-
-def require_classes(saved: dict[str, Any], classes: tuple[str, ...], run: Path) -> None:
-    """Refuse to go on where the data set's classes are others than those that the state was trained with.
-
-    Raises:
-        ValueError: naming both lists, as the network knows classes by their place only.
-    """
-    own = tuple(saved.get("classes", classes))  # older states do not say
-    if own != classes:
-        raise ValueError(
-            f"{run} was trained with the classes {', '.join(own)}, in this order; those of the data set are "
-            f"{', '.join(classes)}. Write the first list into the data set's classes.txt, or start a new run"
-        )
 
 
 def _random_state() -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,8 +31,6 @@ from tag2mask.scoring.report import Progress, Report, model_codes
 from tag2mask.scoring.tags import score_tags
 
 log = logging.getLogger("tag2mask")
-
-
 FOLDER = "validation"
 """Folder in a run for what the last validation found: scores.json, best.jpg and worst.jpg."""
 _SHOWN = 4
@@ -110,10 +108,15 @@ def _scored_sheet(segmenter: Segmenter, pictures: PictureSet, scores: dict[str, 
         mask = found[name].mask
         truth = None if mask is None else read_mask(mask, codes, (rgb.shape[0], rgb.shape[1]))
         prediction = segmenter.predict(rgb).mask
-        shown = set() if truth is None else set(np.unique(truth).tolist())
-        tags = tuple(c for label, c in enumerate(segmenter.classes, start=1) if label in shown)
+        tags = () if truth is None else classes_in(truth, segmenter.classes)
         rows.append(SampleRow(name=f"{name}: {score:.2f}", rgb=rgb, tags=tags, prediction=prediction, truth=truth))
     return sample_sheet(rows, segmenter.classes)
+
+
+def classes_in(mask: NDArray[Any], classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of the classes that a mask shows, in the order of the labels."""
+    shown = set(np.unique(mask).tolist())
+    return tuple(name for label, name in enumerate(classes, start=1) if label in shown)
 
 
 def run_pictures(config: RunConfig, split: str | None, *, need_tags: bool = True) -> PictureSet:

@@ -70,8 +70,12 @@ NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = Norma
 class Unary:
     """Energy of each label at each pixel; base of `ConstUnary` and `LogisticUnary`."""
 
+    _u: Tensor | None = None
+
     def _energy(self) -> Tensor:
-        raise ValueError("Unary holds no energy; make a ConstUnary or a LogisticUnary")
+        if self._u is None:
+            raise ValueError("Unary holds no energy; make a ConstUnary or a LogisticUnary")
+        return self._u
 
 
 class ConstUnary(Unary):
@@ -80,9 +84,6 @@ class ConstUnary(Unary):
     def __init__(self, u: Floats) -> None:
         self._u = to_tensor("u", u, (None, None))
 
-    def _energy(self) -> Tensor:
-        return self._u
-
 
 class LogisticUnary(Unary):
     """Energies `L @ f` of weights float32 [nlabels, F] and features float32 [F, nvar]."""
@@ -90,9 +91,6 @@ class LogisticUnary(Unary):
     def __init__(self, L: Floats, f: Floats) -> None:
         weights = to_tensor("L", L, (None, None))
         self._u = weights @ to_tensor("f", f, (weights.shape[1], None))
-
-    def _energy(self) -> Tensor:
-        return self._u
 
 
 class _Pairwise:

@@ -52,7 +52,6 @@ class TrainingPictures(Dataset[Sample]):
         image_size: int | None,
         fill_rgb: tuple[int, int, int],
         seed: int,
-        length: int | None = None,
         batch_starts: Sequence[int] | None = None,
     ) -> None:
         """Samples of `pictures`.
@@ -63,7 +62,6 @@ class TrainingPictures(Dataset[Sample]):
             image_size: Longer side to which pictures are resized before the random scale; None keeps them.
             fill_rgb: Colour of the padding, the backbone's mean, 0-255.
             seed: 0 or more.
-            length: Number of draws that `len` reports; default one epoch. Any n may be drawn.
             batch_starts: First draw of every batch, rising from 0; needed where `augment` draws scales per batch.
 
         Raises:
@@ -76,13 +74,9 @@ class TrainingPictures(Dataset[Sample]):
         self.image_size = image_size
         self.fill_rgb = fill_rgb
         self.seed = seed
-        self.length = len(pictures.pictures) if length is None else length
         self.batch_starts = batch_starts
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
         self._shards = _by_shard(pictures)
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, n: int) -> Sample:
         """Draw `n`.
@@ -107,11 +101,8 @@ class TrainingPictures(Dataset[Sample]):
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch, 0))
-            if self._shards is None:
-                order = rng.permutation(len(self.pictures.pictures))
-            else:
-                order = shard_order(self._shards, rng)
-            self._order = (epoch, order)
+            count, shards = len(self.pictures.pictures), self._shards
+            self._order = (epoch, rng.permutation(count) if shards is None else shard_order(shards, rng))
         return self._order[1]
 
     def _sample(self, picture: Picture, n: int, broken: tuple[str, ...]) -> Sample:

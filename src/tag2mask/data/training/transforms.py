@@ -139,13 +139,9 @@ def _pad(image: Tensor, rows: _Span, columns: _Span, crop_size: int, fill: float
 
 
 def _jitter(image: Tensor, drawn: Draw) -> Tensor:
-    for change in drawn.order:
-        if change == 0 and drawn.brightness != 1:
-            image = F.adjust_brightness(image, drawn.brightness)
-        elif change == 1 and drawn.contrast != 1:
-            image = F.adjust_contrast(image, drawn.contrast)
-        elif change == 2 and drawn.saturation != 1:
-            image = F.adjust_saturation(image, drawn.saturation)
-        elif change == 3 and drawn.hue != 0:
-            image = F.adjust_hue(image, drawn.hue)
+    changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    factors = (drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue)
+    for i in drawn.order:
+        if factors[i] != (0 if i == 3 else 1):
+            image = changes[i](image, factors[i])
     return image
