@@ -49,7 +49,7 @@ def _die(where: str, count: int) -> None:
     import torch
 
     from tag2mask.base import files
-    from tag2mask.runs import folder as runs
+    from tag2mask.runs import metrics
 
     left = [count]
 
@@ -80,13 +80,13 @@ def _die(where: str, count: int) -> None:
             kill()
         write(self, row)
 
-    write = runs.MetricsFile.write
+    write = metrics.MetricsFile.write
     if where == "while the state is written":
         torch.save = half_saved
     elif where == "before the state is renamed":
         files._flush = flushed
     elif where == "while a row of metrics is written":
-        runs.MetricsFile.write = half_row
+        metrics.MetricsFile.write = half_row
 
 
 FORCED = (

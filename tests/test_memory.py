@@ -15,6 +15,7 @@ from PIL import Image
 from tag2mask import cli
 from tag2mask.base.memory import free_bytes, peak_bytes, ran_out
 from tag2mask.config import TrainConfig, load_config, parse_config
+from tag2mask.inference.tiles import network_size
 from tag2mask.jobs.predicting.run import predict
 from tag2mask.training import batch_fitting
 from tag2mask.training.first_step import train
@@ -54,19 +55,20 @@ def test_measured_memory():
 def test_a_picture_that_does_not_fit_is_told_and_the_others_are_done(segmenter, tmp_path, monkeypatch, capsys):
     for name in "abc":
         Image.fromarray(np.zeros((20, 30 if name == "b" else 40, 3), np.uint8)).save(tmp_path / f"{name}.png")
-    run = segmenter._run
+    network = segmenter.network
+    run, size = network.run, network_size((20, 30), network.image_size, network.stride)
 
-    def failing(rgb, *, mirrored):
-        if segmenter.network_size((20, 30)) == tuple(rgb.shape[-2:]):
+    def failing(rgb, *arguments, **options):
+        if rgb.shape[1:3] == size:
             torch.empty(2**55, dtype=torch.uint8)
-        return run(rgb, mirrored=mirrored)
+        return run(rgb, *arguments, **options)
 
-    monkeypatch.setattr(segmenter, "_run", failing)
+    monkeypatch.setattr(network, "run", failing)
     summary = predict(segmenter, tmp_path, tmp_path / "out")
     assert summary.written == ("a", "c")
     assert "b.png does not fit into memory" in summary.errors[str(tmp_path / "b.png")]
     assert "--tile 512" in summary.errors[str(tmp_path / "b.png")]
-    monkeypatch.setattr(segmenter, "_run", lambda rgb, mirrored: rgb @ torch.zeros(2, 2))
+    monkeypatch.setattr(network, "run", lambda *_, **__: torch.zeros(3, 3) @ torch.zeros(2, 2))
     with pytest.raises(RuntimeError):  # what is not about memory is not about the picture
         predict(segmenter, tmp_path, tmp_path / "out")
 
