@@ -131,9 +131,9 @@ def test_class_distance_is_a_weighted_part_of_the_joint_loss_alone(tiny):
     assert network.attention.fuse.weight.grad is None  # behind the features: labels carry no gradient
     assert "class_distance" not in training_losses(dataclasses.replace(at, phase="tags"), batch, method).parts
     assert "class_distance" not in training_losses(at, batch, MethodConfig()).parts
-    with pytest.raises(ValueError, match=r"--method\.class-distance .*--attention"):
+    with pytest.raises(ValueError, match=r"method\.class_distance .*attention"):
         tiny.replace(attention=False)
-    with pytest.raises(ValueError, match=r"--method\.class-distance must be 0 or more"):
+    with pytest.raises(ValueError, match=r"method\.class_distance must be 0 or more"):
         MethodConfig(class_distance=-1.0)
 
 

@@ -45,11 +45,11 @@ def test_a_key_of_an_older_version_may_have_the_value_that_still_means_the_same(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OptimConfig(accumulate=0), r"--optim\.accumulate must be 1 to 65536, got 0"),
-        (lambda: OptimConfig(momentum=1.0), r"--optim\.momentum must lie in \[0, 1\), got 1\.0"),
-        (lambda: ReliableConfig(keep=0.0), r"--method\.reliable\.keep must lie in \(0, 1\], got 0\.0"),
-        (lambda: OptimConfig(lr=0.0), r"--optim\.lr must be greater than 0, got 0\.0"),
-        (lambda: TrainConfig(seed=-1), r"--seed must be 0 or more, got -1"),
+        (lambda: OptimConfig(accumulate=0), r"optim\.accumulate must be 1 to 65536, got 0"),
+        (lambda: OptimConfig(momentum=1.0), r"optim\.momentum must lie in \[0, 1\), got 1\.0"),
+        (lambda: ReliableConfig(keep=0.0), r"method\.reliable\.keep must lie in \(0, 1\], got 0\.0"),
+        (lambda: OptimConfig(lr=0.0), r"optim\.lr must be greater than 0, got 0\.0"),
+        (lambda: TrainConfig(seed=-1), r"seed must be 0 or more, got -1"),
         (lambda: CRFParams(iterations=-1), r"CRFParams\.iterations must be 0 or more, got -1"),
     ],
 )
@@ -79,14 +79,14 @@ def test_unknown_preset_field_and_profile():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ReliableConfig(keep=0), "--method.reliable.keep"),
-        (lambda: ReliableConfig(foreground_power=5, background_power=4), "background-power"),
+        (lambda: ReliableConfig(keep=0), "method.reliable.keep"),
+        (lambda: ReliableConfig(foreground_power=5, background_power=4), "background_power"),
         (lambda: CRFParams(bilateral_srgb=0), "bilateral_srgb"),
         (lambda: TrainConfig(tag_steps=0, joint_steps=0), "not both 0"),
-        (lambda: TrainConfig(select="miou"), "--validate-every"),
-        (lambda: TrainConfig(output_stride=4), "--output-stride"),
+        (lambda: TrainConfig(select="miou"), "validate_every"),
+        (lambda: TrainConfig(output_stride=4), "output_stride"),
         (lambda: MethodConfig(cam_scales=(0.5, 1.0)), "start with 1.0"),
-        (lambda: OptimConfig(lr=0), "--optim.lr"),
+        (lambda: OptimConfig(lr=0), "optim.lr"),
     ],
 )
 def test_contradictions_are_refused_in_the_words_of_the_flags(make, message):

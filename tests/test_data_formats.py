@@ -631,7 +631,7 @@ def test_hf_dataset_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_two_formats_in_one_folder(tmp_path: Path) -> None:
     made.coco(tmp_path)
     made.yolo(tmp_path)
-    with pytest.raises(DataError, match=r"files of coco and of yolo\. Say which to read with --data-format"):
+    with pytest.raises(DataError, match=r"files of coco and of yolo\. Say which to read with data_format"):
         open_data(tmp_path)
     assert open_data(tmp_path, data_format="yolo").data_format == "yolo"
     (tmp_path / "tags.csv").write_text("file_name,tags\np00.jpg,cat\n")
@@ -640,7 +640,7 @@ def test_two_formats_in_one_folder(tmp_path: Path) -> None:
 
 def test_a_file_is_not_a_data_set(tmp_path: Path) -> None:
     write_json(tmp_path / "instances.json", made.coco_json())
-    with pytest.raises(MissingDataError, match=r"instances\.json is a file\. --data takes the folder"):
+    with pytest.raises(MissingDataError, match=r"instances\.json is a file\. data takes the folder"):
         open_data(tmp_path / "instances.json")
 
 

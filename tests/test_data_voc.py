@@ -61,7 +61,7 @@ def test_missing_train_aug_says_what_to_add(tmp_path: Path) -> None:
         open_data(root, split="train_aug")
     told = str(caught.value)
     for part in ("train_aug.txt", "splits: train, val", "10,582", "one picture id per line", "Annotations/*.xml",
-                 "tags.csv", "masks are not needed", "--train-split train"):  # fmt: skip
+                 "tags.csv", "masks are not needed", "train_split train"):  # fmt: skip
         assert part in told
     annotate(root, IDS[0], "cat")
     assert names(open_data(root, split="train")) == [f"{IDS[0]}.jpg"]

@@ -433,5 +433,5 @@ def test_progress_counts_every_pass(segmenter, data):
 
 
 def test_a_negative_limit_is_refused(builtin, segmenter):
-    with pytest.raises(ValueError, match="--limit must be 0"):
+    with pytest.raises(ValueError, match="limit must be 0"):
         ev.evaluate(segmenter, data=builtin, limit=-1)

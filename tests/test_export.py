@@ -497,7 +497,7 @@ def test_misuse(first, options, error, words, tmp_path, monkeypatch):
 def test_files_are_not_replaced_and_a_network_in_memory_needs_a_place(first, summary, network):
     with pytest.raises(FileExistsError, match=r"model\.onnx exists"):
         export(first, format="onnx")
-    with pytest.raises(ValueError, match="--out PATH"):
+    with pytest.raises(ValueError, match="out=PATH"):
         export(network, format="onnx")
 
 

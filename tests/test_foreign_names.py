@@ -99,10 +99,7 @@ def test_splits_that_are_called_sets(tmp_path: Path) -> None:
         ((*SPLITS[:6], "preview/x.jpg"), r"train/ holds folders \(cat and dog\) as a split would, but preview beside"),
         (("original/a.jpg", "groundtruth/a.png"), "groundtruth and original look like pictures and what belongs"),
         (("imgs/a.jpg", "masks/a.png", "labels/a.png"), "imgs, labels and masks look like pictures"),
-        (
-            tuple(f"pets/{name}" for name in PETS),
-            r"holds one folder, pets/, and the data set lies in that: give --data",
-        ),
+        (tuple(f"pets/{name}" for name in PETS), r"holds one folder, pets/, and the data set lies in that: give data"),
         (tuple(f"pets/{name}" for name in SPLITS), r"holds one folder, pets/"),
         (tuple(f"{s}/{s}/{n}" for s in ("train", "val") for n in PETS), "no known data set"),
     ],
@@ -119,7 +116,7 @@ def test_folders_that_are_no_classes_are_refused(tmp_path: Path, names: tuple[st
 
 def test_a_data_set_in_a_folder_of_its_own_is_named(tmp_path: Path) -> None:
     made.coco(tmp_path / "coco")
-    with pytest.raises(DataError, match=f"give --data {tmp_path / 'coco'}"):
+    with pytest.raises(DataError, match=f"give data={tmp_path / 'coco'}"):
         open_data(tmp_path)
     assert len(everything(tmp_path / "coco")) == 12
     files(tmp_path / "pets", *(f"cat/deeper/{i}.jpg" for i in range(3)))
@@ -196,7 +193,7 @@ def test_odd_classes_are_said(tmp_path: Path, names: tuple[str, ...], code: str,
 
 def test_classes_in_the_picture_folder_and_folders_without_pictures_are_named(tmp_path: Path) -> None:
     files(tmp_path / "a", *(f"images/{name}" for name in PETS))
-    with pytest.raises(MissingDataError, match=rf"\(cat and dog\) are the classes: --data {tmp_path / 'a' / 'images'}"):
+    with pytest.raises(MissingDataError, match=rf"\(cat and dog\) are the classes: data={tmp_path / 'a' / 'images'}"):
         open_data(tmp_path / "a")
     assert open_data(tmp_path / "a/images").classes == ("cat", "dog")
     with pytest.raises(MissingDataError, match=r"2 files in .* passed over by suffix: \.raw 2"):
@@ -292,7 +289,7 @@ def test_tags_between_tabs_or_line_breaks_are_refused_and_the_cure_works(
     tmp_path: Path, cell: str, separator: str
 ) -> None:
     table(tmp_path, cell, "cat", "dog", "")
-    with pytest.raises(DataError, match=r"several tags, say what stands between them, as in --tag-separator '\\t'"):
+    with pytest.raises(DataError, match=r"several tags, say what stands between them, as in tag_separator='\\t'"):
         open_data(tmp_path)
     assert everything(tmp_path, tag_separator=separator)["0.jpg"] == ("cat", "dog")
 
@@ -381,7 +378,7 @@ def test_the_separator_in_every_format_with_cells(tmp_path: Path, write: Callabl
 
 
 def test_a_separator_for_tags_that_are_not_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--tag-separator is for tags that are text, which imagefolder has not"):
+    with pytest.raises(DataError, match="tag_separator is for tags that are text, which imagefolder has not"):
         open_data(files(tmp_path, *PETS), tag_separator=",")
 
 

@@ -288,7 +288,7 @@ def test_unlabeled_pictures_are_negatives_or_left_out(tmp_path: Path) -> None:
         root = tmp_path / name
         write(root)
         if auto is None:
-            with pytest.raises(MissingDataError, match=r"p01\.xml.*--unlabeled skip or --unlabeled negative"):
+            with pytest.raises(MissingDataError, match=r"p01\.xml.*unlabeled='skip' or unlabeled='negative'"):
                 open_data(root)
         else:
             assert lacking <= tags_of(root).keys() if auto else not lacking & tags_of(root).keys()
@@ -318,8 +318,8 @@ def test_a_huge_share_without_labels_is_a_warning(tmp_path: Path) -> None:
 def test_options_that_mean_nothing_are_refused(tmp_path: Path, write: Writer) -> None:
     write(tmp_path)
     for options, message in (
-        ({"unlabeled": "skip"}, "--unlabeled skip is for voc, .*Leave it out"),
-        ({"tags_from": "shapes"}, "--tags-from shapes is for .* has no shapes. Leave it out"),
+        ({"unlabeled": "skip"}, "unlabeled='skip' is for voc, .*Leave it out"),
+        ({"tags_from": "shapes"}, "tags_from='shapes' is for .* has no shapes. Leave it out"),
     ):
         with pytest.raises(DataError, match=message):
             open_data(tmp_path, **options)
@@ -331,7 +331,7 @@ def test_voc_shapes_or_table(tmp_path: Path) -> None:
     assert set(tags_of(tmp_path).values()) == {("cat",)}
     assert tags_of(tmp_path, tags_from="shapes") == TAGS
     shutil.rmtree(tmp_path / "Annotations")
-    with pytest.raises(MissingDataError, match=r"no Annotations/\*\.xml\. Leave --tags-from shapes out"):
+    with pytest.raises(MissingDataError, match=r"no Annotations/\*\.xml\. Leave tags_from='shapes' out"):
         open_data(tmp_path, tags_from="shapes")
 
 
@@ -408,7 +408,7 @@ def test_shapes_are_decided_for_all_files_together(tmp_path: Path) -> None:
 
 def test_no_shapes_to_take(tmp_path: Path) -> None:
     made.cvat(tmp_path)
-    with pytest.raises(DataError, match=r"has no shape with a label\. Leave --tags-from shapes out"):
+    with pytest.raises(DataError, match=r"has no shape with a label\. Leave tags_from='shapes' out"):
         open_data(tmp_path, tags_from="shapes")
 
 

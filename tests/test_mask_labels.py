@@ -199,7 +199,7 @@ def test_convert_goes_by_name_as_well(tmp_path):
     assert areas("leaf\nball\ncrate\n", "b.json") == usual
     renamed = areas("Ball\nKiste\nBlatt\n", "c.json")
     assert list(renamed.values()) == list(usual.values()) and set(renamed) == {"Ball", "Kiste", "Blatt"}
-    with pytest.raises(DataError, match=r"the classes of the masks are ball, crate, leaf, by --classes .* leaf, ball"):
+    with pytest.raises(DataError, match=r"the classes of the masks are ball, crate, leaf, by classes=.* leaf, ball"):
         areas("leaf\nball\n", "d.json")
 
 
@@ -248,7 +248,7 @@ def test_masks_in_which_no_id_is_a_class_are_refused_with_a_cure_that_works(case
         lambda **more: retrain(tiny(data, tmp_path / "r", **more)),
         lambda **more: open_data(data, tags_from="masks", **more),
     ):
-        with pytest.raises(DataError, match=rf"No mask of the split .* shows a class\. .*--mask-ids {cure}"):
+        with pytest.raises(DataError, match=rf"No mask of the split .* shows a class\. .*mask_ids {cure}"):
             call()
         call(mask_ids=tuple(cure.split()))
     assert load_config(tmp_path / "r").mask_ids == tuple(cure.split()), "a resumed run reads them the same way"
@@ -456,7 +456,7 @@ def test_masks_that_are_background_all_over_measure_but_do_not_teach(tmp_path):
     for path in (data / "masks").iterdir():
         write_mask(tmp_path / "m" / path.name, np.zeros((SIDE, SIDE), np.uint8))
     assert evaluate(masks=tmp_path / "m", data=data).iou["leaf"] == 0.0
-    with pytest.raises(DataError, match=r"Nothing to learn from\. All masks of --masks .* are background"):
+    with pytest.raises(DataError, match=r"Nothing to learn from\. All masks of masks=.* are background"):
         retrain(tiny(data, tmp_path / "r", masks=str(tmp_path / "m")))
 
 
@@ -586,7 +586,7 @@ def test_the_same_goes_for_masks_for_some(tiny_config, tmp_path):
     first = open_data(tiny_config.data).pictures[0]
     stem = Path(first.name).stem
     Image.new("RGB", Image.open(first.mask).size).save(tmp_path / f"{stem}.png")
-    with pytest.raises(DataError, match=r"1 mask of --masks-for-some .* cannot be used: .*is RGB"):
+    with pytest.raises(DataError, match=r"1 mask of masks_for_some=.* cannot be used: .*is RGB"):
         train(tiny_config.replace(masks_for_some=str(tmp_path)))
 
 

@@ -95,7 +95,7 @@ def test_auto_in_a_config():
     assert parse_config(config.to_json()) == config
     assert config.batch_fields == ("batch_size", "joint_batch_size")
     for wrong in (0, "many", 70_000):
-        with pytest.raises(ValueError, match="--batch-size must be 1 to 65536, or auto, got"):
+        with pytest.raises(ValueError, match="batch_size must be 1 to 65536, or auto, got"):
             TrainConfig.preset("small", data="x", batch_size=wrong)
 
 

@@ -55,7 +55,7 @@ def second_step(config, **changes):
 @pytest.mark.parametrize("split", ["vall", "lists/val.txt"])
 def test_a_validation_split_that_is_not_there_is_refused_before_any_work(short, tmp_path, split):
     for start, config in ((train, short), (retrain, second_step(short))):
-        with pytest.raises(SplitError, match=rf"--val-split: .* has no split '{split}'.*--val-split none"):
+        with pytest.raises(SplitError, match=rf"val_split: .* has no split '{split}'.*val_split='none'"):
             start(config.replace(val_split=split))
         assert not (tmp_path / "run").exists()
 
@@ -74,7 +74,7 @@ def test_the_default_that_is_not_there_is_said_and_none_is_a_choice(short, tmp_p
     log = (run / "log.txt").read_text(encoding="utf-8")
     assert "INFO no validation: --val-split none" in log
     assert "miou" not in log and "tag mAP" not in log
-    with pytest.raises(ValueError, match="--val-split none switches off"):
+    with pytest.raises(ValueError, match="val_split='none' switches off"):
         short.replace(val_split="none", select="miou", validate_every=1)
 
 

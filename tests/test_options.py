@@ -18,6 +18,8 @@ from tag2mask.config.inference import Inference
         ("--method.reliable.keep must lie in (0, 1]", "method.reliable.keep must lie in (0, 1]"),
         ("choose another --out DIR.", "choose another out=DIR."),
         ("say --unlabeled skip or --unlabeled negative", "say unlabeled='skip' or unlabeled='negative'"),
+        ("are the classes: --data a/b.c/images.", "are the classes: data=a/b.c/images."),
+        ("as in --tag-separator ';'", "as in tag_separator=';'"),
         ("write it: tag2mask predict RUN PICTURES --out a/b, or leave --masks out",) * 2,
         ("a -- b, x--y and `tag2mask train --resume runs/x`.",) * 2,
     ],
@@ -56,7 +58,7 @@ def test_a_public_function_names_its_arguments(tmp_path):
     with pytest.raises(ValueError, match=r"^evaluate needs|run=|masks") as error:
         tag2mask.evaluate(data=tmp_path)
     assert "--" not in str(error.value)
-    with pytest.raises(FileExistsError, match=r"^out "):
+    with pytest.raises(FileExistsError, match=r"^out="):
         (tmp_path / "a.txt").touch()
         tag2mask.convert(tmp_path, to="folder", out=tmp_path)
 

@@ -401,9 +401,9 @@ def test_wrong_calls_say_what_is_needed(tmp_path):
         tag2mask.convert(masks, to="excel", out=tmp_path / "a")
     with pytest.raises(FileNotFoundError, match="no folder"):
         tag2mask.convert(tmp_path / "none", to="geojson", out=tmp_path / "a")
-    with pytest.raises(ValueError, match="--tolerance"):
+    with pytest.raises(ValueError, match="tolerance"):
         OutputOptions(tolerance=-1)
-    with pytest.raises(ValueError, match="--shapes"):
+    with pytest.raises(ValueError, match="shapes"):
         OutputOptions(shapes="dots")
     for name, to in (("a:b", "cvat"), ("ignored", "voc")):
         (tmp_path / "classes.txt").write_text(name)

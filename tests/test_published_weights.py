@@ -458,7 +458,7 @@ def test_what_cannot_be_converted_says_why(thin, tmp_path):
     source, out = tmp_path / "RRM_final.pth", tmp_path / "out.safetensors"
     state = values(RRM)
     torch.save(state, source)
-    with pytest.raises(ValueError, match=r"--to onnx .*formats: safetensors"):
+    with pytest.raises(ValueError, match=r"to onnx .*formats: safetensors"):
         convert(source, to="onnx", out=out)
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         convert(source, to="safetensors", out=tmp_path / "out.pth")

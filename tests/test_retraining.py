@@ -132,9 +132,9 @@ def test_masks_are_read_as_labels_of_the_data(second, builtin, tmp_path):
 
 
 def test_what_it_learns_from_must_be_said_once(second, tmp_path):
-    with pytest.raises(ValueError, match="either --masks DIR"):
+    with pytest.raises(ValueError, match="either masks=DIR"):
         retrain(second.replace(own_masks=False))
-    with pytest.raises(ValueError, match="either --masks DIR"):
+    with pytest.raises(ValueError, match="either masks=DIR"):
         retrain(second.replace(masks="masks"))
     with pytest.raises(FileNotFoundError, match="pseudo-label"):
         retrain(second.replace(masks=str(tmp_path / "none"), own_masks=False))

@@ -387,7 +387,7 @@ def test_one_picture_per_step_is_refused_where_a_norm_would_see_one_value(builti
         "trackers": (),
     }  # fmt: skip
     config = RetrainConfig.preset("small", **base, architecture="smp:deeplabv3", out=str(tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"--batch-size 1 leaves one picture per step.*Use --batch-size 2 or more"):
+    with pytest.raises(ValueError, match=r"batch_size=1 leaves one picture per step.*Use batch_size=2 or more"):
         retrain(config)
     assert not (tmp_path / "run").exists()
     assert (retrain(config.replace(batch_size=2)) / "model.safetensors").is_file()

@@ -235,7 +235,7 @@ def test_an_overlay_that_no_jpeg_holds_becomes_smaller(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"tile": 63}, "--tile must be at least 64"), ({"max_pixels": 0}, "--max-pixels must be at least 1")],
+    [({"tile": 63}, "tile must be at least 64"), ({"max_pixels": 0}, "max_pixels must be at least 1")],
 )
 def test_misuse(options, words, tmp_path):
     with pytest.raises(ValueError, match=words):

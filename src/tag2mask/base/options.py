@@ -16,7 +16,8 @@ _R = TypeVar("_R")
 _OPTION = re.compile(
     r"(?P<command>tag2mask [a-z-]+(?: [^\s,;`]+)*)"  # a command to paste stays as it is
     r"|(?<![\w-])--(?P<name>[a-z][a-z0-9]*(?:[-.][a-z0-9]+)*)"
-    r"(?: (?P<number>[A-Z]+|\d[\d.]*\d|\d)(?![\w/]|\.\w)| (?P<word>none|skip|negative|shapes)\b)?"
+    r"(?: (?P<value>[A-Z]+(?![\w/])|\d[\d.]*(?<=\d)(?![\w=])|\S*/[^\s:;,)]*(?<!\.)|'[^']*')"
+    r"| (?P<word>none|skip|negative|shapes|masks|last|auto)\b)?"
 )
 _in_command = False
 """For the whole process, as the work of a command runs in threads too."""
@@ -39,7 +40,7 @@ def for_reader(message: str) -> str:
     def argument(found: re.Match[str]) -> str:
         if found["command"]:
             return found[0]
-        value = found["number"] or (found["word"] and repr(found["word"]))
+        value = found["value"] or (found["word"] and repr(found["word"]))
         return found["name"].replace("-", "_") + (f"={value}" if value else "")
 
     return message if _in_command else _OPTION.sub(argument, message)
