@@ -100,7 +100,7 @@ def test_tags_from_annotations(tmp_path: Path) -> None:
 
 def test_errors(tmp_path: Path) -> None:
     root = tree(tmp_path, train=IDS[:2], twice=(*IDS, IDS[0]), gone=(IDS[0], "2007_000009"), out=("../x",))
-    with pytest.raises(MissingDataError, match=r"neither tags\.csv nor Annotations.*--tags-from masks"):
+    with pytest.raises(MissingDataError, match=r"neither tags\.csv nor Annotations.*tags_from='masks'"):
         open_data(root)
     assert [p.tags for p in open_data(root, need_tags=False).pictures] == [(), ()]
     (root / "tags.csv").write_text(f"file_name,tags\n{IDS[0]}.jpg,cat\n")

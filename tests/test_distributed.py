@@ -172,17 +172,18 @@ def _jobs(data: Path, out: Path) -> None:
         return
     dropping = {"dropout": 0.5, "tag_steps": 4, "joint_steps": 0, "val_split": "none"}
     train(_train_config(data, out / "whole", **dropping))
-    broken, save = _train_config(data, out / "broken", **dropping), loop._save
+    broken, step = _train_config(data, out / "broken", **dropping), loop._step
 
-    def save_then_die(job, state):
-        save(job, state)
-        raise InterruptedError("power cut")
+    def die_after_the_save(job, moment, optimizer, state, batches):
+        if state.step == broken.save_every:
+            raise InterruptedError("power cut")
+        return step(job, moment, optimizer, state, batches)
 
-    loop._save = save_then_die
+    loop._step = die_after_the_save
     try:
         train(broken)
     except InterruptedError:
-        loop._save = save
+        loop._step = step
     train(broken, resume=out / "broken")
 
 

@@ -349,7 +349,7 @@ def test_one_stray_tag_does_not_hide_the_shapes_silently(tmp_path: Path) -> None
     assert (told.severity, told.names) == ("note", ("p03.jpg",))
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "train.txt").write_text("p00.jpg\np01.jpg\n")
-    with pytest.raises(DataError, match=r"none of the 2 pictures .* has a tag .*10 with shapes .*--tags-from shapes"):
+    with pytest.raises(DataError, match=r"none of the 2 pictures .* has a tag .*10 with shapes .*tags_from='shapes'"):
         open_data(tmp_path)
 
 

@@ -134,7 +134,7 @@ def test_without_weights_nothing_starts_and_the_error_says_how(name, file, proje
 
 def test_without_train_aug_nothing_starts_and_the_error_says_how(tmp_path):
     data = voc(tmp_path / "VOC2012", split="train")
-    with pytest.raises(ValueError, match=r"no train_aug\.txt.*10,582.*--train-split train"):
+    with pytest.raises(ValueError, match=r"no train_aug\.txt.*10,582.*train_split train"):
         train(TrainConfig.preset("voc-rrm", data=str(data), weights="none", out=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 

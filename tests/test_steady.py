@@ -163,7 +163,7 @@ def test_a_dead_worker_ends_the_run_at_once(tiny_config, monkeypatch, waits):
 
     monkeypatch.setattr(loop, "_note_broken", killing)
     config = smallest(tiny_config, 500, 0).replace(workers=1)
-    with pytest.raises(DataError, match=r"A process that loads pictures died: .*--workers .*--resume"):
+    with pytest.raises(DataError, match=r"A process that loads pictures died: .*workers .*resume"):
         train(config)
     assert killed and time.monotonic() - killed[0] < 50
     gc.collect()
