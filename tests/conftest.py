@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -82,14 +81,6 @@ def tiny_config(builtin, tmp_path):
         augment=AugmentConfig(crop_size=64),
         optim=OptimConfig(lr=0.01, joint_lr=0.01),
     )
-
-
-@pytest.fixture(autouse=True)
-def no_lock_stays():
-    """Where a signal's handler raises inside `logging`, its lock stays taken, and the next test's threads wait for it."""
-    yield
-    while logging._lock._is_owned():
-        logging._lock.release()
 
 
 @pytest.fixture(scope="session")

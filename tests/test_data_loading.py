@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tag2mask.batch import Batch, Sample
 from tag2mask.config import AugmentConfig
 from tag2mask.data import DataError, PictureSet, open_data
-from tag2mask.data.training.loading import TrainingPictures, leave_stops_to_the_parent
+from tag2mask.data.training.loading import TrainingPictures, leave_stops_to_the_parent, named_errors
 
 AUGMENT = AugmentConfig(crop_size=16)
 COUNT = 7
@@ -161,3 +162,22 @@ def test_only_the_parent_ends_a_loader_process():
     (ended,) = (process for process in multiprocessing.active_children() if process.pid == worker)
     ended.join(30)
     assert ended.exitcode == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="torch hears of dead workers by a signal")
+def test_the_signal_of_a_worker_that_broke_off_does_not_break_into_what_follows():
+    def told(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    def broken_off():
+        signal.setitimer(signal.ITIMER_REAL, 0.05)  # the signal comes a little after the connection has broken
+        raise ConnectionResetError
+        yield
+
+    before = signal.signal(signal.SIGALRM, told)
+    try:
+        with pytest.raises(DataError, match=r"died: it broke off in the middle of a batch\."):
+            list(named_errors(broken_off()))
+        time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGALRM, before)

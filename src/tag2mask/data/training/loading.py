@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from tag2mask.base.errors import first_line
 from tag2mask.batch import Sample
 from tag2mask.config import AugmentConfig
 from tag2mask.data.dataset import DataError, Picture, PictureSet
@@ -32,6 +34,8 @@ _DEAD_WORKER = (
     "A process that loads pictures died: {} If it printed an error above, that is why. Otherwise memory may have run "
     "out: lower --workers (0 loads in the main process) or --image-size, then go on with --resume."
 )
+_SIGNAL_COMES = 0.5
+"""Seconds within which the system tells of a process whose connection has broken."""
 SHARDS_MIXED = 8
 """Shards whose pictures are drawn in one mixed order; so many files are read at a time."""
 
@@ -151,6 +155,8 @@ def named_errors(batches: Iterable[_T]) -> Iterator[_T]:
         lines = str(error).strip().splitlines()  # a worker's error arrives as the text of its traceback
         raise DataError(lines[-1].partition("DataError: ")[2] or lines[-1]) from error
     except (ConnectionError, EOFError) as error:  # it died while it handed a batch over
+        with suppress(RuntimeError):  # torch raises at the signal of its death, which would break into what follows
+            time.sleep(_SIGNAL_COMES)
         raise DataError(_DEAD_WORKER.format("it broke off in the middle of a batch.")) from error
 
 
@@ -166,7 +172,7 @@ def named_deaths() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise DataError(_DEAD_WORKER.format(f"{str(error).splitlines()[0].strip().rstrip('.')}.")) from error
+        raise DataError(_DEAD_WORKER.format(f"{first_line(error)}.")) from error
 
 
 def leave_stops_to_the_parent(worker: int) -> None:
