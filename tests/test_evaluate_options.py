@@ -409,6 +409,10 @@ def test_command_writes_prints_and_equals_the_function(segmenter, data, tmp_path
     assert result["protocol_line"] in told
     for word in ("boundary F", "CAM 1+0.5, true tags", "precision", "coverage", "recall", f"mIoU {result['miou']:.4f}"):
         assert word in told
+    rows = [line.split() for line in told.splitlines()]
+    for label, iou in result["iou"].items():  # the first table: IoU, and the boundary F-score
+        row = next(row for row in rows if row[:1] == [label])
+        assert row[1] == ("-" if iou is None else f"{iou:.4f}")
     first = (tmp_path / "o" / "cam.svg").read_bytes()
     assert cli.main(words) == 0
     assert (tmp_path / "o" / "cam.svg").read_bytes() == first

@@ -17,7 +17,7 @@ from tag2mask.jobs.pseudo_labels import pseudo_label
 from tag2mask.models import build_network
 from tag2mask.scoring import evaluation as ev
 from tag2mask.scoring.label_quality import THRESHOLDS, CamSweep, LabelCounter, score_cams, score_reliable_labels
-from tag2mask.scoring.report import confusion_matrix, model_codes, report_from_confusion
+from tag2mask.scoring.report import confusion_matrix, model_codes, report_from_confusion, report_lines, score_lines
 from tag2mask.scoring.tags import average_precision, score_tags, tag_map
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
@@ -49,6 +49,20 @@ def test_iou_by_hand():
 def test_a_class_that_is_only_predicted_counts_as_zero():
     confusion = confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 0]), 2)
     assert report_from_confusion(confusion, ("a",), 1, {}).iou == {"background": 0.5, "a": 0.0}
+
+
+def test_the_tables_show_each_label_with_its_own_score():
+    one = report_from_confusion(np.array([[90, 10, 0], [10, 30, 0], [0, 0, 0]]), ("cat", "dog"), 1, {})
+    two = report_from_confusion(np.array([[50, 0, 0], [0, 10, 30], [0, 0, 10]]), ("cat", "dog"), 1, {})
+    assert [line.split() for line in score_lines({"a": one, "b": two})] == [
+        ["a", "b"],
+        ["background", "0.8182", "1.0000"],  # 90 / 110, 50 / 50
+        ["cat", "0.6000", "0.2500"],  # 30 / 50, 10 / 40
+        ["dog", "-", "0.2500"],  # nowhere; 10 / 40
+        ["mIoU", "0.7091", "0.5000"],
+    ]
+    told = [line.split() for line in report_lines(two)]
+    assert told[3:7] == [["background", "1.0000"], ["cat", "0.2500"], ["dog", "0.2500"], ["mean", "0.5000"]]
 
 
 def test_miou_equals_torchmetrics():

@@ -302,8 +302,10 @@ def stage(progress: Progress | None, index: int, count: int) -> Progress | None:
 def score_table(columns: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Lines of a table with one row per label; a value that is None is shown as a dash."""
     labels = dict.fromkeys(label for values in columns.values() for label in values)
-    cells = {label: (values.get(label) for values in columns.values()) for label in labels}
-    rows = [[label, *("-" if cell is None else f"{cell:.4f}" for cell in row)] for label, row in cells.items()]
+    rows = []
+    for label in labels:
+        cells = (values.get(label) for values in columns.values())
+        rows.append([label, *("-" if cell is None else f"{cell:.4f}" for cell in cells)])
     return text_table([["", *columns], *rows], least=8)
 
 
