@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import json
 import logging
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.base.files import check_new_folder, write_text
+from tag2mask.base.files import check_new_folder, write_lines, write_text
 from tag2mask.data import PictureSet, open_data
 from tag2mask.data.builtin.shapes import write_builtin
 from tag2mask.inference.segmenter import Segmenter
@@ -49,7 +48,7 @@ def review_gain(out: str | Path, *, counts: Sequence[int] = (20, 40), seed: int 
     data = write_builtin(out / "data")
     pictures = open_data(data)
     whole = demo_config(data, out / "tags-only").replace(seed=seed, sample_every=0, val_split="none")
-    tag_phase = train(dataclasses.replace(whole, joint_steps=0, out=str(out / "tag-phase")))
+    tag_phase = train(whole.replace(joint_steps=0, out=str(out / "tag-phase")))
     base = whole.replace(tag_phase=str(tag_phase))
     run = train(base)
     order = _ranking(run, data, out / "ranking")
@@ -82,7 +81,7 @@ def _copied(pictures: PictureSet, names: Sequence[str], folder: Path) -> Path:
     for picture in pictures.pictures:
         if picture.name in names and picture.mask is not None:
             shutil.copyfile(picture.mask, folder / picture.mask.name)
-    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in pictures.classes))
+    write_lines(folder / "classes.txt", pictures.classes)
     return folder
 
 

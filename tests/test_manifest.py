@@ -142,17 +142,17 @@ def share_and_gather(model, pictures, out, index, seconds, results, meeting):
     torch.set_num_threads(1)
     from tag2mask.jobs.predicting import run as predicting
 
-    gather, write = predicting._gather, predicting.write_text
+    gather, write = predicting._gather, predicting.write_lines
 
     def late(*arguments):
         sleep(seconds)
         gather(*arguments)
 
-    def met(path, text):  # classes.txt, which follows the last picture
+    def met(path, lines):  # classes.txt, which follows the last picture
         meeting.wait(60)
-        return write(path, text)
+        return write(path, lines)
 
-    predicting._gather, predicting.write_text = late, met
+    predicting._gather, predicting.write_lines = late, met
     result = predicting.predict(model, pictures, out, formats=("coco",), device="cpu", share=(index, 2))
     results.put((index, result.complete, sorted(result.files)))
 

@@ -8,7 +8,7 @@ import secrets
 import shlex
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -137,6 +137,11 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bo
 def write_text(path: Path, text: str) -> Path:
     """Write a UTF-8 text file: all of it or nothing."""
     return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write a UTF-8 text file with a line for each: all of it or nothing."""
+    return write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def make_folder_atomically(path: Path, fill: Callable[[Path], object]) -> Path:

@@ -9,7 +9,7 @@ import tyro
 
 from tag2mask.cli.advice import beside, next_command, unless_dead
 from tag2mask.cli.common import Command, Device, Json, Result, Run
-from tag2mask.cli.inference import CRFPreset
+from tag2mask.config.inference import CRFPreset
 
 
 class Explain(Command):

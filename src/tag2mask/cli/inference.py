@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from tag2mask.config.inference import Inference
-
-CRFPreset = Literal["inference", "aaai_inference"]
+from tag2mask.config.inference import CRFPreset, Inference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -12,7 +12,9 @@ from tag2mask.config.codes import MAX_PIXELS
 from tag2mask.config.fields import require
 from tag2mask.config.method import CRFParams
 
-CRFChoice: TypeAlias = bool | CRFParams | Literal["inference", "aaai_inference"] | None
+CRFPreset: TypeAlias = Literal["inference", "aaai_inference"]
+CRFChoice: TypeAlias = bool | CRFParams | CRFPreset | None
+CRF_PRESETS = {"inference": CRFParams.inference(), "aaai_inference": CRFParams.aaai_inference()}
 MIN_TILE = 64
 """Smallest side of a tile: a smaller one shows too little of a thing."""
 
@@ -25,9 +27,8 @@ def resolve_crf(crf: CRFChoice) -> CRFParams | None:
         return CRFParams.inference()
     if isinstance(crf, CRFParams):
         return crf
-    presets = {"inference": CRFParams.inference, "aaai_inference": CRFParams.aaai_inference}
-    require(crf in presets, f"--crf must be None, True, CRFParams or one of {', '.join(presets)}, got {crf!r}")
-    return presets[crf]()
+    require(crf in CRF_PRESETS, f"--crf must be None, True, CRFParams or one of {', '.join(CRF_PRESETS)}, got {crf!r}")
+    return CRF_PRESETS[crf]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,15 @@ class Inference:
         require(large, f"--tile must be at least {MIN_TILE} pixels, got {self.tile}; leave it out for no tiles.")
         require(self.max_pixels >= 1, f"--max-pixels must be at least 1, got {self.max_pixels}.")
         require(self.batch_size >= 1, f"--batch-size must be at least 1, got {self.batch_size}")
+
+    @classmethod
+    def split(
+        cls, inference: Inference | None, options: Mapping[str, Any], without: Sequence[str] = ()
+    ) -> tuple[Inference, dict[str, Any]]:
+        """The record with the fields that `options` gives by name, except `without`; and the other options."""
+        names = {field.name for field in dataclasses.fields(cls)}.difference(without) & options.keys()
+        others = {name: value for name, value in options.items() if name not in names}
+        return (inference or cls()).replace(**{name: options[name] for name in names}), others
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values.

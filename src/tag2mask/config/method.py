@@ -146,7 +146,7 @@ class MethodConfig(Settings):
     """Exponent of the background score once the teacher has its whole share: its maps need no sharpening."""
     pool_valid: bool = True
     """Average-pool the features over real pixels only; the published code pools the padding too."""
-    reliable: ReliableConfig = unread_by_tags(ReliableConfig(agreement="equal"))
+    reliable: ReliableConfig = unread_by_tags(ReliableConfig.clean())
     """Which pixels may teach the segmentation."""
     energy: EnergyConfig = unread_by_tags(EnergyConfig())
     """Dense energy loss."""

@@ -57,11 +57,6 @@ def warned(findings: Iterable[Finding]) -> str:
     return "".join(f" {each.message} {each.cure}" for each in findings if each.severity == "warning")
 
 
-def named(names: Sequence[str], files: Sequence[tuple[Path, ...]] = ()) -> dict[str, Any]:
-    """The fields of a `Finding` that name things: the first names, how many there are, and the first files."""
-    return {"names": tuple(names[:MOST_NAMES]), "count": len(names), "files": tuple(files[:MOST_FILES])}
-
-
 def about(
     names: Sequence[str],
     files: Sequence[tuple[Path, ...]] = (),
@@ -75,8 +70,17 @@ def about(
     """One finding that names `names` and counts them, or says `count` where they are only the first; else none."""
     if not names:
         return ()
-    counted = named(names, files) | {"count": count or len(names)}
-    return (Finding(severity=severity, code=code, message=message, cure=cure, **counted),)
+    return (
+        Finding(
+            severity=severity,
+            code=code,
+            message=message,
+            cure=cure,
+            names=tuple(names[:MOST_NAMES]),
+            count=count or len(names),
+            files=tuple(files[:MOST_FILES]),
+        ),
+    )
 
 
 def some(count: int, word: str) -> str:

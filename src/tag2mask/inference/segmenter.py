@@ -170,8 +170,7 @@ class Segmenter:
         Raises:
             ValueError: an exported model, which is no network of torch.
         """
-        if isinstance(self.backend, OnnxBackend):
-            need_network(self, "This", "tag2mask.Segmenter.predict gives its masks")
+        need_network(self, "This", "tag2mask.Segmenter.predict gives its masks")
         return self.backend  # type: ignore[return-value]  # what is not exported is on torch
 
     @property

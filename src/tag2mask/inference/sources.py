@@ -209,17 +209,20 @@ def as_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     raise ValueError(f"A picture array must be [H, W, 3] or [H, W], got {source.shape}; choose three of its channels.")
 
 
-def called(names: Mapping[str, str], pictures: Sequence[NamedPicture]) -> dict[str, NamedPicture]:
+def called(
+    names: Mapping[str, str], pictures: Sequence[NamedPicture], ends: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, NamedPicture]:
     """The picture, of those of `search`, that each name of a table or list means; names that mean none are left out.
 
     A name is the picture's `file_name`, or an end of its path, with or without suffix: the bare name of the file at
     least. An end counts only where it is that of one picture, and where no other name has the same last part. `names`
-    says where each stands, for messages.
+    says where each stands, for messages; `ends` are the `path_ends` of the pictures, where they are there already.
 
     Raises:
         DataError: a name that may mean several pictures, or two that may mean the same.
     """
-    ends = path_ends(max(map(_depth, names), default=0), pictures)
+    if ends is None:
+        ends = path_ends(max(map(_depth, names), default=0), pictures)
     last_parts = Counter(map(_last_part, names))
     found: dict[str, int] = {}
     owner: dict[int, str] = {}
@@ -301,7 +304,7 @@ def only_listed(pictures: Sequence[NamedPicture], list_file: Path) -> Found:
         if name in names:
             raise DataError(f"{list_file} line {line}: {name!r} is already on line {names[name]}. Remove one.")
         names[name] = line
-    chosen = called({name: f"{list_file} line {line}" for name, line in names.items()}, pictures)
+    chosen = called({name: f"{list_file} line {line}" for name, line in names.items()}, pictures, known)
     for name, line in names.items():
         if name not in chosen:
             raise DataError(

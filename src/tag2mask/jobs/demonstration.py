@@ -105,20 +105,20 @@ def demo(out: str | Path | None = None, *, config: TrainConfig | None = None) ->
     if config is not None:
         settings = config.replace(data=settings.data, out=settings.out)
     run = train(settings)
-    segmenter, held_out = Segmenter.load(run), open_data(data, split="val")
+    segmenter, learned_from, held_out = Segmenter.load(run), open_data(data), open_data(data, split="val")
     with Bar("score masks") as bar:
         segmentation = score_pictures(segmenter, held_out, progress=bar.update)
     with Bar("score CAMs") as bar:
         cam = score_cams(segmenter, held_out, progress=bar.update)
     with Bar("score reliable labels") as bar:
-        reliable = score_reliable_labels(segmenter, open_data(data), limit=40, progress=bar.update)
+        reliable = score_reliable_labels(segmenter, learned_from, limit=40, progress=bar.update)
     seconds = time.perf_counter() - began
     sheet = held_out_sheet(segmenter, held_out, threshold=float(cam.protocol["background_threshold"]))
     report = write_report(
         run,
         title="tag2mask demo: masks learned from tags",
         summary=(
-            f"A network saw {len(open_data(data).pictures)} generated pictures and the names of the objects in them, "
+            f"A network saw {len(learned_from.pictures)} generated pictures and the names of the objects in them, "
             f"never a mask. Scored on {segmentation.num_images} other pictures with exact masks."
         ),
         tiles={

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.base.arrays import label_counts
 from tag2mask.base.files import check_folder, write_text
 from tag2mask.base.options import public
 from tag2mask.config import IGNORE, CRFParams
@@ -134,7 +135,7 @@ def _numbers(maps: dict[str, NDArray[np.float32]]) -> dict[str, dict[str, float]
 
 def shares(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, float]:
     """Share of the pixels per label that occurs, in 0..1; 255 is called "ignored"."""
-    counts = np.bincount(labels.astype(np.int64).ravel(), minlength=256) / labels.size
+    counts = label_counts(labels) / labels.size
     names = {0: "background", IGNORE: "ignored"} | {i: n for i, n in enumerate(classes, start=1)}
     return {names[int(i)]: float(counts[i]) for i in np.flatnonzero(counts)}
 

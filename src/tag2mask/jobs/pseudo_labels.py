@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.base.files import check_folder, write_text
+from tag2mask.base.files import check_folder, write_lines, write_text
 from tag2mask.base.options import public
 from tag2mask.config import IGNORE
 from tag2mask.config.formats import DataOptions
 from tag2mask.config.inference import Inference
 from tag2mask.data import PictureError, PictureSet, open_data, read_picture
-from tag2mask.data.findings import Finding, log_findings, named, some
+from tag2mask.data.findings import Finding, about, log_findings, some
 from tag2mask.data.masks.labels import PSEUDO_LABELS
 from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.inference.score_maps import probability_parts
@@ -92,10 +92,8 @@ def pseudo_label(
     need_network(run, "pseudo-label", "tag2mask predict MODEL PICTURES --tags FILE --out DIR knows the tags as well")
     out = Path(out)
     check_folder(out)
-    of_inference = {each.name for each in fields(Inference)} - {"tags"}
-    changes = {name: options.pop(name) for name in of_inference & options.keys()}
-    inference = (inference or Inference()).replace(**changes)
-    reading = DataOptions.merged(data_options, options)
+    inference, others = Inference.split(inference, options, without=("tags",))
+    reading = DataOptions.merged(data_options, others)
     pictures = open_data(data, split=split, options=reading)
     log_findings(pictures.findings, log)
     places = _places(pictures, out)
@@ -117,9 +115,9 @@ def pseudo_label(
         if tags and not ((labels > 0) & (labels != IGNORE)).any():
             empty.append(picture.name)
         ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
-    if empty:
-        findings = (*findings, _without_objects(empty, tagged))
-        log_findings(findings[-1:], log)
+    told = _without_objects(empty, tagged)
+    findings = (*findings, *told)
+    log_findings(told, log)
     summary = PseudoLabelSummary(
         out=out,
         backbone=segmenter.config.backbone,
@@ -183,18 +181,18 @@ def _write_settings(
         "model_selection": selection,
     }
     write_text(summary.out / PSEUDO_LABELS, json.dumps(settings, indent=2) + "\n")
-    write_text(summary.out / "classes.txt", "".join(f"{name}\n" for name in pictures.classes))
+    write_lines(summary.out / "classes.txt", pictures.classes)
 
 
-def _without_objects(names: Sequence[str], tagged: int) -> Finding:
+def _without_objects(names: Sequence[str], tagged: int) -> tuple[Finding, ...]:
     """Masks of tagged pictures that show no object: a few are usual, nearly all are of no use."""
     few = len(names) < NEARLY_ALL * tagged
-    return Finding(
+    return about(
+        names,
         severity="note" if few else "warning",
         code=_EMPTY,
         message=f"{len(names)} of the {some(tagged, 'mask')} of tagged pictures show no object.",
         cure="Look at them before you train on them." if few else "Do not train on them; train the first step longer.",
-        **named(names),
     )
 
 

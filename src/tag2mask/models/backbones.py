@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tag2mask.models.base import RGB
-from tag2mask.models.strides import drop_strides
+from tag2mask.models.strides import SIDE, drop_strides
 from tag2mask.models.wide_resnet38 import WideResNet38
 
 LITE0 = "tf_efficientnet_lite0"
 # The packaged weights were trained on (x - 127) / 128, which is not timm's (x / 255 - 0.5) / 0.5.
 OWN_NORMALIZATION: dict[str, tuple[RGB, RGB]] = {LITE0: ((127.0,) * 3, (128.0,) * 3)}
-_PROBE = 128
-"""Side of the picture that measures a backbone's stride: a multiple of every usual stride."""
 
 
 def build_backbone(name: str, *, output_stride: int, dilate: bool) -> Backbone:
@@ -96,7 +94,7 @@ class TimmBackbone(nn.Module):
         info = getattr(self.body, "feature_info", None)
         stages = getattr(info, "info", info)
         reduction = int(stages[-1].get("reduction", 32)) if stages else 32  # pixels per cell that timm declares
-        side = -(-_PROBE // reduction) * reduction
+        side = -(-SIDE // reduction) * reduction
         try:
             with torch.no_grad():
                 features = self.body.forward_features(torch.zeros(1, 3, side, side))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_SIDE = 128
+SIDE = 128
 """Side of the picture that finds strides: a multiple of every usual one."""
 
 
@@ -27,7 +27,7 @@ def drop_strides(body: Any, stride: int) -> None:
 
     def look(name: str, leaf: nn.Module, inputs: Any, output: Any) -> None:
         maps = [t.shape[2] for t in (*inputs[:1], output) if isinstance(t, Tensor) and t.ndim == 4]
-        if len(maps) == 2 and maps[0] > maps[1] > 1 and _SIDE // maps[0] >= stride:
+        if len(maps) == 2 and maps[0] > maps[1] > 1 and SIDE // maps[0] >= stride:
             shrinking.append((name, leaf))
 
     _visit_leaves(body, body.forward_features, look)
@@ -61,7 +61,7 @@ def freeze_early(backbone: nn.Module, stride: int) -> None:
         nonlocal passed
         if isinstance(output, Tensor):
             is_map = output.ndim == 4 and min(output.shape[2:]) > 1
-            passed = passed or not is_map or _SIDE / min(output.shape[2:]) > stride
+            passed = passed or not is_map or SIDE / min(output.shape[2:]) > stride
         if not passed:
             early.append(leaf)
 
@@ -86,7 +86,7 @@ def _visit_leaves(
     try:
         with torch.no_grad():
             body.eval()
-            run(torch.zeros(1, 3, _SIDE, _SIDE))
+            run(torch.zeros(1, 3, SIDE, SIDE))
     finally:
         body.train(was_training)
         for each in hooks:

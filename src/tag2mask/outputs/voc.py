@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.base.files import write_text
+from tag2mask.base.files import write_lines, write_text
 from tag2mask.config import IGNORE
 from tag2mask.config.formats import OutputOptions
 from tag2mask.data.dataset import voc_palette
@@ -73,8 +73,8 @@ def voc_writer(path: Path, classes: Sequence[str], options: OutputOptions) -> It
     yield add
     if own_labels:
         write_text(path / "labelmap.txt", colors)
-    write_text(path / "classes.txt", "".join(f"{name}\n" for name in classes))
-    write_text(path / "ImageSets" / "Segmentation" / "default.txt", "".join(f"{name}\n" for name in names))
+    write_lines(path / "classes.txt", classes)
+    write_lines(path / "ImageSets" / "Segmentation" / "default.txt", names)
 
 
 def label_colors(classes: Sequence[str], *, ignored: bool) -> str:

@@ -45,7 +45,7 @@ def save_model(
         model: Network to save.
         config: Resolved config of the run, kept in the metadata.
         selection: Which model this is: "last step" or "best mIoU on val at step N".
-        findings: What is to be said of the model wherever it is used, see `tag2mask.training.learned`.
+        findings: What is to be said of the model wherever it is used, see `tag2mask.runs.learned`.
     """
     metadata = {
         "format": "tag2mask",

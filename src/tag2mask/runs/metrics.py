@@ -9,6 +9,8 @@ from typing import Any
 
 from tag2mask.base.files import whole_file
 
+SCORES = {"miou": "mIoU", "tag_map": "tag mAP"}
+"""Columns of the scores of a validation, and their names for people."""
 COLUMNS = (
     "step",
     "phase",
@@ -22,8 +24,7 @@ COLUMNS = (
     "images_per_second",
     "mining_share",
     "skipped_steps",
-    "miou",
-    "tag_map",
+    *SCORES,
 )
 """What every run's file has, empty where it does not apply. Other losses get their columns when they first come."""
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tag2mask.config import CRFParams
+from tag2mask.config.inference import CRF_PRESETS
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -57,8 +57,7 @@ def crf_words(crf: Mapping[str, Any] | None) -> str:
     """The CRF of a protocol by name and numbers: widths/compatibility of its kernels and its steps."""
     if crf is None:
         return "no CRF"
-    presets = {"inference": CRFParams.inference(), "aaai_inference": CRFParams.aaai_inference()}
-    name = next((n for n, params in presets.items() if dataclasses.asdict(params) == dict(crf)), "custom")
+    name = next((n for n, params in CRF_PRESETS.items() if dataclasses.asdict(params) == dict(crf)), "custom")
     return (
         f"CRF {name} (Gaussian {crf['gaussian_sxy']:g}/{crf['gaussian_compat']:g}, bilateral "
         f"{crf['bilateral_sxy']:g}/{crf['bilateral_srgb']:g}/{crf['bilateral_compat']:g}, "

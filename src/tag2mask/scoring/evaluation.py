@@ -114,7 +114,7 @@ def evaluate(
             )
         report = score_masks(Path(str(masks)), pictures, boundary=boundary, limit=limit, progress=progress)
     else:
-        segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+        segmenter = Segmenter.load(run, device=device)
         sweep = partial(cam_curves, scales=cam_scales, thresholds=cam_thresholds, tags=cam_tags) if cam else None
         report = _score_network(segmenter, pictures, asked, sweep, reliable, boundary, limit, progress)
     if folder is not None:
@@ -131,11 +131,10 @@ def _read_options(
     inference: Inference | None, data_options: DataOptions | None, options: dict[str, Any]
 ) -> tuple[Inference, DataOptions]:
     """The two records with the fields that were given by name."""
-    ours = {each.name for each in dataclasses.fields(Inference)} & options.keys()
-    asked = (inference or _PLAIN).replace(**{name: options[name] for name in ours})
+    asked, others = Inference.split(inference, options)
     if asked.tags is not None:
         raise ValueError("evaluate takes no tags: a network is scored on pictures whose tags it does not know.")
-    return asked, DataOptions.merged(data_options, {name: options[name] for name in options.keys() - ours})
+    return asked, DataOptions.merged(data_options, others)
 
 
 def _score_network(

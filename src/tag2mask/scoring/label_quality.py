@@ -156,13 +156,15 @@ def cam_curves(
     for picture in tracked(chosen, progress):
         rgb = read_picture(picture.path)
         truth = torch.from_numpy(read_mask(picture.mask, codes, rgb.shape[:2]))
-        for source in dict.fromkeys(tags):
-            names = [pictures.classes[i] for i in picture.tags]
-            present = tag_vector(segmenter, names) if source == "true" else predicted_tags(segmenter, rgb)
-            for each in dict.fromkeys(chosen_scales):
-                cams, _ = segmenter.network.cams(rgb, present, each)
-                cams = F.interpolate(cams.cpu(), truth.shape, mode="bilinear", align_corners=False)
-                sweeps[source, each].update(cams[0], truth)
+        names = [pictures.classes[i] for i in picture.tags]
+        present = {
+            source: tag_vector(segmenter, names) if source == "true" else predicted_tags(segmenter, rgb)
+            for source in dict.fromkeys(tags)
+        }
+        for (source, each), sweep in sweeps.items():
+            cams, _ = segmenter.network.cams(rgb, present[source], each)
+            cams = F.interpolate(cams.cpu(), truth.shape, mode="bilinear", align_corners=False)
+            sweep.update(cams[0], truth)
     curves = []
     for (source, each), sweep in sweeps.items():
         protocol = _first_step_protocol(segmenter, pictures, len(chosen), each) | {

@@ -1,22 +1,21 @@
-"""Whether a run has learned its tags at all: a model that has not gives masks that mean nothing. Imports no torch."""
+"""A look at a sample of the training pictures: whether a network has learned its tags (`runs.learned`)."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureError, PictureSet, read_picture
+from tag2mask.inference.first_step import tag_vector
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.tiles import tile_side
 from tag2mask.runs.learned import Learned
-
-if TYPE_CHECKING:
-    from tag2mask.inference.segmenter import Segmenter
 
 _MOST = 64
 """Pictures that are looked at."""
@@ -59,8 +58,6 @@ def look_at(segmenter: Segmenter, pictures: PictureSet, *, masks: bool = True) -
 
 
 def _empty_cams(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> list[bool]:
-    from tag2mask.inference.first_step import tag_vector
-
     cams, _ = segmenter.network.cams(rgb, tag_vector(segmenter, names), (1.0,))
     # a map is divided by its maximum: its peak is 1 or, where it is empty, 0 or NaN
     return [not float(cams[0, segmenter.classes.index(name)].max()) >= 0.5 for name in names]

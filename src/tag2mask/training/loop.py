@@ -36,6 +36,7 @@ from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.checkpoints import load_model, save_model, save_state
 from tag2mask.runs.folder import peak_memory
 from tag2mask.runs.learned import SUMMARY
+from tag2mask.runs.metrics import SCORES
 from tag2mask.training.learned import look_at
 from tag2mask.training.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.training.page import write_report
@@ -106,7 +107,7 @@ def fit(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None) ->
                     stopping = True
             if validates and stopping:
                 state.unvalidated = row
-            elif _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(("miou", "tag_map")):
+            elif _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(SCORES):
                 records.write(row)
             bar.update(state.step, config.steps, describe(row))
             if _due(state.step, config.save_every, config.steps) or stopping:

@@ -13,8 +13,8 @@ from PIL import Image
 from tag2mask.base import html
 from tag2mask.base.charts import Series, line_chart
 from tag2mask.config import load_config
-from tag2mask.runs.learned import nothing_learned
-from tag2mask.runs.metrics import loss_columns, read_metrics
+from tag2mask.runs.learned import SUMMARY, nothing_learned
+from tag2mask.runs.metrics import SCORES, loss_columns, read_metrics
 from tag2mask.scoring.report import Report
 
 _SHOWN_NAMES = 5
@@ -23,12 +23,11 @@ _MOST_CELLS = 21
 """Largest confusion matrix that is shown, in labels."""
 
 _CHARTS = (
-    ("Scores on the validation split", ("miou", "tag_map")),
+    ("Scores on the validation split", tuple(SCORES)),
     ("Share of reliable pixels", ("reliable_share",)),
     ("Learning rate of old weights", ("lr",)),
     ("Pictures per second", ("images_per_second",)),
 )
-_NAMES = {"miou": "mIoU", "tag_map": "tag mAP"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ def write_report(
         "training/report.html",
         title=title or f"tag2mask: {run.resolve().name}",
         summary=summary,
-        warnings=[each.as_dict() for each in nothing_learned(run)],
+        warnings=nothing_learned(run),
         numbers=tiles,
         scores=scores,
         score_rows=_score_rows((scores or {}).values()),
@@ -80,7 +79,7 @@ def write_report(
         sheets=_sheets(run / "validation"),
         joint=joint,
         charts=_charts(rows, joint),
-        cost=_cost(_json(run / "summary.json"), rows),
+        cost=_cost(_json(run / SUMMARY), rows),
         samples=_samples(run / "samples"),
         findings=list({each["message"]: each for split in data for each in split["findings"]}.values()),
         settings={name: _flat(values) for name, values in settings.items() if values},
@@ -137,7 +136,7 @@ def _charts(rows: Sequence[Mapping[str, str]], joint: float | None) -> dict[str,
     charts = {}
     for title, columns in (("Losses", loss_columns(rows[0] if rows else ())), *_CHARTS):
         series = [
-            Series(name=_NAMES.get(column, column.replace("_", " ")), points=_points(rows, column))
+            Series(name=SCORES.get(column, column.replace("_", " ")), points=_points(rows, column))
             for column in columns
         ]
         if lines := [each for each in series if each.points]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.config import RunConfig
-from tag2mask.runs.metrics import MetricsFile, loss_columns
+from tag2mask.runs.metrics import SCORES, MetricsFile, loss_columns
 from tag2mask.training.watching import FOLDER as VALIDATION
 
 log = logging.getLogger("tag2mask")
@@ -29,7 +29,7 @@ def describe(row: Mapping[str, Any]) -> str:
     if "reliable_share" in row:
         parts += [f"reliable {row['reliable_share']:.0%}"]
     parts += [f"{row['images_per_second']:.1f} images/s"]
-    parts += [f"{name} {row[key]:.3f}" for key, name in (("miou", "mIoU"), ("tag_map", "tag mAP")) if key in row]
+    parts += [f"{name} {row[key]:.3f}" for key, name in SCORES.items() if key in row]
     return "  ".join(parts)
 
 

@@ -67,9 +67,9 @@ def run_training(
     network = build_network(config, pictures.classes, pretrained=resume is None)
     _check_smallest_batch(config, network, team)
     if resume is None:
-        config = with_fitting_batches(config, network, pictures, objective, accelerator)
+        config = located(with_fitting_batches(config, network, pictures, objective, accelerator))
         run = team.from_main(lambda: _new_run(config, team, pictures, held_out))
-        config = located(config).replace(out=str(run))
+        config = config.replace(out=str(run))
     else:
         run, state = resume, _saved_state(resume, pictures)
         if relocated and team.is_main:
@@ -140,7 +140,7 @@ def check_out(config: RunConfig) -> None:
 def _new_run(config: RunConfig, team: Team, pictures: PictureSet, held_out: PictureSet | None) -> Path:
     """Make the run folder with what is known before training."""
     run = new_run_folder(config.out, config.preset_name)
-    write_text(run / "config.json", located(config).replace(out=str(run)).to_json())
+    write_text(run / "config.json", config.replace(out=str(run)).to_json())
     data = {
         each.split: {"num_images": len(each.pictures), "findings": [finding.as_dict() for finding in each.findings]}
         for each in (pictures, held_out)

@@ -27,7 +27,7 @@ from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.outputs.render import SampleRow, sample_sheet, save_picture
 from tag2mask.scoring.evaluation import score_pictures
-from tag2mask.scoring.report import Progress, Report, model_codes
+from tag2mask.scoring.report import Progress, Report, model_codes, report_from_confusion
 from tag2mask.scoring.tags import score_tags
 
 log = logging.getLogger("tag2mask")
@@ -64,7 +64,7 @@ def validate(
             pictures,
             limit=limit,
             broken=broken,
-            each=lambda p, own: each.update({p.name: _miou(own)}),
+            each=lambda p, own: each.update({p.name: report_from_confusion(own, segmenter.classes, 1, {}).miou}),
             progress=progress,
             team=team,
         )
@@ -79,13 +79,6 @@ def validate(
     for message in broken.values():
         log.warning("left out of the validation: %s", message)
     return {} if math.isnan(score) else {name: score}
-
-
-def _miou(confusion: NDArray[np.int64]) -> float:
-    """Mean IoU of the labels that one picture's truth or mask shows; NaN where nothing is scored."""
-    hits = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - hits
-    return float(np.mean(hits[union > 0] / union[union > 0])) if union.any() else math.nan
 
 
 def _write_details(

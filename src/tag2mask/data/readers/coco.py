@@ -38,7 +38,8 @@ def list_coco(root: Path, options: DataOptions) -> Listing:
         MissingDataError: no COCO file with categories.
         DataError: a file that is not as COCO defines it, or files of several tasks.
     """
-    paths = coco_files(root)
+    there = _found(root)
+    paths = _chosen(there, root)
     if not paths:
         raise no_coco(root)
     classes: dict[str, None] = {}
@@ -48,7 +49,7 @@ def list_coco(root: Path, options: DataOptions) -> Listing:
         splits[split], names = _read(path, _near(path, root, split))
         classes.update(dict.fromkeys(names.values()))
         findings += same_name(names.items(), path)
-    others = [path.relative_to(root).as_posix() for path in _found(root) if path not in paths]
+    others = [path.relative_to(root).as_posix() for path in there if path not in paths]
     taken = paths[0].name if len(paths) == 1 else f"{paths[0].name} and its like"
     source = paths[0] if len(paths) == 1 else paths[0].parent
     findings += about(
@@ -67,7 +68,12 @@ def coco_files(root: Path) -> list[Path]:
     Raises:
         DataError: files of several tasks, none of them instances.
     """
-    found = [path for path, lacks in _found(root).items() if not lacks]
+    return _chosen(_found(root), root)
+
+
+def _chosen(there: dict[Path, str], root: Path) -> list[Path]:
+    """Of the files of `_found` those to read, see `coco_files`."""
+    found = [path for path, lacks in there.items() if not lacks]
     by_task = {task: [path for path in found if path.name.startswith(task)] for task in _TASKS}
     if by_task["instances_"]:
         return by_task["instances_"]
@@ -98,7 +104,8 @@ def no_coco(root: Path) -> MissingDataError:
 
 def has_other_coco(root: Path) -> bool:
     """Whether there are COCO files without classes, such as captions."""
-    return bool(_found(root)) and not coco_files(root)
+    there = _found(root)
+    return bool(there) and not _chosen(there, root)
 
 
 def _found(root: Path) -> dict[Path, str]:

@@ -147,11 +147,11 @@ def _looked(root: Path) -> str:
         return "voc"
     if (root / "images").is_dir() and (root / "tags.csv").is_file():
         return "folder"
-    rows = [each for each in FORMATS if each.files(root)]
-    made = [each for each in rows if each.also_predicted and all(map(is_result, each.files(root)))]
-    if made and (made != rows or has_class_folders(root)):  # `predict` has written into the data folder
-        rows = [each for each in rows if each not in made]
-    found = [each.name for each in rows]
+    files = {each: there for each in FORMATS if (there := each.files(root))}
+    made = [each for each, there in files.items() if each.also_predicted and all(map(is_result, there))]
+    if made and (made != list(files) or has_class_folders(root)):  # `predict` has written into the data folder
+        files = {each: there for each, there in files.items() if each not in made}
+    found = [each.name for each in files]
     if len(found) > 1:
         raise DataError(
             f"{root} has files of {' and of '.join(found)}. Say which to read with --data-format, as in "

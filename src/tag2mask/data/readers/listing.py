@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +68,7 @@ class Listing:
     left_out: tuple[Entry, ...] = ()
     """Entries that were not `labeled` and are left out."""
 
-    @property
+    @cached_property
     def entries(self) -> list[Entry]:
         """The entries of all splits."""
         return [entry for entries in self.splits.values() for entry in entries]

@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tag2mask.base.spelling import nfc
@@ -37,14 +37,15 @@ def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str]
     names = list(names)
     files = split_files(root)
     if nfc(split) in files:
-        chosen, found = _listed_names(files[nfc(split)], names)
-        return chosen, (*found, *_in_no_list(root, files, names), *_unused_lists(root, files))
+        known = PictureNames(names)
+        chosen, found = _listed_names(files[nfc(split)], names, known)
+        return chosen, (*found, *_in_no_list(root, files, names, known), *_unused_lists(root, files))
     by_hash = not files and split in ("train", "val")
     if not by_hash and Path(split).is_file():
-        return _listed_names(Path(split), names)
+        return _listed_names(Path(split), names, PictureNames(names))
     if not by_hash:
-        known = ", ".join(files) or "train, val (by hash, as there is no splits folder)"
-        raise no_split(root, split, known, warned(_unused_lists(root, files)))
+        splits = ", ".join(files) or "train, val (by hash, as there is no splits folder)"
+        raise no_split(root, split, splits, warned(_unused_lists(root, files)))
     train, held_out = hash_split(names)
     chosen = train if split == "train" else held_out
     if not chosen:
@@ -72,15 +73,13 @@ def hash_split(names: Iterable[str]) -> tuple[list[str], list[str]]:
     return sorted(set(order) - val), sorted(val)
 
 
-def _listed_names(path: Path, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
-    """The pictures that a list means, of `names`, and the findings on it.
+def _listed_names(path: Path, names: Sequence[str], known: PictureNames) -> tuple[list[str], tuple[Finding, ...]]:
+    """The pictures that a list means, of `names`, which `known` finds, and the findings on it.
 
     Raises:
         SplitError: empty list.
         DataError: a line that means no picture or several, or one twice.
     """
-    names = list(names)
-    known = PictureNames(names)
     texts, findings = read_list(path, lambda text: bool(known.find(text)))
     lines: dict[str, int] = {}
     for text, line in texts.items():
@@ -115,9 +114,9 @@ def listed_by(paths: Iterable[Path], read: Callable[[Path], Iterable[str]]) -> s
     return listed
 
 
-def _in_no_list(root: Path, files: dict[str, Path], names: list[str]) -> tuple[Finding, ...]:
+def _in_no_list(root: Path, files: dict[str, Path], names: Sequence[str], known: PictureNames) -> tuple[Finding, ...]:
     """Findings on pictures that no list of splits/ names."""
-    listed = listed_by(files.values(), lambda path: _listed_names(path, names)[0])
+    listed = listed_by(files.values(), lambda path: _listed_names(path, names, known)[0])
     rest = [] if listed is None else [name for name in names if name not in listed]
     return about(
         rest,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import itertools
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -24,6 +24,7 @@ from tag2mask.jobs.benchmark.measuring import make_row
 from tag2mask.jobs.benchmark.peer import peer_votes
 from tag2mask.jobs.benchmark.results import Row
 from tag2mask.reliable import DenseCRF
+from tag2mask.runs.metrics import read_metrics
 
 _STEP = ("images_per_second", "mining_share")
 
@@ -36,6 +37,9 @@ def measure_training(
     They are the steps of `tag2mask.train` as its metrics.csv tells them: loading, network, CRF, losses and update.
     The first step of each contender is not counted; `quick` has smaller crops and batches, and `config` takes the place
     of the preset.
+
+    Raises:
+        RuntimeError: the steps did not call the CRF once each, so their times cannot be told apart.
     """
     # heavy, and no process of the peer needs them
     from tag2mask.training.first_step import TagObjective
@@ -46,7 +50,7 @@ def measure_training(
     if quick:
         config = config.replace(joint_batch_size=2, augment=replace(config.augment, crop_size=96))
     contenders = ("own",) if peer is None else ("own", "peer")
-    steps = len(contenders) * (rounds + 1)
+    steps, calls = len(contenders) * (rounds + 1), itertools.count()
     with tempfile.TemporaryDirectory() as folder:
         data = write_builtin(Path(folder) / "data", train=16, val=1, size=config.image_size or 320)
         config = config.replace(
@@ -59,11 +63,12 @@ def measure_training(
             sample_every=0,
             save_every=steps,
         )
-        objective = TagObjective(config, crf=crf_by_turns(peer))
+        objective = TagObjective(config, crf=crf_by_turns(peer, calls))
         with contextlib.redirect_stderr(io.StringIO()):
             run = run_training(config, run_pictures(config, config.train_split), objective)
-        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            metrics = [{key: float(row[key]) for key in _STEP} for row in csv.DictReader(file)]
+        metrics = [{key: float(row[key]) for key in _STEP} for row in read_metrics(run)]
+    if (called := next(calls)) != steps:
+        raise RuntimeError(f"{steps} training steps called the CRF {called} times; bench expects one call a step")
     counted = {name: metrics[i :: len(contenders)][1:] for i, name in enumerate(contenders)}
     shares = {name: median(row["mining_share"] for row in rows) for name, rows in counted.items()}
     batch, crop = int(config.joint_batch_size), config.augment.crop_size
@@ -82,9 +87,8 @@ def measure_training(
     )
 
 
-def crf_by_turns(peer: ModuleType | None) -> DenseCRF:
-    """The dense CRF, every second call of which runs on pydensecrf where that is there."""
-    calls = itertools.count()
+def crf_by_turns(peer: ModuleType | None, calls: Iterator[int]) -> DenseCRF:
+    """The dense CRF, every second call of which runs on pydensecrf where that is there; each takes one of `calls`."""
 
     def by_turns(rgb: Tensor, scores: Tensor, **options: Any) -> Tensor:
         if next(calls) % 2 and peer is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.base.arrays import label_counts
-from tag2mask.base.files import make_folder_atomically, write_text
+from tag2mask.base.files import make_folder_atomically, write_lines, write_text
 from tag2mask.config.formats import DataOptions
 from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_split
 from tag2mask.data.findings import Finding
@@ -66,10 +66,10 @@ def write_plain_folder(
 
     def fill(folder: Path) -> None:
         write_text(folder / "tags.csv", _tag_table(list(pictures.values()), first.classes))
-        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in first.classes))
+        write_lines(folder / "classes.txt", first.classes)
         _check_tables(folder, pictures, first.classes)
         for name, members in lists.items():
-            write_text(folder / "splits" / f"{name}.txt", "".join(f"{member}\n" for member in members))
+            write_lines(folder / "splits" / f"{name}.txt", members)
         _write_pictures(folder, pictures, first, tally, link=link, progress=progress)
 
     make_folder_atomically(out, fill)

@@ -55,7 +55,7 @@ class Deployed(nn.Module):
         return {"mask": probs.argmax(1).to(torch.uint8), "probs": probs, "tag_scores": tag_scores, "logits": logits}
 
     def _network_size(self, height: int, width: int, scale: Tensor | None) -> tuple[int, int]:
-        """`Segmenter.network_size` as tensor operations, in the same float64 arithmetic."""
+        """`inference.tiles.network_size` as tensor operations, in the same float64 arithmetic."""
         sides = torch.stack([torch.scalar_tensor(side, dtype=torch.float64) for side in (height, width)])
         longest = sides.amax(0)
         longer = longest if self.image_size is None else torch.scalar_tensor(self.image_size, dtype=torch.float64)

@@ -86,7 +86,7 @@ def make_plan(
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     everywhere, findings = search(sources)
     pictures, told = (everywhere, ()) if list_file is None else only_listed(everywhere, Path(list_file))
-    segmenter = run if isinstance(run, Segmenter) else Segmenter.load(run, device=device)
+    segmenter = Segmenter.load(run, device=device)
     rows, told_of_rows = _known_tags(tags, segmenter.classes, everywhere, pictures)
     file_names = [picture.file_name for picture in pictures]
     outputs.check(formats, outputs.Wanted(segmenter.classes, file_names, options, inference.max_pixels))

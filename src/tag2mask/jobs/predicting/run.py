@@ -14,7 +14,7 @@ import numpy as np
 
 from tag2mask import outputs
 from tag2mask.base.arrays import stored
-from tag2mask.base.files import whole_file, write_atomically, write_text
+from tag2mask.base.files import whole_file, write_atomically, write_lines
 from tag2mask.base.memory import ran_out
 from tag2mask.base.options import public
 from tag2mask.config.formats import OutputFormat
@@ -116,7 +116,7 @@ def predict(
     with Manifest(plan.out, plan.settings, plan.share) as manifest:
         _clear(plan, manifest)
         summary = _predict_share(plan, manifest, progress)
-        write_text(plan.out / "classes.txt", "".join(f"{name}\n" for name in plan.segmenter.classes))
+        write_lines(plan.out / "classes.txt", plan.segmenter.classes)
         with manifest.gathering([picture.name for picture in plan.pictures]) as everything:
             if everything is not None:
                 _gather(plan, everything)
@@ -173,7 +173,7 @@ def _predict_picture(plan: Plan, picture: NamedPicture) -> tuple[dict[str, float
     """Write the files of one picture; its tag scores, and its review where pictures are ranked."""
     row = plan.rows.get(picture.file_name)
     tags = None if row is None else row.tags
-    result = plan.segmenter.predict(picture.path, **vars(plan.inference.replace(tags=tags)))
+    result = plan.segmenter.predict(picture.path, plan.inference, tags=tags)
     name, out, formats = picture.name, plan.out, plan.formats
     if "png" in formats:
         render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
