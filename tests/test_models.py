@@ -11,7 +11,7 @@ from torch import nn
 from tag2mask.config import TrainConfig
 from tag2mask.models import build_network
 from tag2mask.models.backbones import TimmBackbone
-from tag2mask.models.network import masked_average, segmentation_branch
+from tag2mask.models.network import masked_mean, segmentation_branch
 from tag2mask.models.weights import packaged_lite0_state
 
 CLASSES = ("bird", "cat", "dog")
@@ -189,12 +189,62 @@ def test_pooling_counts_a_cell_by_its_valid_share():
     valid = torch.zeros(1, 8, 8, dtype=torch.bool)
     valid[:, :4, :4] = True
     valid[:, :4, 4:6] = True
-    assert masked_average(features, valid).item() == pytest.approx((1 * 1 + 0.5 * 2) / 1.5)
-    assert masked_average(features).item() == pytest.approx(features.mean().item())
-    assert masked_average(features, torch.zeros(1, 8, 8, dtype=torch.bool)).item() == 0
+    assert masked_mean(features, valid).item() == pytest.approx((1 * 1 + 0.5 * 2) / 1.5)
+    assert masked_mean(features).item() == pytest.approx(features.mean().item())
+    assert masked_mean(features, torch.zeros(1, 8, 8, dtype=torch.bool)).item() == 0
     valid = torch.zeros(1, 8, 8, dtype=torch.bool)
     valid[:, 0, 0] = True
-    assert masked_average(features, valid).item() == pytest.approx(1.0)
+    assert masked_mean(features, valid).item() == pytest.approx(1.0)
+
+
+def test_a_small_object_survives_the_generalized_mean():
+    features = torch.zeros(1, 1, 10, 10)
+    features[0, 0, 3, 3] = 8.0
+    valid = torch.ones(1, 80, 80, dtype=torch.bool)
+    valid[:, :, 40:] = False
+    assert masked_mean(features).item() == pytest.approx(0.08)
+    assert masked_mean(features, None, 3.0).item() == pytest.approx((8.0**3 / 100) ** (1 / 3), rel=1e-4)
+    assert masked_mean(features, valid, 3.0).item() == pytest.approx((8.0**3 / 50) ** (1 / 3), rel=1e-4)
+    assert masked_mean(-features, None, 3.0).item() == pytest.approx(1e-4), "below 0 counts as nothing"
+    empty = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    masked_mean(empty, torch.zeros(1, 8, 8, dtype=torch.bool), 3.0).sum().backward()
+    assert torch.isfinite(empty.grad).all()
+
+
+def test_the_prior_is_added_to_scores_and_no_part_of_the_map():
+    plain, told = build(), build(prior=True)
+    told.expect(torch.tensor([0.5, 0.1, 0.0]))
+    images = told.normalize(pictures(64, 64))
+    with torch.no_grad():
+        shift = told.eval()(images).tag_logits - plain.eval()(images).tag_logits
+        assert torch.equal(told.cam(told(images).features), plain.cam(plain(images).features))
+    assert shift[0].tolist() == pytest.approx([0, np.log(1 / 9), np.log(1e-4 / (1 - 1e-4))], abs=1e-5)
+    assert "prior" in told.state_dict()
+    assert "prior" not in plain.state_dict(), "files of networks without it stay as they are"
+
+
+@pytest.mark.parametrize("backbone", [LITE0, "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("cell", [4, 8])
+def test_a_decoder_draws_a_finer_map_and_every_part_of_it_learns(backbone, cell):
+    net = build(backbone, decoder_stride=cell)
+    images = net.normalize(pictures(96, 70)).requires_grad_()
+    outputs = net(images)
+    rows, columns = -(-96 // net.stride) * net.stride // cell, -(-70 // net.stride) * net.stride // cell
+    assert outputs.features.shape == (2, net.backbone.channels, rows, columns)
+    assert outputs.seg_logits.shape[-2:] == (rows, columns)
+    assert (outputs.features >= 0).all()
+    (outputs.tag_logits.sum() + outputs.seg_logits.sum()).backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+    groups = net.parameter_groups()
+    new = {id(p) for name in ("new_weights", "new_biases") for p in groups[name]}
+    assert {id(p) for p in net.backbone.decoder.parameters()} <= new, "its weights are new, though in the backbone"
+
+
+def test_a_decoder_needs_maps_of_its_stride():
+    with pytest.raises(ValueError, match="no map of stride 4 beside coarser ones"):
+        build("vit_tiny_patch16_224", decoder_stride=4)
+    with pytest.raises(ValueError, match="has no decoder"):
+        build("wide_resnet38", stride=8, decoder_stride=4)
 
 
 def test_tag_scores_ignore_features_of_padding(lite0):

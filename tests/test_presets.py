@@ -161,7 +161,7 @@ def test_recipes_run_on_a_voc_tree_with_a_toy_backbone(name, batch, tmp_path):
 class Noisy(torch.nn.Module):
     """A backbone of one convolution and dropout."""
 
-    channels, stride, mean, std = 4, 4, (124.0, 116.0, 104.0), (58.0, 57.0, 57.0)
+    channels, stride, cell, mean, std = 4, 4, 4, (124.0, 116.0, 104.0), (58.0, 57.0, 57.0)
 
     def __init__(self) -> None:
         super().__init__()

@@ -91,6 +91,22 @@ def test_class_with_an_empty_cam_gets_no_seeds():
         assert not (labels == 2).any()
 
 
+def test_a_tagged_picture_without_a_seed_teaches_nothing_by_the_clean_rule_alone():
+    """An empty CAM has a background score of 1 everywhere, which would teach that the tag is not there."""
+    rgb = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    cams, tags = torch.zeros(3, 2, 8, 8), torch.tensor([[True, False], [True, True], [False, False]])
+    cams[1, 1, :, :5] = torch.linspace(0.9, 1, 5)  # one of its two tags has a map
+    valid = torch.ones(3, 8, 8, dtype=torch.bool)
+    valid[:, 6:] = False
+    assert (reliable_labels(rgb, cams, tags, ReliableConfig.official(), valid)[0, :6] == 0).all(), "as published"
+    assert ReliableConfig.paper().unseeded == "background"
+    labels = reliable_labels(rgb, cams, tags, ReliableConfig.clean(), valid)
+    assert (labels[0] == IGNORE).all()
+    assert (labels[1] == 2).any()
+    assert (labels[2, :6] == 0).all(), "a picture without tags is background"
+    assert (labels[:, 6:] == IGNORE).all()
+
+
 def test_negative_picture_is_background_only():
     """The published code ends in a ValueError without tags; here the whole picture is reliable background."""
     rgb = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,8 @@ from PIL import Image
 
 from tag2mask.data import DataError, MissingDataError, PictureError, list_splits, open_data, read_mask, read_picture
 from tag2mask.data.storage.shards import find_shards
-from tag2mask.data.training.loading import SHARDS_MIXED, TrainingPictures, shard_order
+from tag2mask.data.training.loading import TrainingPictures
+from tag2mask.data.training.sampling import SHARDS_MIXED, shard_order
 
 
 def png(value: int, size: int = 8) -> bytes:

@@ -82,6 +82,9 @@ def labels_from_votes(
     labels[~trusted | (confidence < config.min_crf)] = IGNORE
     if valid is not None:
         labels[~valid] = IGNORE
+    if config.unseeded == "ignore":
+        seeded = ((labels != BACKGROUND) & (labels != IGNORE)).flatten(1).any(dim=1)
+        labels[tags.any(dim=1) & ~seeded] = IGNORE
     return labels
 
 
@@ -121,6 +124,7 @@ def reliable_labels(
        background where its score exceeds `min_background` (eq. 6).
     3. A pixel keeps its CRF label if it is trusted, the CRF is at least `min_crf` sure and, with `agreement="equal"`,
        CAM and CRF name the same class (eq. 7; the published code does not compare the class).
+    4. With `unseeded="ignore"` a tagged picture that got no pixel of its tags teaches nothing (not in the paper).
 
     Args:
         rgb: uint8 [B, 3, H, W], 0-255.

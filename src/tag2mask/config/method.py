@@ -74,6 +74,9 @@ class ReliableConfig(Settings):
     """CRF posterior below this is ignored [C]; 0 switches the test off [P]."""
     agreement: Literal["union", "equal"] = "union"
     """`union`: where any class's CAM is trusted [C]. `equal`: where CAM and CRF name the same class [P eq. 7]."""
+    unseeded: Literal["background", "ignore"] = "background"
+    """A tagged picture of which no pixel got one of its tags teaches its `background` as published [C], or nothing:
+    `ignore`. An empty CAM would teach that there is nothing, with all its pixels."""
     crf: CRFParams = field(default_factory=CRFParams.mining)
     """Dense CRF of the votes."""
 
@@ -97,8 +100,8 @@ class ReliableConfig(Settings):
 
     @classmethod
     def clean(cls) -> ReliableConfig:
-        """The default: the published votes, with CAM and CRF naming the same class."""
-        return cls(agreement="equal")
+        """The default: the published votes, with CAM and CRF naming the same class; unseeded pictures teach nothing."""
+        return cls(agreement="equal", unseeded="ignore")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ class OptimConfig(Settings):
     """Learning rate at the start of the tag phase."""
     joint_lr: float = unread_by_tags(0.01, within="(0, inf)")
     """Learning rate at the start of the joint phase."""
+    follow_batch: bool = False
+    """Lower the learning rate in proportion where a batch is smaller than that of the preset."""
     joint_multipliers: bool = setting(True, option=False, tag_phase=True)
     """Keep the group multipliers in the joint phase (the published from-ImageNet run loses them there)."""
     head_multiplier: float = setting(10.0, within="[0, inf)")

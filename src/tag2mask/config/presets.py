@@ -15,7 +15,8 @@ SMALL: Values = {
     "segment_dilation": 1,
     "tag_steps": 600,
     "joint_steps": 300,
-    "optim": {"lr": 0.01, "joint_lr": 0.002, "warmup": 20, "clip_norm": 5.0},
+    "sampling": "auto",
+    "optim": {"lr": 0.01, "joint_lr": 0.002, "warmup": 20, "clip_norm": 5.0, "follow_batch": True},
     "augment": {"jitter": (0.3, 0.3, 0.3, 0.0)},
     "workers": 1,
     "sample_every": 300,
@@ -24,6 +25,18 @@ SMALL: Values = {
 
 Three times as long a joint phase gains nothing (docs/results.md).
 """
+
+FINE: Values = {
+    **SMALL,
+    "decoder_stride": 8,
+    "pool_power": 3.0,
+    "prior": True,
+    "freeze_stride": 8,
+    "batch_size": 8,
+    "method": {"cam_scales": (1.0, 1.5)},
+    "augment": {"crop_size": 320, "jitter": (0.3, 0.3, 0.0, 0.0)},
+}
+"""EfficientNet-lite0 with a decoder at stride 8: objects smaller than a cell of `small`."""
 
 VOC_RRM: Values = {
     "train_split": "train_aug",
@@ -78,12 +91,21 @@ SMALL_RETRAIN: Values = {
     "batch_size": 8,
     "supervised_steps": 900,
     "loss": "balanced",
-    "optim": {"lr": 0.005, "warmup": 20, "clip_norm": 5.0},
+    "sampling": "auto",
+    "optim": {"lr": 0.005, "warmup": 20, "clip_norm": 5.0, "follow_batch": True},
     "augment": {"jitter": (0.3, 0.3, 0.3, 0.0)},
     "workers": 1,
     "sample_every": 300,
 }
 """DeepLab-v2 on EfficientNet-lite0 at stride 16: the second step on two CPU cores."""
+
+FINE_RETRAIN: Values = {
+    **SMALL_RETRAIN,
+    "decoder_stride": 8,
+    "freeze_stride": 8,
+    "augment": {"crop_size": 320, "jitter": (0.3, 0.3, 0.0, 0.0)},
+}
+"""The same with the decoder of `fine`."""
 
 DEEPLAB_V2_RESNET101: Values = {
     "train_split": "train_aug",
@@ -114,9 +136,16 @@ DEEPLAB_V2_VGG16: Values = {
 """LargeFOV on VGG-16 with DeepLab-v2's schedule for it: the paper's smaller second step."""
 
 PRESETS: Mapping[str, Mapping[str, Values]] = {
-    "train": {"small": SMALL, "voc-rrm": VOC_RRM, "voc-rrm-init": VOC_RRM_INIT, "voc-rrm-attention": VOC_RRM_ATTENTION},
+    "train": {
+        "small": SMALL,
+        "fine": FINE,
+        "voc-rrm": VOC_RRM,
+        "voc-rrm-init": VOC_RRM_INIT,
+        "voc-rrm-attention": VOC_RRM_ATTENTION,
+    },
     "retrain": {
         "small": SMALL_RETRAIN,
+        "fine": FINE_RETRAIN,
         "deeplab-v2-resnet101": DEEPLAB_V2_RESNET101,
         "deeplab-v2-vgg16": DEEPLAB_V2_VGG16,
     },

@@ -19,6 +19,7 @@ from tag2mask.config.method import MethodConfig, Profile
 from tag2mask.config.optim import OptimConfig
 from tag2mask.config.presets import PRESETS
 
+Sampling = Literal["uniform", "balanced"]
 MAX_STEPS = 10_000_000
 """Most steps of a phase."""
 MAX_WORKERS = 1024
@@ -69,6 +70,9 @@ class RunConfig(DataOptions, Settings):
     """Stride of the feature map, 8, 16 or 32; a plain ViT keeps its patch size."""
     dilate: bool = False
     """Dilate the convolutions behind a dropped stride. Dilated depthwise convolutions are slow on CPU."""
+    decoder_stride: Literal[0, 4, 8] = 0
+    """Pixels per cell of the map from which CAMs and segmentation are drawn, by a light decoder that brings in early
+    features; 0 for the backbone's own last map, as published."""
     freeze_stride: int = setting(0, within="[0, inf)")
     """Pretrained layers up to this stride do not train, which makes a step cheaper; 0 trains all, as published."""
     image_size: int | None = setting(320, within=f"[1, {MAX_SIDE}]")
@@ -77,6 +81,9 @@ class RunConfig(DataOptions, Settings):
     batch_size: int | Literal["auto"] = 16
     """Pictures per step, of all processes together; `auto` finds the most that fit into the memory of one process, at
     most the training pictures (docs/tiling.md)."""
+    sampling: Literal["auto", "balanced", "uniform"] = "uniform"
+    """`balanced` draws every class equally often and pictures without tags at most every third time; `auto` does so
+    where classes differ more than 5 times or most pictures have no tag."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -126,6 +133,14 @@ class RunConfig(DataOptions, Settings):
     def phases(self) -> tuple[Phase, ...]:
         """The stretches of the run, in order; one without steps is left out."""
         raise NotImplementedError
+
+    def _followed(self, lr: float, batch: Literal["batch_size", "joint_batch_size"]) -> float:
+        """The learning rate for the batch of a phase, see `OptimConfig.follow_batch`."""
+        size, own = (
+            getattr(self, batch),
+            PRESETS[self.kind].get(self.preset_name, {}).get(batch, getattr(type(self), batch)),
+        )
+        return lr * min(1.0, size / own) if self.optim.follow_batch and isinstance(size, int) else lr
 
     @property
     def batch_fields(self) -> tuple[str, ...]:
@@ -211,6 +226,11 @@ class TrainConfig(RunConfig):
     """Rules of the method: official, paper or clean. Fields under --method override it one by one."""
     dropout: float = setting(0.5, within="[0, 1)")
     """Dropout before the tag classifier [C]."""
+    pool_power: float = setting(1.0, within="[1, 16]")
+    """Exponent p of the generalized mean (mean of f^p)^(1/p) that pools the tag branch: 1 is the average, as published;
+    3 lets objects count that are far smaller than the picture."""
+    prior: bool = False
+    """Add the log odds of each class's frequency to its tag score, so that maps of rare classes are not empty."""
     segment_dilation: int | None = unread_by_tags(None, within="[1, inf)")
     """Dilation of the segmentation branch in cells; None is 96 pixels wide at every stride, as published [C]."""
     attention: bool = False
@@ -243,8 +263,14 @@ class TrainConfig(RunConfig):
         """Tags first, then all losses."""
         optim = self.optim
         phases = (
-            Phase("tags", self.tag_steps, self.batch_size, optim.lr),
-            Phase("joint", self.joint_steps, self.joint_batch_size, optim.joint_lr, optim.joint_multipliers),
+            Phase("tags", self.tag_steps, self.batch_size, self._followed(optim.lr, "batch_size")),
+            Phase(
+                "joint",
+                self.joint_steps,
+                self.joint_batch_size,
+                self._followed(optim.joint_lr, "joint_batch_size"),
+                optim.joint_multipliers,
+            ),
         )
         return tuple(phase for phase in phases if phase.steps)
 
@@ -286,7 +312,8 @@ class RetrainConfig(RunConfig):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """One phase."""
-        return (Phase("supervised", self.supervised_steps, self.batch_size, self.optim.lr),)
+        lr = self._followed(self.optim.lr, "batch_size")
+        return (Phase("supervised", self.supervised_steps, self.batch_size, lr),)
 
     @property
     def average_decay(self) -> float:

@@ -34,13 +34,21 @@ def build_network(config: RunConfig, classes: Sequence[str], *, pretrained: bool
         return build_supervised(config, names, weights)
     if not isinstance(config, TrainConfig):
         raise TypeError(f"no network is known for a {type(config).__name__}")
-    backbone = build_backbone(config.backbone, output_stride=config.output_stride, dilate=config.dilate)
+    backbone = build_backbone(
+        config.backbone, output_stride=config.output_stride, dilate=config.dilate, decoder_stride=config.decoder_stride
+    )
     file = load_weights(backbone, config.backbone, weights)
     backbone.finish()
     if config.weights != "none":  # random layers must not be frozen
         freeze_early(backbone, config.freeze_stride)
     network = Network(
-        backbone, names, dropout=config.dropout, segment_dilation=config.segment_dilation, attention=config.attention
+        backbone,
+        names,
+        dropout=config.dropout,
+        segment_dilation=config.segment_dilation,
+        attention=config.attention,
+        pool_power=config.pool_power,
+        prior=config.prior,
     )
     if file is not None:
         take_classifier(network, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, TypeAlias, cast
 
 import timm
@@ -15,27 +16,33 @@ from tag2mask.models.base import RGB
 from tag2mask.models.strides import SIDE, drop_strides
 from tag2mask.models.wide_resnet38 import WideResNet38
 
+DECODER_WIDTH = 128
+"""Channels of the map that a decoder draws."""
+_GROUPS = 8
 LITE0 = "tf_efficientnet_lite0"
 # The packaged weights were trained on (x - 127) / 128, which is not timm's (x / 255 - 0.5) / 0.5.
 OWN_NORMALIZATION: dict[str, tuple[RGB, RGB]] = {LITE0: ((127.0,) * 3, (128.0,) * 3)}
 
 
-def build_backbone(name: str, *, output_stride: int, dilate: bool) -> Backbone:
+def build_backbone(name: str, *, output_stride: int, dilate: bool, decoder_stride: int = 0) -> Backbone:
     """The backbone `name` with random weights: `wide_resnet38` or any model of timm.
 
     Args:
         name: the model.
         output_stride: pixels per cell, as in `RunConfig`.
         dilate: keep the receptive field behind a dropped stride with dilated convolutions.
+        decoder_stride: pixels per cell of the map that a decoder draws; 0 for the backbone's own last map.
 
     Raises:
         ValueError: no such backbone, or it cannot give that stride.
     """
     if name == "wide_resnet38":
+        if decoder_stride:
+            raise ValueError(f"wide_resnet38 has no decoder, got --decoder-stride {decoder_stride}; use a timm model")
         if output_stride != WideResNet38.stride:
             raise ValueError(f"wide_resnet38 has stride 8, got --output-stride {output_stride}; use --output-stride 8")
         return WideResNet38()
-    return TimmBackbone(name, output_stride=output_stride, dilate=dilate)
+    return TimmBackbone(name, output_stride=output_stride, dilate=dilate, decoder_stride=decoder_stride)
 
 
 class TimmBackbone(nn.Module):
@@ -45,7 +52,7 @@ class TimmBackbone(nn.Module):
     size; otherwise a map of ceil(H / stride) rows would cover more than the picture and be shifted against it.
     """
 
-    def __init__(self, name: str, *, output_stride: int, dilate: bool) -> None:
+    def __init__(self, name: str, *, output_stride: int, dilate: bool, decoder_stride: int = 0) -> None:
         super().__init__()
         self.body = _create(name, output_stride if dilate else 32)
         self._nhwc = str(getattr(self.body, "output_fmt", "NCHW")) == "NHWC"
@@ -61,14 +68,23 @@ class TimmBackbone(nn.Module):
                     f"Backbone {name} gives stride {self.stride}, not --output-stride {output_stride}; "
                     f"use --output-stride {self.stride}" + ("" if dilate else " or --dilate")
                 )
-        self.channels = int(self.body.num_features)
+        self.channels, self.cell = int(self.body.num_features), self.stride
+        self.decoder, self._levels = None, list[int]()
+        if decoder_stride:
+            self._levels, channels = self._fine_maps(name, decoder_stride)
+            self.decoder = Decoder(channels)
+            self.channels, self.cell = DECODER_WIDTH, decoder_stride
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images [B, 3, H, W] to features [B, D, ceil(H / stride), ceil(W / stride)]."""
+        """Normalized images [B, 3, H, W] to features [B, D, h, w], h and w those of whole cells of `stride`."""
         rows, columns = (-(-n // self.stride) for n in images.shape[-2:])
         size = (rows * self.stride, columns * self.stride)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        if self.decoder is not None:
+            maps = self.body.forward_intermediates(images, indices=self._levels, intermediates_only=True)
+            decoded: Tensor = self.decoder(maps)
+            return decoded
         return self._map(self.body.forward_features(images), rows, columns)
 
     def finish(self) -> None:
@@ -80,6 +96,29 @@ class TimmBackbone(nn.Module):
             own = list(child.parameters())
             if own and not any(parameter.requires_grad for parameter in own):
                 setattr(self.body, name, nn.Identity())
+
+    def _fine_maps(self, name: str, finest: int) -> tuple[list[int], list[int]]:
+        """Numbers and channels of the last map of each stride from `finest` on, in timm's list of intermediate maps."""
+        side = -(-SIDE // self.stride) * self.stride
+        was_training, found = self.body.training, dict[int, tuple[int, int]]()
+        self.body.eval()
+        try:
+            with torch.no_grad():
+                maps = self.body.forward_intermediates(torch.zeros(1, 3, side, side), intermediates_only=True)
+        except (AttributeError, RuntimeError, AssertionError):
+            maps = []
+        finally:
+            self.body.train(was_training)
+        for level, each in enumerate(maps):
+            if each.ndim == 4 and side // each.shape[2] >= finest:
+                found[side // each.shape[2]] = (level, each.shape[1])
+        if finest not in found or len(found) < 2:
+            raise ValueError(
+                f"Backbone {name} has no map of stride {finest} beside coarser ones, got --decoder-stride {finest}; "
+                "choose a convolutional --backbone, or --decoder-stride 0"
+            )
+        levels, channels = zip(*(found[stride] for stride in sorted(found)), strict=True)
+        return list(levels), list(channels)
 
     def _map(self, features: Tensor, rows: int, columns: int) -> Tensor:
         if features.ndim == 3:
@@ -110,9 +149,39 @@ class TimmBackbone(nn.Module):
         return False, side // features.shape[1 if self._nhwc else 2]
 
 
-Backbone: TypeAlias = TimmBackbone | WideResNet38
-"""Normalized images [B, 3, H, W] to features [B, `channels`, ceil(H / `stride`), ceil(W / `stride`)].
+class Decoder(nn.Module):
+    """Maps of several strides to one of the finest: feature pyramid (Lin et al., arXiv 1612.03144), one level of it.
 
+    Each map becomes `DECODER_WIDTH` channels; from coarse to fine they are resized and added up, and a 3x3 convolution
+    mixes the sum. Group norms, as batches are small.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        """`channels` of the maps, the finest first."""
+        super().__init__()
+        self.lateral = nn.ModuleList(_normed(nn.Conv2d(each, DECODER_WIDTH, 1)) for each in channels)
+        self.mix = _normed(nn.Conv2d(DECODER_WIDTH, DECODER_WIDTH, 3, padding=1))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps [B, D_i, h_i, w_i], the finest first, to features [B, DECODER_WIDTH, h_0, w_0], 0 or more."""
+        coarse: Tensor | None = None
+        for lateral, each in reversed(list(zip(self.lateral, maps, strict=True))):
+            own = lateral(each)
+            if coarse is not None:
+                own = own + F.interpolate(coarse, own.shape[-2:], mode="bilinear", align_corners=False)
+            coarse = own
+        assert coarse is not None
+        return F.relu(self.mix(F.relu(coarse)))
+
+
+def _normed(conv: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(conv, nn.GroupNorm(_GROUPS, conv.out_channels))
+
+
+Backbone: TypeAlias = TimmBackbone | WideResNet38
+"""Normalized images [B, 3, H, W] to features [B, `channels`, ceil(H / `cell`), ceil(W / `cell`)].
+
+Sides are multiples of `stride`, or stretched to the next one; without a decoder `cell` is the same.
 `mean` and `std` of the input are levels of 0-255; `finish`, called once after the weights are loaded, drops what the
 features do not need.
 """

@@ -26,7 +26,8 @@ class SegmentationNetwork(nn.Module):
         classes: class names, background not among them.
         stride: pixels per cell of the features; a picture whose sides are multiples of it is covered exactly.
         mean_rgb: mean color of the input, 0-255, for padding.
-        pretrained_prefix: what the names of the parameters with pretrained weights begin with; the others are new.
+        pretrained_prefix: what the names of the parameters with pretrained weights begin with; the others are new, and
+            so is a decoder within.
     """
 
     pretrained_prefix: ClassVar[str] = "backbone."
@@ -106,7 +107,8 @@ class SegmentationNetwork(nn.Module):
         groups: dict[GroupName, list[nn.Parameter]] = {name: [] for name in get_args(GroupName)}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                age = "old" if name.startswith(self.pretrained_prefix) else "new"
+                inner = name.removeprefix(self.pretrained_prefix)
+                age = "new" if inner == name or inner.startswith("decoder.") else "old"
                 groups[cast(GroupName, f"{age}_{'weights' if parameter.ndim >= 2 else 'biases'}")].append(parameter)
         return groups
 

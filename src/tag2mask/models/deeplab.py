@@ -50,10 +50,10 @@ class DeepLabV2(SupervisedNetwork):
     def __init__(self, backbone: Backbone, classes: tuple[str, ...]) -> None:
         super().__init__(classes, stride=backbone.stride, mean=backbone.mean, std=backbone.std)
         self.backbone = backbone
-        self.aspp = ASPP(backbone.channels, len(classes) + 1, stride=backbone.stride)
+        self.aspp = ASPP(backbone.channels, len(classes) + 1, stride=backbone.cell)
         self.train()
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and segmentation scores, both at `stride`, of normalized images [B, 3, H, W]."""
+        """Features and segmentation scores, both with the cells of the backbone, of normalized images [B, 3, H, W]."""
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return features, self.aspp(features)

@@ -23,7 +23,12 @@ def build_supervised(config: RetrainConfig, classes: tuple[str, ...], weights: s
     """
     network: SupervisedNetwork
     if config.architecture == "deeplab-v2":
-        body = build_backbone(config.backbone, output_stride=config.output_stride, dilate=config.dilate)
+        body = build_backbone(
+            config.backbone,
+            output_stride=config.output_stride,
+            dilate=config.dilate,
+            decoder_stride=config.decoder_stride,
+        )
         load_weights(body, config.backbone, weights)
         body.finish()
         network = DeepLabV2(body, classes)

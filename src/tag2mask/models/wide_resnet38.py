@@ -71,6 +71,7 @@ class WideResNet38(nn.Module):
 
     channels: ClassVar[int] = 4096
     stride: ClassVar[int] = 8
+    cell: ClassVar[int] = 8
     mean: ClassVar[RGB] = IMAGENET[0]
     std: ClassVar[RGB] = IMAGENET[1]
 

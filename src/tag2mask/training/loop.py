@@ -220,7 +220,13 @@ def _batches(job: Job, network: SegmentationNetwork, step: int) -> Iterator[Batc
     starts = [0, *itertools.accumulate(sizes)]
     draws = [list(team.share(range(starts[i], starts[i + 1]))) for i in range(first, len(sizes))]
     dataset = TrainingPictures(
-        job.pictures, config.augment, config.image_size, network.mean_rgb, config.seed, batch_starts=starts
+        job.pictures,
+        config.augment,
+        config.image_size,
+        network.mean_rgb,
+        config.seed,
+        batch_starts=starts,
+        sampling=config.sampling,
     )
     loader = DataLoader(
         dataset,

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
@@ -16,8 +17,10 @@ from tag2mask.base.team import Team, leave, timeout, together
 from tag2mask.config import RunConfig, load_config
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
+from tag2mask.data.training.sampling import fitting_sampling, tag_frequencies
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
+from tag2mask.models.network import Network
 from tag2mask.runs.checkpoints import load_state
 from tag2mask.runs.folder import environment, errors_only, log_to, new_run_folder
 from tag2mask.runs.learned import nothing_learned
@@ -68,6 +71,7 @@ def run_training(
     _check_smallest_batch(config, network, team)
     if resume is None:
         config = located(with_fitting_batches(config, network, pictures, objective, accelerator))
+        config = _with_draws(config, pictures, network)
         run = team.from_main(lambda: _new_run(config, team, pictures, held_out))
         config = config.replace(out=str(run))
     else:
@@ -97,6 +101,14 @@ def given_run(kind: type[_Config], config: _Config | None, resume: str | Path | 
     if not isinstance(saved, kind):
         raise ValueError(f"{folder} is a run of tag2mask.{saved.kind}, not of tag2mask.{kind.kind}")
     return saved, folder
+
+
+def _with_draws(config: _Config, pictures: PictureSet, network: SegmentationNetwork) -> _Config:
+    """`config` with a kind of draws where it says auto; the network is told how often its classes come."""
+    sampling = fitting_sampling(pictures)[0] if config.sampling == "auto" else config.sampling
+    if isinstance(network, Network):
+        network.expect(torch.from_numpy(tag_frequencies(pictures, sampling)))
+    return config.replace(sampling=sampling)
 
 
 def _differing(
@@ -209,6 +221,7 @@ def _log_beginning(job: Job, relocated: dict[str, tuple[str, str]], differing: l
     if differing:
         log.warning("the data is not what this run began with: %s", "; ".join(differing))
     log.info("%d training pictures, classes: %s", len(job.pictures.pictures), ", ".join(job.pictures.classes))
+    log.info("draws: %s (%s)", config.sampling, fitting_sampling(job.pictures)[1])
     if held_out is None:
         log.log(logging.INFO if config.held_out is None else logging.WARNING, "no validation: %s", why_none)
     log_findings(dict.fromkeys((*job.pictures.findings, *(held_out.findings if held_out else ()))), log)

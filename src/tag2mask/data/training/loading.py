@@ -11,7 +11,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,9 +21,10 @@ from torch.utils.data import Dataset
 from tag2mask.base.errors import first_line
 from tag2mask.batch import Sample
 from tag2mask.config import AugmentConfig
+from tag2mask.config.run import Sampling
 from tag2mask.data.dataset import DataError, Picture, PictureSet
 from tag2mask.data.storage.pictures import PictureError, read_mask, read_picture
-from tag2mask.data.storage.shards import shard_of
+from tag2mask.data.training.sampling import draw_order
 from tag2mask.data.training.transforms import Draw, draw, joint_transform
 
 _T = TypeVar("_T")
@@ -36,8 +36,6 @@ _DEAD_WORKER = (
 )
 _SIGNAL_COMES = 0.5
 """Seconds within which the system tells of a process whose connection has broken."""
-SHARDS_MIXED = 8
-"""Shards whose pictures are drawn in one mixed order; so many files are read at a time."""
 
 
 class TrainingPictures(Dataset[Sample]):
@@ -57,6 +55,7 @@ class TrainingPictures(Dataset[Sample]):
         fill_rgb: tuple[int, int, int],
         seed: int,
         batch_starts: Sequence[int] | None = None,
+        sampling: Sampling = "uniform",
     ) -> None:
         """Samples of `pictures`.
 
@@ -67,6 +66,7 @@ class TrainingPictures(Dataset[Sample]):
             fill_rgb: Colour of the padding, the backbone's mean, 0-255.
             seed: 0 or more.
             batch_starts: First draw of every batch, rising from 0; needed where `augment` draws scales per batch.
+            sampling: Which pictures are drawn, see `data.training.sampling`.
 
         Raises:
             ValueError: scales per batch, and no batches.
@@ -79,8 +79,7 @@ class TrainingPictures(Dataset[Sample]):
         self.fill_rgb = fill_rgb
         self.seed = seed
         self.batch_starts = batch_starts
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
-        self._shards = _by_shard(pictures)
+        self.order = draw_order(pictures, sampling, seed)
 
     def __getitem__(self, n: int) -> Sample:
         """Draw `n`.
@@ -88,10 +87,8 @@ class TrainingPictures(Dataset[Sample]):
         Raises:
             DataError: no picture of the set can be read.
         """
-        epoch, start = divmod(n, len(self.pictures.pictures))
-        order = self._epoch_order(epoch)
         broken: list[str] = []
-        for index in np.roll(order, -start) if start else order:
+        for index in self.order.candidates(n):
             picture = self.pictures.pictures[index]
             try:
                 return self._sample(picture, n, tuple(broken))
@@ -101,13 +98,6 @@ class TrainingPictures(Dataset[Sample]):
             f"None of the {len(broken)} pictures of split {self.pictures.split!r} in {self.pictures.root} can be read, "
             f"for example {broken[0]}. Replace them."
         )
-
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        if self._order[0] != epoch:
-            rng = np.random.default_rng((self.seed, epoch, 0))
-            count, shards = len(self.pictures.pictures), self._shards
-            self._order = (epoch, rng.permutation(count) if shards is None else shard_order(shards, rng))
-        return self._order[1]
 
     def _sample(self, picture: Picture, n: int, broken: tuple[str, ...]) -> Sample:
         rgb = read_picture(picture.path)
@@ -193,30 +183,3 @@ def _end_when_the_parent_says() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def shard_order(shards: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> NDArray[np.int64]:
-    """An order of pictures that keeps those of a shard near each other: shards are shuffled, and the pictures of each
-    `SHARDS_MIXED` shards among themselves.
-
-    Args:
-        shards: Indices of the pictures of each shard.
-        rng: Draws the order.
-
-    Returns:
-        int64 [N], each index once.
-    """
-    shuffled = [shards[i] for i in rng.permutation(len(shards))]
-    groups = [np.concatenate(shuffled[i : i + SHARDS_MIXED]) for i in range(0, len(shuffled), SHARDS_MIXED)]
-    return np.concatenate([rng.permutation(group) for group in groups])
-
-
-def _by_shard(pictures: PictureSet) -> list[NDArray[np.int64]] | None:
-    """Indices of the pictures by shard, where they lie in shards."""
-    found: dict[Path, list[int]] = {}
-    for index, picture in enumerate(pictures.pictures):
-        shard = shard_of(picture.path)
-        if shard is None:
-            return None
-        found.setdefault(shard, []).append(index)
-    return [np.array(indices, dtype=np.int64) for _, indices in sorted(found.items())]
