@@ -9,13 +9,19 @@ import pytest
 
 from tag2mask.config import TrainConfig
 from tag2mask.data.dataset import Picture, PictureSet, label_codes
-from tag2mask.data.training.sampling import MOST_NEGATIVES, BalancedOrder, UniformOrder, fitting_sampling, tag_frequencies
+from tag2mask.data.training.sampling import (
+    MOST_NEGATIVES,
+    BalancedOrder,
+    UniformOrder,
+    fitting_sampling,
+    tag_frequencies,
+)
 
 
 def picture_set(*tags: tuple[int, ...], classes: int = 3) -> PictureSet:
     pictures = tuple(Picture(Path(f"{i}.jpg"), f"{i}.jpg", own, None) for i, own in enumerate(tags))
     names = tuple("abcdefgh"[:classes])
-    return PictureSet(names, pictures, label_codes(classes, others="ignore"), Path("."), "train", "folder")
+    return PictureSet(names, pictures, label_codes(classes, others="ignore"), Path(), "train", "folder")
 
 
 RARE = picture_set(*[(0,)] * 40, *[(1,)] * 8, *[(0, 1)] * 2, *[(2,)] * 3, *[()] * 150)

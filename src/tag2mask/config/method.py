@@ -151,6 +151,9 @@ class MethodConfig(Settings):
     """Average-pool the features over real pixels only; the published code pools the padding too."""
     reliable: ReliableConfig = unread_by_tags(ReliableConfig.clean())
     """Which pixels may teach the segmentation."""
+    loss: Literal["balanced", "plain"] = unread_by_tags("balanced")
+    """Cross entropy of the segmentation: `balanced`, the mean over background plus that over objects [P, C], or
+    `plain`, the mean over all labeled pixels, which keeps objects small that are a thousandth of a picture."""
     energy: EnergyConfig = unread_by_tags(EnergyConfig())
     """Dense energy loss."""
     class_distance: float = unread_by_tags(0.0, within="[0, inf)")
