@@ -87,16 +87,25 @@ def timed(folder: Path, work: Callable[[], None]) -> float:
 
     The minutes lie beside the folder, as a run wants its folder to itself; those before a kill are lost.
     """
-    place = folder.with_name(f"{folder.name}.minutes")
-    before = float(place.read_text(encoding="utf-8")) if place.is_file() else 0.0
+    before = minutes_of(folder)
     started = time.perf_counter()
     try:
         work()
     finally:
         spent = (time.perf_counter() - started) / 60
         total = before + (spent if spent > 0.01 else 0.0)
-        write_text(place, f"{total:.4f}\n")
+        write_text(_minutes_file(folder), f"{total:.4f}\n")
     return total
+
+
+def minutes_of(folder: Path) -> float:
+    """Minutes that the work on `folder` has taken by now, see `timed`."""
+    place = _minutes_file(folder)
+    return float(place.read_text(encoding="utf-8")) if place.is_file() else 0.0
+
+
+def _minutes_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.minutes")
 
 
 def refuse_other_settings(page: Path, now: Mapping[str, Any]) -> None:
