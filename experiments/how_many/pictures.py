@@ -34,8 +34,8 @@ def tag_matrix(pictures: Sequence[Picture], num_classes: int) -> NDArray[np.bool
 def stratified_order(tags: NDArray[np.bool_], seed: int) -> list[int]:
     """All pictures in a random order whose beginnings have each class's share; negatives count as a class.
 
-    The next picture is one of the class that has the smallest share of its pictures so far, and first of one that has
-    fewer than `LEAST`.
+    The next picture is one of the class with the fewest so far, and once all have `LEAST` of the one with the smallest
+    share of its pictures.
 
     Args:
         tags: bool [N, C].
@@ -53,7 +53,7 @@ def stratified_order(tags: NDArray[np.bool_], seed: int) -> list[int]:
             while queue and used[queue[-1]]:
                 queue.pop()
         open_groups = [j for j, queue in enumerate(waiting) if queue]
-        j = min(open_groups, key=lambda j: (taken[j] >= LEAST, taken[j] / total[j]))
+        j = min(open_groups, key=lambda j: (min(taken[j], LEAST), taken[j] / total[j]))
         i = waiting[j].pop()
         used[i] = True
         taken += groups[i]
