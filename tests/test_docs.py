@@ -375,7 +375,9 @@ OF_OTHERS = {"--version", "--strict", "--help-all", "--nnodes"}
 def test_commands_of_experiments_are_parsed(page, module, work, monkeypatch, tmp_path):
     """They have a parser of their own."""
     main = importlib.import_module(f"{module}.__main__")
-    lines = [words for block in BLOCKS[ROOT / "docs" / page] if block.kind == "commands" for words in commands_of(block)]
+    lines = [
+        words for block in BLOCKS[ROOT / "docs" / page] if block.kind == "commands" for words in commands_of(block)
+    ]
     (words,) = [words for words in lines if words[:3] == ["python", "-m", module]]
     monkeypatch.setattr(sys, "argv", words[2:])
 
