@@ -11,6 +11,7 @@ from filelock import FileLock
 from experiments.ablation import BASE, ROWS, Ablation, Plan, RowResult, ablate, running
 from experiments.ablation.page import table_lines
 from experiments.ablation.rows import one_step_config, second_step_config, tag_phase_config
+from experiments.resuming import Busy
 from tag2mask.config import load_config
 
 TINY = {
@@ -101,7 +102,7 @@ def test_no_process_does_what_another_is_at(ablation, monkeypatch):
         waits.append([result.name for result in ablation.done()])
         other.release()
 
-    monkeypatch.setattr("experiments.ablation.time.sleep", wait)
+    monkeypatch.setattr("experiments.resuming.time.sleep", wait)
     assert [r.name for r in ablate(ablation, ("official", "ceiling"))] == ["official", "ceiling"]
     assert waits == [["ceiling"]]  # what was free came first, and the rest when it was
 
@@ -109,7 +110,7 @@ def test_no_process_does_what_another_is_at(ablation, monkeypatch):
 def test_masks_are_not_written_twice_at_once(ablation):
     row = ROWS["two-step"]
     ablation.row(ROWS[row.against], 0)
-    with FileLock(ablation.out / f"masks-{row.against}-seed0.lock"), pytest.raises(running.Busy):
+    with FileLock(ablation.out / f"masks-{row.against}-seed0.lock"), pytest.raises(Busy):
         ablation.row(row, 0)
     assert not (ablation.out / f"masks-{row.against}-seed0").exists()
 

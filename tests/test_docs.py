@@ -45,7 +45,7 @@ OTHER_PROGRAMS = {
     "apt-get": "changes the machine",
     "xcode-select": "changes the machine",
     "auditwheel": "needs a wheel; pytest -m packaging builds one",
-    "python": "tools and experiments with a parser of their own: tests/test_benchmark.py, tests/test_ablation.py",
+    "python": "tools and experiments with a parser of their own: test_benchmark.py, test_ablation.py, test_how_many.py",
     "torchrun": "starts several processes: tests/test_distributed.py; what it starts is parsed",
     "accelerate": "starts several processes: tests/test_distributed.py; what it starts is parsed",
     "mkdocs": "test_the_site_loads_nothing_from_elsewhere runs it",
@@ -368,25 +368,25 @@ ABLATION = {"--rows", "--second-split", "--one-seed"}
 OF_OTHERS = {"--version", "--strict", "--help-all", "--nnodes"}
 
 
-def test_ablation_command_of_the_page_is_parsed(monkeypatch, tmp_path):
-    """`python -m experiments.ablation` has a parser of its own."""
-    from experiments.ablation import __main__ as module
-
+@pytest.mark.parametrize(
+    ("page", "module", "work"),
+    [("results.md", "experiments.ablation", "ablate"), ("how-many.md", "experiments.how_many", "how_many")],
+)
+def test_commands_of_experiments_are_parsed(page, module, work, monkeypatch, tmp_path):
+    """They have a parser of their own."""
+    main = importlib.import_module(f"{module}.__main__")
     lines = [
-        words
-        for block in BLOCKS[ROOT / "docs" / "results.md"]
-        for words in commands_of(block)
-        if block.kind == "commands"
+        words for block in BLOCKS[ROOT / "docs" / page] if block.kind == "commands" for words in commands_of(block)
     ]
-    (words,) = [words for words in lines if words[:3] == ["python", "-m", "experiments.ablation"]]
+    (words,) = [words for words in lines if words[:3] == ["python", "-m", module]]
     monkeypatch.setattr(sys, "argv", words[2:])
 
     def called(*args):
         raise Parsed
 
-    monkeypatch.setattr(module, "ablate", called)
+    monkeypatch.setattr(main, work, called)
     with pytest.raises(Parsed):
-        module.main()
+        main.main()
 
 
 def table_cells(page: str, header: str) -> list[str]:

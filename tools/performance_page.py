@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from tag2mask.base.charts import save_figure
-from tag2mask.base.files import check_folder, write_text
+from tag2mask.base.files import check_folder, replace_between
 from tag2mask.base.tables import markdown_table
 from tag2mask.config import CRFParams
 from tag2mask.filtering import Lattice
@@ -196,19 +196,6 @@ def markdown(report: BenchReport, curves: Curves, folder: Path | None = None) ->
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def fill_page(page: Path, report: BenchReport, curves: Curves) -> None:
-    """Replace what stands between the two marks of a page.
-
-    Raises:
-        ValueError: the page has not exactly one of each mark, in order.
-    """
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{page} must hold the line {BEGIN} once and {END} once below it")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(page, f"{before}{BEGIN}\n\n{markdown(report, curves, page.parent)}\n{END}{after}")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Do what the command asks; returns the exit code."""
     if len(arguments) == 2 and arguments[0] == "--curves":
@@ -227,7 +214,7 @@ def main(arguments: Sequence[str]) -> int:
         if page is None:
             print(markdown(report, curves), end="")
         else:
-            fill_page(page, report, curves)
+            replace_between(page, BEGIN, END, markdown(report, curves, page.parent))
     except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         print(f"error: {source}: {error}", file=sys.stderr)
         return 1

@@ -6,16 +6,12 @@ is exact, because a run that takes a tag phase over equals one that trains it (`
 
 from __future__ import annotations
 
-import time
-
 from experiments.ablation.page import check_plan, write_page
 from experiments.ablation.rows import BASE, ROWS, Plan, Row
-from experiments.ablation.running import Ablation, Busy, RowResult
+from experiments.ablation.running import Ablation, RowResult
+from experiments.resuming import share_out
 
 __all__ = ["BASE", "ROWS", "Ablation", "Plan", "Row", "RowResult", "ablate", "write_page"]
-
-_PATIENCE = 5.0
-"""Seconds until a process looks again for a row that no other has locked."""
 
 
 def ablate(ablation: Ablation, rows: tuple[str, ...] | None = None) -> list[RowResult]:
@@ -39,9 +35,12 @@ def ablate(ablation: Ablation, rows: tuple[str, ...] | None = None) -> list[RowR
     ablation.out.mkdir(parents=True, exist_ok=True)
     check_plan(ablation)
     write_page(ablation)  # the plan, for others that join
-    while left := [job for job in _jobs(ablation, names) if ablation.stored(*job) is None]:
-        if not any(_ran(ablation, *job) for job in left):
-            time.sleep(_PATIENCE)
+
+    def run(job: tuple[str, int]) -> None:
+        ablation.row(ROWS[job[0]], job[1])
+        write_page(ablation)
+
+    share_out(lambda: [job for job in _jobs(ablation, names) if ablation.stored(*job) is None], run)
     return ablation.done()
 
 
@@ -53,16 +52,6 @@ def _jobs(ablation: Ablation, names: tuple[str, ...]) -> list[tuple[str, int]]:
         scores = {result.name: result.miou for result in ablation.done() if result.seed == 0}
         jobs += [(name, 1) for name in _close(names, scores, within)]
     return jobs
-
-
-def _ran(ablation: Ablation, name: str, seed: int) -> bool:
-    """Whether the row could be run: not if another process has locked it, or something that it needs."""
-    try:
-        ablation.row(ROWS[name], seed)
-    except Busy:
-        return False
-    write_page(ablation)
-    return True
 
 
 def _close(names: tuple[str, ...], scores: dict[str, float], within: float) -> list[str]:

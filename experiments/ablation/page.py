@@ -10,6 +10,8 @@ from statistics import mean
 
 from experiments.ablation.rows import PARTS_BASE, ROWS
 from experiments.ablation.running import Ablation, RowResult
+from experiments.resuming import refuse_other_settings
+from experiments.scores import Scores, by_row, difference
 from tag2mask.base.charts import Series, save_figure, save_plot
 from tag2mask.base.files import write_text
 from tag2mask.base.tables import markdown_table
@@ -23,21 +25,9 @@ def check_plan(ablation: Ablation) -> None:
     Raises:
         ValueError: the folder's `ablation.json` is of other steps, another data set or second split.
     """
-    path = ablation.out / "ablation.json"
-    if not path.is_file():
-        return
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    pictures = _pictures(ablation)
-    before = stored["plan"] | {name: stored[name] for name in pictures}
-    now = asdict(ablation.plan) | pictures
+    now = asdict(ablation.plan) | _pictures(ablation)
     del now["second_seed_within"]  # more seeds may be added
-    differing = [
-        f"--{name.replace('_', '-')} {before[name] or 'not given'}, now {value or 'not given'}"
-        for name, value in now.items()
-        if before[name] != value
-    ]
-    if differing:
-        raise ValueError(f"{ablation.out} holds rows of other settings ({'; '.join(differing)}); choose another --out")
+    refuse_other_settings(ablation.out / "ablation.json", now)
 
 
 def _pictures(ablation: Ablation) -> dict[str, str | None]:
@@ -74,25 +64,15 @@ def table_lines(results: Sequence[RowResult]) -> list[str]:
         shared = f" + {row.shared_minutes:.1f}" if row.shared_minutes else ""
         title = row.title + ("" if row.pseudo_miou is None else f" (masks: mIoU {row.pseudo_miou:.3f})")
         first = row.group if row.group != group else ""
-        table.append([first, title, *cells, *_difference(scores, name), f"{row.minutes:.1f}{shared}"])
+        table.append(
+            [first, title, *cells, *difference(scores, name, ROWS[name].against), f"{row.minutes:.1f}{shared}"]
+        )
         group = row.group
     return markdown_table(table)
 
 
-def _scores(results: Sequence[RowResult]) -> dict[str, dict[int, float]]:
-    scores: dict[str, dict[int, float]] = {}
-    for result in results:
-        scores.setdefault(result.name, {})[result.seed] = result.miou
-    return scores
-
-
-def _difference(scores: dict[str, dict[int, float]], name: str) -> tuple[str, str]:
-    """Mean over the seeds that both rows have, in points, and the name of the other row."""
-    other = ROWS[name].against
-    common = sorted(set(scores[name]) & set(scores.get(other, {})))
-    if name == other or not common:
-        return "", ""
-    return f"{100 * mean(scores[name][seed] - scores[other][seed] for seed in common):+.1f}", f"`{other}`"
+def _scores(results: Sequence[RowResult]) -> Scores:
+    return by_row((result.name, result.seed, result.miou) for result in results)
 
 
 def _plots(out: Path, results: Sequence[RowResult]) -> None:

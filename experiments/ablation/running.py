@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
-
-from filelock import FileLock, Timeout
 
 from experiments.ablation.rows import ROWS, Plan, Row, one_step_config, second_step_config, tag_phase_config
-from tag2mask.base.files import write_text
-from tag2mask.config import RunConfig
+from experiments.resuming import alone, kept, once, timed, trained
 from tag2mask.data import open_data
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.pseudo_labels import pseudo_label
@@ -25,10 +17,6 @@ from tag2mask.training.first_step import train
 from tag2mask.training.second_step import retrain
 
 log = logging.getLogger("tag2mask")
-_Config = TypeVar("_Config", bound=RunConfig)
-
-Busy = Timeout
-"""It is locked by another process that shares the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +70,18 @@ class Ablation:
         config = tag_phase_config(one_step_config(row, self.plan, data=self.data, seed=seed))
         name = "official" if row.profile in ("official", "paper") else "clean"
         folder = self.out / f"tags-{name}-seed{seed}"
-        with _own(folder):
-            minutes = _timed(folder, lambda: _trained(config, folder, train))
-            if not (folder / "result.json").is_file():
-                cam = score_cams(Segmenter.load(folder), open_data(self.data, split="val", need_tags=False))
-                result = TagPhaseResult(name=name, seed=seed, cam_miou=cam.miou, minutes=minutes)
-                write_text(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+
+        def result() -> TagPhaseResult:
+            minutes = timed(folder, lambda: trained(config, folder, train))
+            cam = score_cams(Segmenter.load(folder), open_data(self.data, split="val", need_tags=False))
+            return TagPhaseResult(name=name, seed=seed, cam_miou=cam.miou, minutes=minutes)
+
+        once(folder, TagPhaseResult, result)
         return folder
 
     def stored(self, name: str, seed: int) -> RowResult | None:
         """The result of a row that is done."""
-        path = self._folder(name, seed) / "result.json"
-        return RowResult(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        return kept(self._folder(name, seed), RowResult)
 
     def row(self, row: Row, seed: int) -> RowResult:
         """The result of a row, from its folder or by running it.
@@ -102,14 +90,13 @@ class Ablation:
             Busy: another process has locked it, or something that it needs.
         """
         folder = self._folder(row.name, seed)
-        with _own(folder):
-            if done := self.stored(row.name, seed):
-                return done
+
+        def result() -> RowResult:
             log.info("== %s, seed %d", row.title, seed)
             work = self._one_step if row.kind == "one step" else self._second_step
-            result = work(row, seed, folder)
-            write_text(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
-        return result
+            return work(row, seed, folder)
+
+        return once(folder, RowResult, result)
 
     def done(self) -> list[RowResult]:
         """The results in the folder, in the order of the rows; another process may be adding to them."""
@@ -122,9 +109,9 @@ class Ablation:
     def _one_step(self, row: Row, seed: int, folder: Path) -> RowResult:
         phase = self.tag_phase(row, seed)
         config = one_step_config(row, self.plan, data=self.data, seed=seed).replace(tag_phase=str(phase))
-        minutes = _timed(folder, lambda: _trained(config, folder, train))
-        shared = json.loads((phase / "result.json").read_text(encoding="utf-8"))["minutes"]
-        return self._scored(row, seed, folder, minutes, shared, config.steps)
+        minutes = timed(folder, lambda: trained(config, folder, train))
+        shared = kept(phase, TagPhaseResult)
+        return self._scored(row, seed, folder, minutes, shared.minutes if shared else 0.0, config.steps)
 
     def _second_step(self, row: Row, seed: int, folder: Path) -> RowResult:
         first = self._folder(row.against, seed)
@@ -132,8 +119,8 @@ class Ablation:
         pseudo_miou, minutes = None, 0.0
         if row.kind == "two steps":
             self.row(ROWS[row.against], seed)
-            with _own(masks):
-                minutes += _timed(masks, lambda: self._write_masks(first, masks))
+            with alone(masks):
+                minutes += timed(masks, lambda: self._write_masks(first, masks))
             split = self.second_split or open_data(self.data).split
             pseudo_miou = evaluate(masks=masks, data=self.data, split=split).miou
         config = second_step_config(
@@ -141,7 +128,7 @@ class Ablation:
         )
         if row.warm:
             config = config.replace(weights=str(first))
-        minutes += _timed(folder / "run", lambda: _trained(config, folder / "run", retrain))
+        minutes += timed(folder / "run", lambda: trained(config, folder / "run", retrain))
         return self._scored(row, seed, folder / "run", minutes, 0.0, config.steps, pseudo_miou)
 
     def _write_masks(self, run: Path, masks: Path) -> None:
@@ -173,38 +160,3 @@ class Ablation:
             steps=steps,
             pseudo_miou=pseudo_miou,
         )
-
-
-def _trained(config: _Config, folder: Path, run: Callable[..., Path]) -> None:
-    """Train into `folder`, go on with what is there, or leave it if it is done."""
-    if (folder / "model.safetensors").is_file():
-        return
-    if (folder / "last").is_dir():
-        run(resume=folder)
-        return
-    if (folder / "config.json").is_file():
-        shutil.rmtree(folder)  # ended before its first save
-    run(config.replace(out=str(folder)))
-
-
-def _own(folder: Path) -> FileLock:
-    """A lock on what is made in `folder`, which ends with the process; raises Busy. It lies beside the folder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
-
-
-def _timed(folder: Path, work: Callable[[], None]) -> float:
-    """Do `work` and return the minutes that it has taken over all interrupted attempts.
-
-    The minutes lie beside the folder, as a run wants its folder to itself; those before a kill are lost.
-    """
-    place = folder.with_name(f"{folder.name}.minutes")
-    before = float(place.read_text(encoding="utf-8")) if place.is_file() else 0.0
-    started = time.perf_counter()
-    try:
-        work()
-    finally:
-        spent = (time.perf_counter() - started) / 60
-        total = before + (spent if spent > 0.01 else 0.0)
-        write_text(place, f"{total:.4f}\n")
-    return total

@@ -144,6 +144,19 @@ def write_lines(path: Path, lines: Iterable[str]) -> Path:
     return write_text(path, "".join(f"{line}\n" for line in lines))
 
 
+def replace_between(path: Path, begin: str, end: str, text: str) -> Path:
+    """Put `text`, as lines of its own, between two marks of a text file.
+
+    Raises:
+        ValueError: the file has not exactly one of each mark, in order.
+    """
+    old = path.read_text(encoding="utf-8")
+    if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
+        raise ValueError(f"{path} must hold the line {begin} once and {end} once below it")
+    before, after = old.split(begin)[0], old.split(end)[1]
+    return write_text(path, f"{before}{begin}\n\n{text}\n{end}{after}")
+
+
 def make_folder_atomically(path: Path, fill: Callable[[Path], object]) -> Path:
     """Let `fill` fill a folder beside `path`, then rename it; nothing is left behind if it fails.
 

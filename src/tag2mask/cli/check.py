@@ -9,7 +9,7 @@ import tyro
 
 from tag2mask.base.console import Bar
 from tag2mask.cli.advice import next_command
-from tag2mask.cli.common import Command, Json, Result
+from tag2mask.cli.common import Command, Device, Json, Result
 from tag2mask.config import AugmentConfig
 from tag2mask.config.formats import DataOptions
 
@@ -30,20 +30,29 @@ class Check(Command):
     """Training crop in pixels, against which pictures count as tiny."""
     jobs: int = 0
     """Threads that read pictures; 0 for one per processor, 8 at most."""
+    run: str | None = None
+    """Run (or model file) that judges the tags: lists those that are probably wrong."""
+    device: Device = "auto"
     out: Path | None = None
-    """Page to write, such as check.html: findings with pictures, classes, sizes. Without it no file is written."""
+    """Page to write, such as check.html: findings with pictures, classes, sizes, probably wrong tags (all of them in
+    suspicious_tags.csv beside it). Without it no file is written."""
     data_options: DataOptions = DataOptions()
     json: Json = False
 
     def _run(self) -> Result:
         from tag2mask.jobs.checking import check, report_lines
+        from tag2mask.jobs.checking.wrong_tags import LIST
 
         with Bar("check") as bar:
             report = check(**self.arguments(), progress=bar.update)
         page = "no file was written; --out check.html writes a page with the pictures"
-        page = page if self.out is None else f"page: {self.out}"
+        if self.out is not None:
+            page = f"page: {self.out}" + ("" if self.run is None else f"; list: {self.out.with_name(LIST)}")
+        suspicious = report.suspicious is not None and report.suspicious.tags
         asked = {"train_split": self.train_split, **self.data_options.asked()}
-        if report.fit:
+        if suspicious and self.out is None:  # to look at their pictures
+            line = next_command("check", self.data, **asked, run=self.run, out="check.html")
+        elif report.fit:
             line = next_command("train", "small", data=self.data, **asked)
         else:  # once more when the data is corrected
             line = next_command("check", self.data, **asked, out=self.out or "check.html")

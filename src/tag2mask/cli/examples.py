@@ -31,7 +31,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tag2mask explain runs/photos photos/images/a.jpg --out explained",
         "tag2mask explain runs/photos photos/images/a.jpg --tags cat dog --out explained",
     ),
-    "check": ("tag2mask check photos", "tag2mask check photos --out check.html"),
+    "check": (
+        "tag2mask check photos",
+        "tag2mask check photos --out check.html",
+        "tag2mask check photos --run runs/photos --out check.html",
+    ),
     "export": (
         "tag2mask export runs/photos --data photos",
         "tag2mask export runs/photos --format hub --out photos-model",

@@ -16,6 +16,7 @@ from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import Picture, PictureSet, label_codes
 from tag2mask.data.findings import SEVERITIES, Finding
 from tag2mask.data.masks.labels import expected_mask
+from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.checking.class_findings import class_findings, held_out_findings
 from tag2mask.jobs.checking.copies import Indices, copy_findings
 from tag2mask.jobs.checking.looking import Look, Progress, look_at_pictures
@@ -23,8 +24,9 @@ from tag2mask.jobs.checking.opening import UNLISTED, Opened, open_splits
 from tag2mask.jobs.checking.page import check_page_path, write_page
 from tag2mask.jobs.checking.picture_findings import mask_findings, picture_findings, side_histogram, size_summary
 from tag2mask.jobs.checking.results import CheckReport, SplitSummary, report_lines
+from tag2mask.jobs.checking.wrong_tags import LIST, SuspiciousTag, SuspiciousTags, suspicious_tags, write_list
 
-__all__ = ["CheckReport", "Finding", "SplitSummary", "check", "report_lines"]
+__all__ = ["CheckReport", "Finding", "SplitSummary", "SuspiciousTag", "SuspiciousTags", "check", "report_lines"]
 
 _NOTHING_HELD_OUT = Finding(
     severity="note",
@@ -42,6 +44,8 @@ def check(
     min_images: int = 10,
     crop_size: int = AugmentConfig().crop_size,
     jobs: int = 0,
+    run: str | Path | Segmenter | None = None,
+    device: str = "auto",
     out: str | Path | None = None,
     progress: Progress | None = None,
     data_options: DataOptions | None = None,
@@ -58,7 +62,11 @@ def check(
         min_images: A class on fewer pictures of the split to train on is rare.
         crop_size: Height and width of a training crop in pixels, against which pictures count as tiny.
         jobs: Threads that read pictures; 0 for one per processor, 8 at most.
-        out: File to write the report to as one self-contained HTML page; None writes nothing.
+        run: Run folder, model file, "hf://owner/name" or `Segmenter` that knows these classes: it judges the tags, see
+            `CheckReport.suspicious`; None judges none. It changes neither findings nor verdict.
+        device: Where that network runs.
+        out: File to write the report to as one self-contained HTML page, with suspicious_tags.csv beside it where there
+            is a `run`; None writes nothing.
         progress: Called with (pictures done, pictures in all, name of the last).
         data_options: How the data set is read where looking is not enough.
         fields: Fields of `data_options` by name, as `data_format`.
@@ -69,7 +77,8 @@ def check(
     Raises:
         DataError: (a ValueError) there is no such folder, or it holds no data set that is recognised. Whatever is wrong
             inside of one is a finding.
-        ValueError: `min_images`, `crop_size` or `jobs` is out of range, or `out` is no name of a page.
+        ValueError: `min_images`, `crop_size` or `jobs` is out of range, `out` is no name of a page, or the run knows
+            none of the classes.
     """
     for name, value, least in (("min_images", min_images, 1), ("crop_size", crop_size, 2), ("jobs", jobs, 0)):
         if value < least:
@@ -78,6 +87,7 @@ def check(
         check_page_path(Path(out))
     reading = DataOptions.merged(data_options, fields)
     opened = open_splits(Path(data).expanduser(), train_split=train_split, options=reading)
+    suspicious = None if run is None else _judged(opened, run, device, progress)
     pictures, members = _each_once(opened.splits)
     codes = next((each.mask_codes for each in opened.splits.values()), label_codes(0, others="ignore"))
     looks = look_at_pictures(pictures, codes, jobs=jobs, progress=progress)
@@ -99,8 +109,24 @@ def check(
         splits={name: _summary(each, looks_of[name], tags.get(name)) for name, each in opened.splits.items()},
         findings=tuple(sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))),
         side_histogram=side_histogram(looks),
+        suspicious=suspicious,
     )
-    return report if out is None else replace(report, out=write_page(report, Path(out)))
+    return report if out is None else _written(report, Path(out))
+
+
+def _judged(opened: Opened, run: str | Path | Segmenter, device: str, progress: Progress | None) -> SuspiciousTags:
+    """What a model says of the tags of all splits that have some."""
+    sets = {name: each for name, each in opened.splits.items() if name in opened.tagged}
+    name = "the model" if isinstance(run, Segmenter) else str(run)
+    return suspicious_tags(Segmenter.load(run, device=device), sets, run=name, progress=progress)
+
+
+def _written(report: CheckReport, out: Path) -> CheckReport:
+    report = replace(report, out=out)
+    if report.suspicious is not None:
+        write_list(out.with_name(LIST), report.suspicious)
+    write_page(report, out)
+    return report
 
 
 def _each_once(splits: dict[str, PictureSet]) -> tuple[list[Picture], dict[str, Indices]]:

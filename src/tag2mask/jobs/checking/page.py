@@ -11,10 +11,13 @@ from tag2mask.base.charts import histogram
 from tag2mask.base.files import check_file
 from tag2mask.data.findings import SEVERITIES
 from tag2mask.data.storage.pictures import PictureError, read_picture
-from tag2mask.jobs.checking.results import CheckReport, cell, class_rows, summary_rows
+from tag2mask.jobs.checking.results import CheckReport, cell, class_rows, summary_rows, suspicious_summary, tag_words
+from tag2mask.jobs.checking.wrong_tags import LIST
 
 _THUMBNAIL = 160
 """Longer side in pixels."""
+_MOST_CARDS = 60
+"""So many suspicious tags are shown with their picture."""
 
 
 def write_page(report: CheckReport, path: Path) -> Path:
@@ -33,6 +36,9 @@ def write_page(report: CheckReport, path: Path) -> Path:
         },
         findings=[(each, list(zip(each.names, each.files, strict=False))) for each in report.findings],
         thumbnail=_thumbnail,
+        suspicious=None if report.suspicious is None else suspicious_summary(report.suspicious),
+        cards=[(each, tag_words(each)) for each in (report.suspicious.tags if report.suspicious else ())[:_MOST_CARDS]],
+        list_name=LIST,
         splits=list(report.splits),
         rows=summary_rows(report),
         classes=_classes(report),

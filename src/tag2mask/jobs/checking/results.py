@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.base.tables import text_table
-from tag2mask.data.findings import SEVERITIES, Finding, Severity
+from tag2mask.data.findings import SEVERITIES, Finding, Severity, some
+from tag2mask.jobs.checking.wrong_tags import LIST, SuspiciousTag, SuspiciousTags
 
 MOST_CLASSES = 40
 """So many classes are shown on the terminal, the rarest; the others are in --json and on the page."""
+MOST_TAGS = 20
+"""So many suspicious tags are shown on the terminal, the most doubtful."""
 _WIDTH = 100
 _ROWS = {
     "pictures": "num_images",
@@ -55,6 +58,8 @@ class CheckReport:
     """Errors first, then warnings, then notes."""
     side_histogram: tuple[tuple[int, int], ...]
     """Readable pictures by longer side: (lower bound in pixels, number of pictures); bounds grow by sqrt(2)."""
+    suspicious: SuspiciousTags | None = None
+    """Tags that a run contradicts, where one was given."""
     out: Path | None = None
     """The page, where one was asked for."""
 
@@ -95,6 +100,7 @@ class CheckReport:
             "splits": splits,
             "side_histogram": [list(each) for each in self.side_histogram],
             "findings": [finding.as_dict() for finding in self.findings],
+            "suspicious": None if self.suspicious is None else self.suspicious.as_dict(),
             "out": None if self.out is None else str(self.out),
         }
 
@@ -108,6 +114,8 @@ def report_lines(report: CheckReport) -> list[str]:
     lines += _table(report)
     for finding in report.findings:
         lines += ["", *_finding_lines(finding)]
+    if report.suspicious is not None:
+        lines += ["", *_suspicious_lines(report.suspicious, report.out)]
     lines += ["", report.verdict]
     if report.reason is not None:
         lines += textwrap.wrap(f"because: {report.reason}", _WIDTH)
@@ -141,6 +149,36 @@ def _table(report: CheckReport) -> list[str]:
     if hidden > 0:
         lines.append(f"and {hidden} classes with more pictures: --json or --out FILE.html shows all")
     return lines
+
+
+def suspicious_summary(suspicious: SuspiciousTags) -> str:
+    """How many tags are probably wrong, by which model, and what could not be judged."""
+    found = some(len(suspicious.tags), "tag") if suspicious.tags else "no tag"
+    text = f"Probably wrong: {found} of {some(suspicious.num_images, 'picture')}, by {suspicious.run}."
+    reasons: dict[str, list[str]] = {}
+    for name, reason in suspicious.not_judged.items():
+        reasons.setdefault(reason, []).append(name)
+    return " ".join([text, *(f"Not judged: {', '.join(names)} ({reason})." for reason, names in reasons.items())])
+
+
+def tag_words(each: SuspiciousTag) -> str:
+    """What the picture is told to show, and what the model says."""
+    tag = "given" if each.given else "not given"
+    return f"{each.class_name} is {tag}, its score is {each.score:.2f}, usual is {each.usual:.2f}"
+
+
+def _suspicious_lines(suspicious: SuspiciousTags, page: Path | None) -> list[str]:
+    lines = textwrap.wrap(suspicious_summary(suspicious), _WIDTH)
+    shown = suspicious.tags[:MOST_TAGS]
+    if not shown:
+        return lines
+    rows = [(each.file_name, each.class_name, "yes" if each.given else "no", each.score, each.usual) for each in shown]
+    cells = [[*words, f"{score:.2f}", f"{usual:.2f}"] for *words, score, usual in rows]
+    lines += text_table([["picture", "class", "given", "score", "usual"], *cells], right=False)
+    if more := len(suspicious.tags) - len(shown):
+        where = f"--out FILE.html writes all into {LIST}, --json shows them" if page is None else page.with_name(LIST)
+        lines.append(f"and {more} more: {where}")
+    return [*lines, "Look at each of them, as a model errs too; correct the tags, then train again."]
 
 
 def _finding_lines(finding: Finding) -> list[str]:

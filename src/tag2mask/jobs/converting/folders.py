@@ -65,7 +65,7 @@ def write_plain_folder(
     tally = MaskTally(first)
 
     def fill(folder: Path) -> None:
-        write_text(folder / "tags.csv", _tag_table(list(pictures.values()), first.classes))
+        write_text(folder / "tags.csv", tag_table(list(pictures.values()), first.classes))
         write_lines(folder / "classes.txt", first.classes)
         _check_tables(folder, pictures, first.classes)
         for name, members in lists.items():
@@ -120,7 +120,7 @@ def _check_tables(folder: Path, pictures: Mapping[str, Picture], classes: tuple[
         )
 
 
-def _tag_table(pictures: Sequence[Picture], classes: tuple[str, ...]) -> str:
+def tag_table(pictures: Sequence[Picture], classes: tuple[str, ...]) -> str:
     """tags.csv: `file_name,tags`, or a 0/1 column per class where a name holds the `;` that stands between tags."""
     rows = [["file_name", "tags"], *([each.name, ";".join(classes[i] for i in each.tags)] for each in pictures)]
     if any(";" in name for name in classes):
