@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from pathlib import Path
 
 from tag2mask.base.spelling import is_background, twin_key
 from tag2mask.data.findings import Finding, about, are, some
@@ -25,11 +27,26 @@ _NOTHING = frozenset(
     )
 )
 """What people write for "none of the classes" or "not known", in lower case with blanks for `_` and `-`."""
+_GOOD = frozenset(
+    (
+        *("free", "good", "ok", "okay", "normal", "negatives", "clean", "healthy", "intact", "undamaged", "flawless"),
+        *(
+            f"{no}{what}"
+            for no in ("no", "without", "zero")
+            for what in ("defect", "defects", "damage", "fault", "error")
+        ),
+        *(f"{what}{free}" for what in ("defect", "damage", "fault", "error") for free in ("free", "less")),
+        *("nondefective", "notdefective"),
+    )
+)
+"""What people call a thing on which there is nothing to find, as `spelling.twin_key`."""
+_MOST_LINES = 30
+"""So many classes are written out as lines of classes.txt."""
 
 
-def name_findings(classes: Sequence[str]) -> tuple[Finding, ...]:
-    """Findings on a list of classes, in its order."""
-    return (*_joined(classes), *_nothing(classes), *_numbers(classes), *_spellings(classes))
+def name_findings(classes: Sequence[str], chosen_in: Path | None = None) -> tuple[Finding, ...]:
+    """Findings on a list of classes, in its order; `chosen_in` is a classes.txt that may leave some of them out."""
+    return (*_joined(classes), *_nothing(classes, chosen_in), *_numbers(classes), *_spellings(classes))
 
 
 def background_finding(tags: Iterable[tuple[str, Sequence[str]]]) -> tuple[Finding, ...]:
@@ -83,15 +100,33 @@ def _parts(name: str, mark: str) -> list[str]:
     return [part.strip().casefold() for part in (name.split(mark) if mark else _WORDS.split(name)) if part.strip()]
 
 
-def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
-    names = [name for name in classes if _means_nothing(name)]
+def _nothing(classes: Sequence[str], chosen_in: Path | None) -> tuple[Finding, ...]:
+    names = names_of_nothing(classes)
+    others = [name for name in classes if name not in names]
+    cure = "Leave the tag away, or call it background, where a picture shows none of the classes;"
+    if chosen_in is not None and others:
+        lines = ", ".join(others) if len(others) <= _MOST_LINES else f"the {len(others)} other classes"
+        cure = (
+            f"Where such a picture shows none of the other classes it is a negative: write those into {chosen_in}, one "
+            f"per line ({lines});"
+        )
     return about(
         names,
         code="empty_classes",
         message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
-        cure="Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
-        "out whose tags are not known.",
+        cure=f"{cure} leave pictures out whose tags are not known.",
     )
+
+
+def names_of_nothing(classes: Sequence[str]) -> list[str]:
+    """The classes whose name says that there is nothing to find (`free`, `No Defect`, `none`), or that nothing is known.
+
+    What all names begin with does not matter: MT_Free beside MT_Crack.
+    """
+    first, last = (min(classes), max(classes)) if len(classes) > 1 else ("", "")
+    shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    start = max(map(shared.rfind, " _-")) + 1
+    return [name for name in classes if _means_nothing(name) or _means_nothing(name[start:] or name)]
 
 
 def _means_nothing(name: str) -> bool:
@@ -99,6 +134,7 @@ def _means_nothing(name: str) -> bool:
     bare = words.strip("#?!.*()[]<>{} ")
     return (
         bool({words or name, bare} & _NOTHING)
+        or twin_key(bare) in _GOOD
         or is_background(words.replace(" ", ""))
         or bare.startswith("background ")
         or bool(_EXCEL_ERROR.fullmatch(name))

@@ -18,6 +18,7 @@ from tag2mask.data.readers.class_names import background_finding, name_findings
 from tag2mask.data.readers.companions import mask_files, masks_among
 from tag2mask.data.readers.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.readers.locating import PictureFiles, find_picture_files, folders_near, found_at, locate
+from tag2mask.data.readers.masks_beside import refuse_masks_beside
 from tag2mask.data.readers.splits import no_split, split_files, split_names
 from tag2mask.data.storage.naming import NO_SPLIT
 from tag2mask.data.storage.searching import not_searched
@@ -124,6 +125,7 @@ def picture_set(
     if not names:
         told = warned(listing.findings)
         raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.{told}")
+    refuse_masks_beside(placed, lambda name: placed[name].path, root)
     beside = MaskFiles(root / "masks") if (root / "masks").is_dir() else None
     stored = any(placed[name].entry.stored_mask is not None for name in names)
     codes = own_codes(root / "masks" if stored or beside is not None else None, classes, options)
@@ -131,7 +133,7 @@ def picture_set(
     tags = (without_background(entry.tags) for entry in listing.entries)
     findings = (
         *listing.findings,
-        *name_findings(classes),
+        *name_findings(classes, root / "classes.txt" if listing.closed and not listing.numbered else None),
         *background_finding((entry.reference, entry.tags) for entry in listing.entries),
         *(other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file()) if listing.closed else ()),
         *_about_files(listing, root, files, placed),
