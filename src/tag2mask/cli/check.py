@@ -43,6 +43,8 @@ class Check(Command):
         page = "no file was written; --out check.html writes a page with the pictures"
         page = page if self.out is None else f"page: {self.out}"
         asked = {"train_split": self.train_split, **self.data_options.asked()}
+        if report.by_hash and any(each.code == "leak" for each in report.findings):
+            asked |= {"group_by": "look"}
         if report.fit:
             line = next_command("train", "small", data=self.data, **asked)
         else:  # once more when the data is corrected

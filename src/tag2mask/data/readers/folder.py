@@ -31,7 +31,7 @@ def open_folder(root: Path, *, split: str | None, options: DataOptions, need_tag
     files = files_of_folder(root, "images")
     paths = _all_paths(root, table, files)
     refuse_masks_beside(paths, paths.__getitem__, root)
-    chosen, list_findings = split_names(root, split, paths)
+    chosen, list_findings = split_names(root, split, paths, options.group_by)
     masks = MaskFiles(root / "masks")
     codes = own_codes(masks.folder if masks.folder.is_dir() else None, classes, options)
     findings = (*name_findings(classes), *table_findings(root, table, files), *list_findings)
