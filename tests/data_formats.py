@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,22 @@ def pixels(name: str) -> np.ndarray:
 def write_picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels(path.name)).save(path)
+
+
+def write_mask(path: Path, size: Sequence[int], shown: bool = True) -> None:
+    """A mask of 0 and 255 of a picture of this size (height, width); all 0 where nothing is shown."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros(tuple(size[:2]), dtype=np.uint8)
+    mask[1 : size[0] // 2, 2 : size[1] // 2] = 255 * shown
+    Image.fromarray(mask).save(path)
+
+
+def write_pair(place: Path, picture: str, mask: str, *, shown: bool = True) -> None:
+    """A picture and its mask, `place` with these endings, of 64 x 48 pixels."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    seed = int(place.name[-2:])
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 48, 3), dtype=np.uint8)).save(f"{place}{picture}")
+    write_mask(Path(f"{place}{mask}"), (64, 48), shown)
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,27 @@ def _cvat_export(root: Path) -> None:
         archive.extractall(root)
 
 
+def _tiles(root: Path) -> None:
+    """Pictures and masks side by side."""
+    for i in range(8):
+        data_formats.write_pair(root / ("crack", "free")[i % 2] / f"a{i:02}", ".jpg", ".png", shown=i % 2 == 0)
+
+
+def _inspection(root: Path) -> None:
+    """As MVTec AD."""
+    for i in range(8):
+        part, kind = ("train", "good") if i < 3 else ("test", ("good", "broken", "scratched")[i % 3])
+        data_formats.write_picture(root / part / kind / f"{i:03}.png")
+        if kind != "good":
+            data_formats.write_mask(
+                root / "ground_truth" / kind / f"{i:03}_mask.png", data_formats.pixels(f"{i:03}").shape
+            )
+
+
 FOLDERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "One folder per class": ("pets", data_formats.imagefolder),
+    "Masks beside their pictures": ("tiles", _tiles),
+    "Inspection pictures as of MVTec AD": ("bottle", _inspection),
     "Hugging Face imagefolder": ("pets", data_formats.metadata_jsonl),
     "COCO JSON": ("coco", data_formats.coco),
     "CVAT for images 1.1": ("task", data_formats.cvat),

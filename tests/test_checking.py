@@ -22,10 +22,10 @@ import tag2mask
 from tag2mask import cli
 from tag2mask.data import DataError
 from tag2mask.data.readers.class_names import name_findings
+from tag2mask.data.storage.fingerprint import NEAR, bits_apart, fingerprint, near_pairs
 from tag2mask.jobs.checking import CheckReport, Finding
 from tag2mask.jobs.checking.class_findings import class_findings
 from tag2mask.jobs.checking.copies import similar_pictures
-from tag2mask.jobs.checking.fingerprint import NEAR, bits_apart, fingerprint, near_pairs
 from tag2mask.jobs.checking.looking import Look
 
 
@@ -531,7 +531,7 @@ def test_near_pairs_are_those_of_all_comparisons(centres: list[int], changes: li
 
 
 def test_near_pairs_in_many_chunks(monkeypatch) -> None:
-    monkeypatch.setattr("tag2mask.jobs.checking.fingerprint._CHUNK", 7)
+    monkeypatch.setattr("tag2mask.data.storage.fingerprint._CHUNK", 7)
     fingerprints = [0b1111 ^ (1 << i) ^ (1 << j) for i, j in itertools.combinations(range(0, 64, 3), 2)]
     test = np.array(sorted(set(fingerprints)), dtype=np.uint64)
     got = {frozenset(pair) for one, two in near_pairs(test) for pair in zip(one.tolist(), two.tolist(), strict=True)}

@@ -105,7 +105,7 @@ def test_evaluate_options_reach_the_network_and_the_protocol(segmenter, data):
 
 def test_true_tags_leave_no_foreign_class(segmenter, data):
     pictures = open_data(data, split="val")
-    report = ev.score_pictures(segmenter, pictures, true_tags=True)
+    report = ev.score_pictures(segmenter, pictures, with_tags=True)
     for row, name in enumerate(CLASSES, start=1):
         together = {i for p in pictures.pictures if CLASSES.index(name) in p.tags for i in p.tags}
         for column in range(len(CLASSES)):

@@ -102,9 +102,56 @@ def test_a_tag_phase_that_is_taken_over_equals_one_that_was_trained(tiny_config,
     assert [row["step"] for row in rows(taken)] == ["4", "5", "6"]
     with pytest.raises(ValueError, match="other settings: method, seed"):
         train(tiny_config.replace(out=str(tmp_path / "no"), seed=1, tag_phase=str(tags)))
-    with pytest.raises(ValueError, match="has joint steps"):
+    again = train(tiny_config.replace(out=str(tmp_path / "again"), method=method, tag_phase=str(whole), joint_steps=2))
+    other = train(tiny_config.replace(out=str(tmp_path / "other"), method=method, tag_phase=str(tags), joint_steps=2))
+    assert same_weights(again, other)
+    kept, alone = load_state(whole, "tag_phase"), load_state(tags)
+    for name in alone.keys() - {"seconds"}:
+        assert same_values(kept[name], alone[name]), name
+    with pytest.raises(ValueError, match=rf"taken that over itself\. Give tag_phase={tags}"):
+        train(tiny_config.replace(out=str(tmp_path / "no"), method=method, tag_phase=str(taken)))
+    (whole / "tag_phase/state.pt").unlink()  # as in runs of older versions
+    with pytest.raises(ValueError, match=r"keeps no state of its tag phase.*joint_steps=0"):
         train(tiny_config.replace(out=str(tmp_path / "no"), method=method, tag_phase=str(whole)))
     assert not (tmp_path / "no").exists()
+
+
+def same_values(one, two):
+    """Whether two states, or parts of them, are equal to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same_values(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(same_values, one, two))
+    return one == two
+
+
+def test_an_interrupt_at_the_end_of_the_tag_phase_keeps_its_state_and_an_earlier_one_is_named(
+    tiny_config, tmp_path, monkeypatch
+):
+    config = tiny_config.replace(validate_every=3, save_every=9)
+    whole = train(config.replace(out=str(tmp_path / "whole")))
+    step = loop._step
+
+    def interrupted(*args, **kwargs):
+        row, batch = step(*args, **kwargs)
+        if row["step"] == stops[-1]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return row, batch
+
+    stops = []
+    monkeypatch.setattr(loop, "_step", interrupted)
+    for at, out, alone in ((3, "end", {}), (2, "early", {"joint_steps": 0}), (2, "before", {})):
+        stops.append(at)
+        with pytest.raises(KeyboardInterrupt):
+            train(config.replace(out=str(tmp_path / out), **alone))
+    monkeypatch.setattr(loop, "_step", step)
+    taken = train(config.replace(out=str(tmp_path / "taken"), tag_phase=str(tmp_path / "end")))
+    assert same_weights(whole, taken)
+    for out, words in (("early", "has made 2 of its 3 steps on tags"), ("before", "has not come to its end")):
+        with pytest.raises(ValueError, match=rf"{words}.*train --resume {tmp_path / out}"):
+            train(config.replace(out=str(tmp_path / "no"), tag_phase=str(tmp_path / out)))
 
 
 @pytest.mark.parametrize(

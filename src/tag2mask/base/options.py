@@ -17,7 +17,7 @@ _OPTION = re.compile(
     r"(?P<command>tag2mask [a-z-]+(?: [^\s,;`]+)*)"  # a command to paste stays as it is
     r"|(?<![\w-])--(?P<name>[a-z][a-z0-9]*(?:[-.][a-z0-9]+)*)"
     r"(?: (?P<value>[A-Z]+(?![\w/])|\d[\d.]*(?<=\d)(?![\w=])|\S*/[^\s:;,)]*(?<!\.)|'[^']*')"
-    r"| (?P<word>none|skip|negative|shapes|masks|last|auto)\b)?"
+    r"| (?P<word>none|skip|negative|shapes|masks|last|auto|look)\b)?"
 )
 _in_command = False
 """For the whole process, as the work of a command runs in threads too."""

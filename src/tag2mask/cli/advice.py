@@ -109,7 +109,9 @@ def after_scoring(run: str, data: Path, reading: DataOptions) -> str:
     """The second step for a run of the first on the data that taught it; else the model for use elsewhere."""
     config = _config_of(run)
     if isinstance(config, TrainConfig) and Path(config.data).resolve() == data.resolve():
-        return unless_dead(run, _masks_to_train_on(run, data, reading))
+        from tag2mask.runs.places import own_reading
+
+        return unless_dead(run, _masks_to_train_on(run, data, own_reading(run, data, reading)))
     return unless_dead(run, next_command("export", run, data=None if reading.asked() else data))
 
 

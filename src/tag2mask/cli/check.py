@@ -50,6 +50,8 @@ class Check(Command):
             page = f"page: {self.out}" + ("" if self.run is None else f"; list: {self.out.with_name(LIST)}")
         suspicious = report.suspicious is not None and report.suspicious.tags
         asked = {"train_split": self.train_split, **self.data_options.asked()}
+        if report.by_hash and any(each.code == "leak" for each in report.findings):
+            asked |= {"group_by": "look"}
         if suspicious and self.out is None:  # to look at their pictures
             line = next_command("check", self.data, **asked, run=self.run, out="check.html")
         elif report.fit:

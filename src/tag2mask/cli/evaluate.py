@@ -39,6 +39,8 @@ class Evaluate(Command):
     """Classes of the CAM: from the data's tags, or predicted."""
     reliable: bool = False
     """Also coverage, precision, recall of the reliable labels."""
+    with_tags: bool = False
+    """Tell the network which classes are in each picture, from the tags of the data set."""
     limit: int = 0
     """Score only the first so many pictures; 0 for all."""
     out: Path | None = None

@@ -33,7 +33,7 @@ class Predict(Command):
     options: OutputOptions = OutputOptions()
     inference: InferenceOptions = InferenceOptions()
     tags: Path | None = None
-    """Table like tags.csv: the classes known to be in a picture."""
+    """Table like tags.csv, or a data set: the classes known to be in a picture."""
     list_file: Annotated[Path | None, tyro.conf.arg(name="list")] = None
     """File with a picture name per line; others are left out."""
     rank: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -39,6 +40,9 @@ class DataOptions:
     unlabeled: Literal["auto", "negative", "skip"] = "auto"
     """Pictures that nobody labelled: negatives, or left out; `auto` does what the tools of the format do
     (docs/data.md)."""
+    group_by: str = ""
+    """Keeps pictures of one thing on one side of the split by hash: `look` those that look the same, a regular
+    expression those in whose names it (its first group, if it has one) matches the same."""
     others: Literal["ignore", "background"] = "ignore"
     """Mask ids outside the class list become 255, or 0."""
     mask_ids: tuple[str, ...] = ()
@@ -65,12 +69,23 @@ class DataOptions:
             if words and getattr(merged, name) not in words:
                 word = f"--{name.replace('_', '-')}"
                 require(False, f"{word} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(merged, name)!r}")
+        require(
+            _is_pattern(merged.group_by), f"--group-by must be look or a regular expression, got {merged.group_by!r}"
+        )
         require(bool(merged.tag_separator), "--tag-separator must be at least one character, got ''")
         return merged
 
     def asked(self) -> dict[str, Any]:
         """Those that differ from their default, by name."""
         return {f.name: value for f in fields(DataOptions) if (value := getattr(self, f.name)) != f.default}
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 Shapes: TypeAlias = Literal["rle", "polygons"]

@@ -120,9 +120,26 @@ def read_classes(text: str) -> tuple[str, ...]:
     return stored_classes(names)
 
 
+LAST, TAG_PHASE = "last", "tag_phase"
+"""Folders of a run with a state: of the last save, and of the end of the tag phase where other phases follow."""
+
+
 def save_state(run: Path, state: Mapping[str, Any]) -> None:
     """Replace the resumable state `last/state.pt`; the old one stays until the new one is complete on the disk."""
-    path = run / "last" / "state.pt"
+    _write_state(run / LAST / "state.pt", state)
+
+
+def save_tag_phase(run: Path, state: Mapping[str, Any]) -> None:
+    """Keep the state at the end of the tag phase, from which `--tag-phase` begins; as `save_state`."""
+    _write_state(run / TAG_PHASE / "state.pt", state)
+
+
+def tag_phase_place(run: Path) -> str:
+    """The folder of the state in which the tag phase of a run ended: of one without other phases the last."""
+    return TAG_PHASE if (run / TAG_PHASE / "state.pt").is_file() else LAST
+
+
+def _write_state(path: Path, state: Mapping[str, Any]) -> None:
     with _saving(path):
         write_atomically(path, lambda p: torch.save(dict(state), p), durable=True)
 
@@ -140,14 +157,14 @@ def _saving(path: Path) -> Iterator[None]:
         ) from error
 
 
-def load_state(run: Path) -> dict[str, Any]:
-    """The state that `save_state` wrote, on the CPU.
+def load_state(run: Path, place: str = LAST) -> dict[str, Any]:
+    """The state that `save_state` wrote, or that of `tag_phase_place`, on the CPU.
 
     Raises:
         FileNotFoundError: the run has saved nothing to go on from.
         ValueError: the file is damaged, or holds anything but tensors and plain values: no code in it ever runs.
     """
-    path = run / "last" / "state.pt"
+    path = run / place / "state.pt"
     if not path.is_file():
         raise FileNotFoundError(f"{run} has no saved state to go on from (last/state.pt); train it anew")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,3 +142,18 @@ def _older_differences(run: Path, sets: Sequence[PictureSet]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
+
+
+def own_reading(run: object, data: Path, asked: DataOptions) -> DataOptions:
+    """How a data set is read for a run: the one that it was trained on is split as it was then, if nothing is asked.
+
+    Else what it was trained on would be among what it is scored on. Only `group_by` is taken over.
+    """
+    config = getattr(run, "config", None)
+    if isinstance(run, str | Path) and Path(run).is_dir():
+        with suppress(ValueError, OSError):
+            config = load_config(Path(run))
+    if not isinstance(config, RunConfig) or asked.group_by or not config.group_by:
+        return asked
+    same = Path(config.data).expanduser().resolve() == data.expanduser().resolve()
+    return dataclasses.replace(asked, group_by=config.group_by) if same else asked

@@ -28,6 +28,7 @@ from tag2mask.data.findings import log_findings
 from tag2mask.data.masks.survey import with_measuring_masks
 from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.inference.tiles import TILE
+from tag2mask.runs.places import own_reading
 from tag2mask.scoring.label_quality import THRESHOLDS, cam_curves, score_reliable_labels
 from tag2mask.scoring.masks import score_masks
 from tag2mask.scoring.report import (
@@ -45,7 +46,7 @@ from tag2mask.scoring.report import (
 
 log = logging.getLogger("tag2mask")
 
-_MASKS_FIRST = "write its masks with tag2mask predict MODEL PICTURES --out DIR, and score them with --masks DIR/masks"
+_MASKS_FIRST = "write its masks with tag2mask predict MODEL PICTURES{} --out DIR, and score them with --masks DIR/masks"
 _PLAIN = Inference()
 
 
@@ -62,6 +63,7 @@ def evaluate(
     cam_thresholds: Sequence[float] = THRESHOLDS,
     cam_tags: Sequence[TagSource] = ("true",),
     reliable: bool = False,
+    with_tags: bool = False,
     limit: int = 0,
     out: str | Path | None = None,
     device: str = "auto",
@@ -85,6 +87,8 @@ def evaluate(
         cam_thresholds: Background thresholds in [0, 1].
         cam_tags: Where the CAM's classes come from: "true" tags, tags "predicted" by the network, or both.
         reliable: Also score the reliable labels of these pictures: `Report.reliable`.
+        with_tags: Tell the network which classes the tags of the data set name in each picture: an easier task, for
+            pictures whose tags are known when masks are made too. `label_prior` in the protocol says so.
         limit: Score only the first so many pictures; 0 for all.
         out: Folder for evaluation.json and, with `cam`, the curves as cam.svg and cam.png; they replace those of an
             earlier evaluation. None is the run folder (see `evaluation_folder`).
@@ -104,19 +108,23 @@ def evaluate(
     if limit < 0:
         raise ValueError(f"--limit must be 0 (all pictures) or more, got {limit}.")
     asked, reading = _read_options(inference, data_options, options)
-    need_network(run, "evaluate", _MASKS_FIRST)
+    need_network(run, "evaluate", _MASKS_FIRST.format(f" --tags {data}" if with_tags else ""))
     folder = evaluation_folder(run, out)
-    pictures = open_data(data, split=split, options=reading, need_tags=reliable or (cam and "true" in cam_tags))
+    reading = own_reading(run, Path(data), reading)
+    need_tags = with_tags or reliable or (cam and "true" in cam_tags)
+    pictures = open_data(data, split=split, options=reading, need_tags=need_tags)
     if run is None:
-        if asked != _PLAIN or cam or reliable:
+        if asked != _PLAIN or cam or reliable or with_tags:
             raise ValueError(
-                "--crf, --scales, --flip, --cam and --reliable belong to a network; with --masks there is none."
+                "--crf, --scales, --flip, --cam, --reliable and --with-tags belong to a network; with --masks there is "
+                "none."
             )
         report = score_masks(Path(str(masks)), pictures, boundary=boundary, limit=limit, progress=progress)
     else:
         segmenter = Segmenter.load(run, device=device)
         sweep = partial(cam_curves, scales=cam_scales, thresholds=cam_thresholds, tags=cam_tags) if cam else None
-        report = _score_network(segmenter, pictures, asked, sweep, reliable, boundary, limit, progress)
+        score = partial(score_pictures, inference=asked, with_tags=with_tags, boundary=boundary)
+        report = _score_network(segmenter, pictures, score, sweep, reliable, limit, progress)
     if folder is not None:
         write_text(folder / "evaluation.json", json.dumps(report.as_dict(), indent=2, allow_nan=False) + "\n")
         lines = [
@@ -133,28 +141,27 @@ def _read_options(
     """The two records with the fields that were given by name."""
     asked, others = Inference.split(inference, options)
     if asked.tags is not None:
-        raise ValueError("evaluate takes no tags: a network is scored on pictures whose tags it does not know.")
+        raise ValueError("evaluate takes no tags but those of the data set: leave tags out, and say --with-tags.")
     return asked, DataOptions.merged(data_options, others)
 
 
 def _score_network(
     segmenter: Segmenter,
     pictures: PictureSet,
-    inference: Inference,
+    score: Callable[..., Report],
     sweep: Callable[..., list[CamCurve]] | None,
     reliable: bool,
-    boundary: bool,
     limit: int,
     progress: Progress | None,
 ) -> Report:
-    """The masks' scores, with the curves of `sweep` and the quality of the reliable labels where asked for."""
+    """What `score` gives, with the curves of `sweep` and the quality of the reliable labels where asked for."""
     pictures = with_measuring_masks(pictures, limit, strict=True)
     log_findings(pictures.findings, log)
     if sweep or reliable:
         segmenter.network.first_step()  # a network without CAM is found before the work
     count = 1 + (sweep is not None) + reliable
     passes = [stage(progress, i, count) for i in range(count)]
-    report = score_pictures(segmenter, pictures, inference, boundary=boundary, limit=limit, progress=passes[0])
+    report = score(segmenter, pictures, limit=limit, progress=passes[0])
     findings = [*report.protocol["findings"], *(each.as_dict() for each in segmenter.findings)]
     return dataclasses.replace(
         report,
@@ -184,7 +191,7 @@ def score_pictures(
     pictures: PictureSet,
     inference: Inference = _PLAIN,
     *,
-    true_tags: bool = False,
+    with_tags: bool = False,
     boundary: bool = False,
     limit: int = 0,
     broken: dict[str, str] | None = None,
@@ -194,7 +201,7 @@ def score_pictures(
 ) -> Report:
     """Score a network on pictures with masks, at the size of the masks; what is not said here is as in `evaluate`.
 
-    With `true_tags` the network knows which classes are in the picture: an easier task, said in the protocol. `each` is
+    With `with_tags` the network knows which classes are in the picture: an easier task, said in the protocol. `each` is
     called with every picture of this process and its own confusion matrix int64 [K, K]. For `broken` and `team` see
     `readable`; all processes get the same report.
 
@@ -211,7 +218,7 @@ def score_pictures(
 
     for picture, (rgb, truth) in readable(chosen, read, broken=broken, progress=progress, team=team):
         names = [pictures.classes[i] for i in picture.tags if pictures.classes[i] in segmenter.classes]
-        predicted = segmenter.predict(rgb, inference, tags=names if true_tags else None)
+        predicted = segmenter.predict(rgb, inference, tags=names if with_tags else None)
         own = counter.update(predicted.mask, truth)
         if each is not None:
             each(picture, own)
@@ -219,11 +226,11 @@ def score_pictures(
     if counter.edges is not None:
         counter.edges.counts = _summed(counter.edges.counts, team)
     count = len(chosen) - len(broken or ())
-    return counter.report(count, _protocol(segmenter, pictures, count, inference, true_tags=true_tags))
+    return counter.report(count, _protocol(segmenter, pictures, count, inference, with_tags=with_tags))
 
 
 def _protocol(
-    segmenter: Segmenter, pictures: PictureSet, count: int, inference: Inference, *, true_tags: bool
+    segmenter: Segmenter, pictures: PictureSet, count: int, inference: Inference, *, with_tags: bool
 ) -> dict[str, Any]:
     crf, size = inference.crf, segmenter.config.image_size
     tiles = f"; in tiles of {inference.tile}" if inference.tile else ""
@@ -237,7 +244,7 @@ def _protocol(
         "scales": list(inference.scales),
         "flip": inference.flip,
         "crf": dataclasses.asdict(crf) if isinstance(crf, CRFParams) else None,
-        "label_prior": "true tags" if true_tags else "none",
+        "label_prior": "true tags" if with_tags else "none",
         "model_selection": segmenter.selection,
     }
 

@@ -18,6 +18,7 @@ from tag2mask.data.masks.labels import MaskFiles, given_codes, mask_name
 from tag2mask.data.masks.survey import with_teaching_masks
 from tag2mask.method import Moment, training_losses
 from tag2mask.reliable import DenseCRF
+from tag2mask.runs.checkpoints import LAST, TAG_PHASE, load_state, tag_phase_place
 from tag2mask.runs.places import located
 from tag2mask.training.loop import TrainingStopped
 from tag2mask.training.starting import check_out, given_run, run_training
@@ -102,19 +103,35 @@ class TagObjective:
 
 
 def _check_tag_phase(config: TrainConfig, run: Path) -> None:
-    """A tag phase can be taken over if this run would train an equal one.
+    """A tag phase can be taken over if this run would train an equal one, and the state at its end is there.
 
     Raises:
-        ValueError: it would not; names the settings that differ.
+        ValueError: it would not, with the settings that differ; or there is no such state, with where it may be.
+        FileNotFoundError: `run` has saved nothing.
     """
     other = load_config(run)
     if not isinstance(other, TrainConfig):
         raise ValueError(f"--tag-phase {run} is the run of a second step; give one of `tag2mask train`")
-    if other.joint_steps:
-        raise ValueError(f"--tag-phase {run} has joint steps; make the tag phase alone with --joint-steps 0")
     mine, theirs = (dataclasses.asdict(tag_phase_settings(located(each))) for each in (config, other))
     if differing := sorted(key for key in mine if mine[key] != theirs[key]):
         raise ValueError(f"--tag-phase {run} was trained with other settings: {', '.join(differing)}")
+    place = tag_phase_place(run)
+    if place == LAST and other.joint_steps:
+        raise ValueError(
+            f"--tag-phase {run} keeps no state of its tag phase ({TAG_PHASE}/state.pt): "
+            + (
+                f"it has taken that over itself. Give --tag-phase {other.tag_phase}"
+                if other.tag_phase
+                else "it has not come to its end, or was trained by an older version. Go on there with tag2mask train "
+                f"--resume {run}, or train the tag phase alone with --joint-steps 0"
+            )
+        )
+    steps = load_state(run, place)["step"]
+    if steps != config.tag_steps:
+        raise ValueError(
+            f"--tag-phase {run} has made {steps} of its {config.tag_steps} steps on tags. Go on there first: tag2mask "
+            f"train --resume {run}"
+        )
 
 
 def _check_weights(config: TrainConfig) -> None:

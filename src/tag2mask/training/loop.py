@@ -33,7 +33,7 @@ from tag2mask.data.training.loading import TrainingPictures, leave_stops_to_the_
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.method import Moment
 from tag2mask.models.base import SegmentationNetwork
-from tag2mask.runs.checkpoints import load_model, save_model, save_state
+from tag2mask.runs.checkpoints import load_model, save_model, save_state, save_tag_phase
 from tag2mask.runs.folder import peak_memory
 from tag2mask.runs.learned import SUMMARY
 from tag2mask.runs.metrics import SCORES
@@ -114,6 +114,7 @@ def fit(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None) ->
                 kept = state.to_dict(team)
                 if team.is_main:
                     save_state(job.run, kept)
+            _keep_tag_phase(job, state)
             if stopping:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
@@ -148,6 +149,15 @@ def _look(job: Job, state: TrainingState, moment: Moment, batch: Batch, records:
         learned = look_at(Segmenter(state.keeper, config), job.pictures, masks=False)
         if learned.reasons:
             log.warning("after the tag phase: nothing is learned so far, %s", " and ".join(learned.reasons))
+
+
+def _keep_tag_phase(job: Job, state: TrainingState) -> None:
+    """At the end of the tag phase of a run that goes on, keep its state: equal to that of a run of tags alone."""
+    config, step = job.config, state.step
+    if step < config.steps and config.phase_at(step - 1)[0].name == "tags" != config.phase_at(step)[0].name:
+        kept = state.to_dict(job.team) | {"unvalidated": None}
+        if job.team.is_main:
+            save_tag_phase(job.run, kept)
 
 
 def _moment(job: Job, state: TrainingState, model: torch.nn.Module) -> Moment:

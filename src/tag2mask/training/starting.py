@@ -21,7 +21,7 @@ from tag2mask.data.training.sampling import fitting_sampling, tag_frequencies
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.runs.checkpoints import load_state
+from tag2mask.runs.checkpoints import LAST, load_state, tag_phase_place
 from tag2mask.runs.folder import environment, errors_only, log_to, new_run_folder
 from tag2mask.runs.learned import nothing_learned
 from tag2mask.runs.places import OLDER, RECORD, check_record, going_on, located, moved, write_record
@@ -50,7 +50,7 @@ def run_training(
         pictures: What it learns from.
         objective: What it learns.
         resume: Run folder to go on with, exactly where its last save was; `config` must be the folder's own.
-        start: Run folder whose saved state the new run starts from.
+        start: Run folder whose tag phase the new run takes over.
 
     Raises:
         ProcessLost: another process that shares the batches ended or does not answer; other errors as of `train`.
@@ -65,7 +65,7 @@ def run_training(
     _check_share(config, team)
     held_out, why_none = validation_pictures(config, goes_on=resume is not None)
     differing = [] if resume is None else _differing(resume, config, pictures, held_out, relocated)
-    state = None if start is None else _saved_state(start, pictures)
+    state = None if start is None else _saved_state(start, pictures, tag_phase_place(start))
     set_seed(config.seed)
     network = build_network(config, pictures.classes, pretrained=resume is None)
     _check_smallest_batch(config, network, team)
@@ -129,9 +129,9 @@ def _differing(
     return differing
 
 
-def _saved_state(run: Path, pictures: PictureSet) -> dict[str, Any]:
+def _saved_state(run: Path, pictures: PictureSet, place: str = LAST) -> dict[str, Any]:
     """The state of a run that was trained with the same classes: the network knows them by their place only."""
-    state = load_state(run)
+    state = load_state(run, place)
     own = tuple(state.get("classes", pictures.classes))  # older states do not say
     if own != pictures.classes:
         raise ValueError(

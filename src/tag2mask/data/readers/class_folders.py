@@ -12,9 +12,11 @@ from tag2mask.base.spelling import is_background, nfc
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError
 from tag2mask.data.findings import Finding, about, are, listed, some
+from tag2mask.data.readers.class_names import names_of_nothing
 from tag2mask.data.readers.companions import MASK_FOLDERS, mask_files, masks_among
 from tag2mask.data.readers.listing import Entry, Listing
 from tag2mask.data.readers.locating import PictureFiles, find_picture_files, pictures_below
+from tag2mask.data.readers.masks_beside import refuse_masks_beside
 from tag2mask.data.storage.naming import NO_SPLIT, known_split
 from tag2mask.data.storage.searching import SYSTEM_FOLDERS, is_left_out
 from tag2mask.data.storage.suffixes import is_picture, passed_over, suffix_of
@@ -60,6 +62,8 @@ def list_class_folders(root: Path, options: DataOptions) -> Listing:
         raise MissingDataError(
             f"{root} has no folder with pictures. Give each class a folder, as in {root / 'cat' / 'a.jpg'}."
         )
+    _refuse_inspection_data(names, splits, root)
+    refuse_masks_beside(inside, files.path, root)
     among = masks_among(inside)
     masks = _masks(among, inside, level)
     used = [name for name in inside if name not in masks]
@@ -171,6 +175,19 @@ def _refuse_one_too_many(names: Sequence[str], level: int, root: Path) -> None:
         + (f"give --data {where}." if level == 0 else f"move them one level up, out of {where}.")
         + f" If {only} is a class, put its pictures directly into it, and add a folder of another class, or background."
     )
+
+
+def _refuse_inspection_data(names: Sequence[str], splits: dict[str, str], root: Path) -> None:
+    """Refuse the layout of MVTec AD: its train/ shows good things alone, and its ground_truth/ is no split."""
+    if "ground_truth" not in {_top(name).lower() for name in names}:
+        return
+    trained = sorted({_class(name, 1) for name in names if splits.get(_top(name)) == "train" and name.count("/") > 1})
+    if len(trained) == 1 and names_of_nothing(trained):
+        raise DataError(
+            f"{root} is laid out as MVTec AD: train/ shows {trained[0]} alone, so there is no defect to learn. The "
+            "defects are in test/, their masks in ground_truth/. Make a plain folder of both, which trains on a part "
+            "of test/: docs/data.md, inspection pictures as of MVTec AD, has a program for it."
+        )
 
 
 def _refuse_roles(classes: Sequence[str], with_masks: Sequence[str], root: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from pathlib import Path
 
 from tag2mask.base.spelling import is_background, twin_key
 from tag2mask.data.findings import Finding, about, are, some
@@ -16,20 +18,46 @@ _WORDS = re.compile(r"\s+(?:and|or|with|und|oder|mit|et|ou|avec|y|o|con|e|og|och
 where each part is a tag by itself."""
 _WRAPPED = re.compile(r"[\[({<].*[\])}>]|[\"'`“”„‘’«»].+[\"'`“”„‘’«»]", re.DOTALL)
 _EXCEL_ERROR = re.compile(r"#(?:N/A|[A-Z0/]{3,}[!?])")
-_NOTHING = frozenset(
+_UNKNOWN = frozenset(
     (
-        *("none", "null", "nan", "n/a", "na", "nil", "nothing", "empty", "no", "-", "--", "?", "unknown", "undefined"),
-        *("unlabeled", "unlabelled", "untagged", "no tag", "no tags", "no label", "no labels", "no class", "no object"),
-        *("no objects", "no finding", "no findings", "none of the above", "void", "ignore", "bg", "false"),
-        *("negative", "neg", "n.a"),
+        *(
+            "null",
+            "nan",
+            "n/a",
+            "na",
+            "n.a",
+            "-",
+            "--",
+            "?",
+            "unknown",
+            "undefined",
+            "unlabeled",
+            "unlabelled",
+            "untagged",
+        ),
+        *("no tag", "no tags", "no label", "no labels", "void", "ignore", "false"),
     )
 )
-"""What people write for "none of the classes" or "not known", in lower case with blanks for `_` and `-`."""
+"""What people write for "not known", in lower case with blanks for `_` and `-`."""
+_NONE = frozenset(
+    (
+        *("none", "nil", "nothing", "empty", "no", "no class", "no object", "no objects", "no finding", "no findings"),
+        *("none of the above", "bg", "negative", "negatives", "neg"),
+        *("free", "good", "ok", "okay", "normal", "clean", "healthy", "intact", "undamaged", "flawless", "defectless"),
+        *("non defective", "not defective"),
+    )
+)
+"""What people write for "none of the classes", or call a thing on which there is nothing to find; as `_UNKNOWN`."""
+_NO_DEFECT = re.compile(
+    r"(?:no|without|zero) ?(defect|damage|fault|error|flaw)s?|(defect|damage|fault|error|flaw)s? ?free"
+)
+_MOST_LINES = 30
+"""So many classes are written out as lines of classes.txt."""
 
 
-def name_findings(classes: Sequence[str]) -> tuple[Finding, ...]:
-    """Findings on a list of classes, in its order."""
-    return (*_joined(classes), *_nothing(classes), *_numbers(classes), *_spellings(classes))
+def name_findings(classes: Sequence[str], chosen_in: Path | None = None) -> tuple[Finding, ...]:
+    """Findings on a list of classes, in its order; `chosen_in` is a classes.txt that may leave some of them out."""
+    return (*_joined(classes), *_nothing(classes, chosen_in), *_numbers(classes), *_spellings(classes))
 
 
 def background_finding(tags: Iterable[tuple[str, Sequence[str]]]) -> tuple[Finding, ...]:
@@ -83,26 +111,55 @@ def _parts(name: str, mark: str) -> list[str]:
     return [part.strip().casefold() for part in (name.split(mark) if mark else _WORDS.split(name)) if part.strip()]
 
 
-def _nothing(classes: Sequence[str]) -> tuple[Finding, ...]:
-    names = [name for name in classes if _means_nothing(name)]
+def _nothing(classes: Sequence[str], chosen_in: Path | None) -> tuple[Finding, ...]:
+    none = frozenset(names_of_nothing(classes))
+    names = [name for name in classes if name in none or _means_unknown(name)]
+    others = [name for name in classes if name not in names]
+    cure = "Leave the tag away, or call it background, where a picture shows none of the classes;"
+    if chosen_in is not None and none and others:
+        lines = ", ".join(others) if len(others) <= _MOST_LINES else f"the {len(others)} other classes"
+        cure = (
+            f"Where such a picture shows none of the other classes it is a negative: write those into {chosen_in}, one "
+            f"per line ({lines});"
+        )
     return about(
         names,
         code="empty_classes",
-        message=f"{some(len(names), 'class')} named as if there were none, and learnt like any other.",
-        cure="Leave the tag away, or call it background, where a picture shows none of the classes; leave pictures "
-        "out whose tags are not known.",
+        message=f"{some(len(names), 'class')} named as if there were nothing to find, and learnt like any other.",
+        cure=f"{cure} leave pictures out whose tags are not known.",
     )
 
 
-def _means_nothing(name: str) -> bool:
-    words = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-    bare = words.strip("#?!.*()[]<>{} ")
+def names_of_nothing(classes: Sequence[str]) -> list[str]:
+    """The classes named as if there were nothing to find, as `free`, `No Defect`, `none`: their pictures are negatives.
+
+    What all names begin with does not matter: MT_Free beside MT_Crack.
+    """
+    first, last = (min(classes), max(classes)) if len(classes) > 1 else ("", "")
+    shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    start = max(map(shared.rfind, " _-")) + 1
+    return [name for name in classes if _means_none(name) or _means_none(name[start:])]
+
+
+def _means_none(name: str) -> bool:
+    words, bare = _words(name)
     return (
-        bool({words or name, bare} & _NOTHING)
+        bool({words, bare} & _NONE)
+        or bool(_NO_DEFECT.fullmatch(bare))
         or is_background(words.replace(" ", ""))
         or bare.startswith("background ")
-        or bool(_EXCEL_ERROR.fullmatch(name))
     )
+
+
+def _means_unknown(name: str) -> bool:
+    words, bare = _words(name)
+    return bool({words or name, bare} & _UNKNOWN) or bool(_EXCEL_ERROR.fullmatch(name))
+
+
+def _words(name: str) -> tuple[str, str]:
+    """A name in lower case with blanks for `_` and `-`, and the same without marks around it."""
+    words = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return words, words.strip("#?!.*()[]<>{} ")
 
 
 def _numbers(classes: Sequence[str]) -> tuple[Finding, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Container, Iterable
+from itertools import combinations
 from pathlib import Path
 
 from tag2mask.data.findings import Finding, about, some
@@ -48,6 +49,23 @@ def masks_among(names: Iterable[str]) -> list[str]:
         if _is_beside(folder, stem, suffix, beside)
         or (folders[folder][1] and _has_picture(folders[folder][0], stem, suffix, homes))
     ]
+
+
+def pairs_beside(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of pictures of one folder of which, by their names, one may be the mask of the other.
+
+    `x.png` and `x.jpg`; `x_mask.png` and `x.jpg`; `x.jpg.png` and `x.jpg`. Pixels say which is the mask, if either is.
+    """
+    same: defaultdict[tuple[str, str], list[str]] = defaultdict(list)  # by folder and stem
+    for name in names:
+        folder, stem, _ = _split(name)
+        same[folder, stem].append(name)
+    pairs: list[tuple[str, str]] = []
+    for (folder, stem), each in same.items():
+        pairs += combinations(each, 2)
+        for short in {*_shorter(stem), stem[: len(stem) - len(suffix_of(stem))]} - {stem}:
+            pairs += [(name, other) for name in each for other in same.get((folder, short), ())[:1]]
+    return pairs
 
 
 def mask_files(names: Iterable[str], used: Container[str], where: Path) -> tuple[Finding, ...]:

@@ -14,6 +14,7 @@ from tag2mask.data.readers.companions import mask_files, masks_among
 from tag2mask.data.readers.left_out import other_columns
 from tag2mask.data.readers.listing import completed
 from tag2mask.data.readers.locating import PictureFiles, files_of_folder
+from tag2mask.data.readers.masks_beside import refuse_masks_beside
 from tag2mask.data.readers.splits import split_names
 from tag2mask.data.storage.links import refuse_links_out
 from tag2mask.data.storage.searching import not_searched
@@ -29,7 +30,8 @@ def open_folder(root: Path, *, split: str | None, options: DataOptions, need_tag
     refuse_links_out(root, ("images", "masks"))
     files = files_of_folder(root, "images")
     paths = _all_paths(root, table, files)
-    chosen, list_findings = split_names(root, split, paths)
+    refuse_masks_beside(paths, paths.__getitem__, root)
+    chosen, list_findings = split_names(root, split, paths, options.group_by)
     masks = MaskFiles(root / "masks")
     codes = own_codes(masks.folder if masks.folder.is_dir() else None, classes, options)
     findings = (*name_findings(classes), *table_findings(root, table, files), *list_findings)

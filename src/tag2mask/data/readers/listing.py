@@ -18,7 +18,8 @@ from tag2mask.data.readers.class_names import background_finding, name_findings
 from tag2mask.data.readers.companions import mask_files, masks_among
 from tag2mask.data.readers.left_out import Unlabeled, is_skipped, other_tags, unlabeled, unlisted
 from tag2mask.data.readers.locating import PictureFiles, find_picture_files, folders_near, found_at, locate
-from tag2mask.data.readers.splits import no_split, split_files, split_names
+from tag2mask.data.readers.masks_beside import refuse_masks_beside
+from tag2mask.data.readers.splits import no_split, refuse_groups, split_files, split_names
 from tag2mask.data.storage.naming import NO_SPLIT
 from tag2mask.data.storage.searching import not_searched
 from tag2mask.data.storage.suffixes import is_picture, passed_over
@@ -109,6 +110,8 @@ def picture_set(
     split = split or "train"
     classes = class_list(listing, root)
     own = NO_SPLIT not in listing.splits and not split_files(root)
+    if own:
+        refuse_groups(options.group_by, listing.splits)
     if own and nfc(split) not in listing.splits and not Path(split).is_file():
         raise no_split(root, split, ", ".join(listing.splits))
     files = listing.files
@@ -120,10 +123,12 @@ def picture_set(
         names = list(placed)
     else:
         placed = _placed(root, listing.splits.values(), files)
-        names, list_findings = split_names(root, split, placed) if placed else ([], ())
+        paths = {name: each.path for name, each in placed.items()}
+        names, list_findings = split_names(root, split, paths, options.group_by) if placed else ([], ())
     if not names:
         told = warned(listing.findings)
         raise SplitError(f"No usable picture: {listing.source} lists none in split {split!r}. Add pictures.{told}")
+    refuse_masks_beside(placed, lambda name: placed[name].path, root)
     beside = MaskFiles(root / "masks") if (root / "masks").is_dir() else None
     stored = any(placed[name].entry.stored_mask is not None for name in names)
     codes = own_codes(root / "masks" if stored or beside is not None else None, classes, options)
@@ -131,7 +136,7 @@ def picture_set(
     tags = (without_background(entry.tags) for entry in listing.entries)
     findings = (
         *listing.findings,
-        *name_findings(classes),
+        *name_findings(classes, root / "classes.txt" if listing.closed and not listing.numbered else None),
         *background_finding((entry.reference, entry.tags) for entry in listing.entries),
         *(other_tags(tags, classes, listing.source, chosen=(root / "classes.txt").is_file()) if listing.closed else ()),
         *_about_files(listing, root, files, placed),
@@ -147,6 +152,22 @@ def picture_set(
 
     known = [*placed, *(entry.reference for entry in listing.entries)]
     return completed(found, options, read, [] if beside is None else [beside], known)
+
+
+def tags_by_name(listing: Listing, root: Path) -> dict[str, tuple[Path, tuple[str, ...], str]]:
+    """File, tags and where they stand of every picture of a listing (`settled`), by its name, whatever its split.
+
+    Raises:
+        DataError: as `picture_set`.
+    """
+    classes, files = class_list(listing, root), listing.files
+    if files is None and any(entry.stored is None for entry in listing.entries):
+        files = find_picture_files(root)
+    cure = f"Correct the tag or add the class to {root / 'classes.txt'}."
+    return {
+        name: (path, tuple(classes[i] for i in _tags(entry, listing, classes, cure)), entry.where)
+        for name, (path, entry) in _placed(root, listing.splits.values(), files).items()
+    }
 
 
 def completed(

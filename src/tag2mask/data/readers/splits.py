@@ -6,12 +6,13 @@ Imports no torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tag2mask.base.spelling import nfc
 from tag2mask.data.dataset import DataError, SplitError
 from tag2mask.data.findings import Finding, about, some, warned
+from tag2mask.data.readers.groups import split_keys
 from tag2mask.data.readers.lists import PictureNames, read_list
 from tag2mask.data.storage.naming import known_split
 from tag2mask.data.storage.suffixes import without_suffix
@@ -25,17 +26,21 @@ def split_files(root: Path) -> dict[str, Path]:
     return {nfc(path.stem): path for path in sorted((root / "splits").glob("*.[tT][xX][tT]"))}
 
 
-def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str], tuple[Finding, ...]]:
+def split_names(
+    root: Path, split: str, paths: Mapping[str, Path], group_by: str = ""
+) -> tuple[list[str], tuple[Finding, ...]]:
     """Names of the pictures of a split: from a list, or by the hash of the name where there is no list at all.
 
-    Also the findings on the lists.
+    Also the findings on the lists. `paths` are the files of all pictures by name, `group_by` as in `DataOptions`.
 
     Raises:
         SplitError: no such split, or no picture in it.
         DataError: a line that names no picture of the data set, or one twice.
     """
-    names = list(names)
+    names = list(paths)
     files = split_files(root)
+    if files:
+        refuse_groups(group_by, files)
     if nfc(split) in files:
         known = PictureNames(names)
         chosen, found = _listed_names(files[nfc(split)], names, known)
@@ -46,11 +51,26 @@ def split_names(root: Path, split: str, names: Iterable[str]) -> tuple[list[str]
     if not by_hash:
         splits = ", ".join(files) or "train, val (by hash, as there is no splits folder)"
         raise no_split(root, split, splits, warned(_unused_lists(root, files)))
-    train, held_out = hash_split(names)
+    keys, grouped = split_keys(paths, group_by)
+    train, held_out = hash_split(names, keys)
     chosen = train if split == "train" else held_out
     if not chosen:
-        raise SplitError(f"{root} has {len(names)} picture, too few to hold any out. Add pictures or splits/val.txt.")
-    return chosen, _unused_lists(root, files)
+        of_what = "picture" if len(names) == 1 else f"pictures that --group-by {group_by} takes for one thing"
+        raise SplitError(f"{root} has {len(names)} {of_what}, too few to hold any out. Add pictures or splits/val.txt.")
+    return chosen, (*grouped, *_unused_lists(root, files))
+
+
+def refuse_groups(group_by: str, splits: Iterable[str]) -> None:
+    """Refuse `--group-by` where splits are given, which are never changed.
+
+    Raises:
+        DataError: it is asked for.
+    """
+    if group_by:
+        raise DataError(
+            f"--group-by {group_by} is for data without splits; here they are given: {', '.join(splits)}. Leave it "
+            "out; tag2mask check says which pictures of one thing are in two of them."
+        )
 
 
 def no_split(place: Path, split: str, known: str, told: str = "") -> SplitError:
@@ -58,19 +78,22 @@ def no_split(place: Path, split: str, known: str, told: str = "") -> SplitError:
     return SplitError(f"{place} has no split {split!r}; splits: {known}. Or give the path of a list of pictures.{told}")
 
 
-def hash_split(names: Iterable[str]) -> tuple[list[str], list[str]]:
+def hash_split(names: Iterable[str], keys: Mapping[str, str] | None = None) -> tuple[list[str], list[str]]:
     """(train, val): a tenth is held out by the SHA-256 of the name, so that new pictures move no old one.
 
-    Of two or more pictures at least one is on either side.
+    With `keys` (`groups.split_keys`) by that of each name's key. Of two or more keys at least one is on either side.
     """
-    digests = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names}
+    names = list(names)
+    key_of = {name: name for name in names} if keys is None else keys
+    digests = {key: int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") for key in key_of.values()}
     order = sorted(digests, key=digests.__getitem__)
-    val = {name for name in order if digests[name] % HELD_OUT == 0}
+    val = {key for key in order if digests[key] % HELD_OUT == 0}
     if len(order) > 1 and not val:
         val = {order[0]}
     elif len(val) == len(order):  # also of a single picture: it trains
         val -= {order[-1]}
-    return sorted(set(order) - val), sorted(val)
+    held_out = {name for name in names if key_of[name] in val}
+    return sorted(set(names) - held_out), sorted(held_out)
 
 
 def _listed_names(path: Path, names: Sequence[str], known: PictureNames) -> tuple[list[str], tuple[Finding, ...]]:

@@ -19,7 +19,7 @@ from tag2mask.data.readers.left_out import Unlabeled, is_skipped, other_tags, un
 from tag2mask.data.readers.listing import completed
 from tag2mask.data.readers.lists import read_list
 from tag2mask.data.readers.locating import PictureFiles, files_of_folder
-from tag2mask.data.readers.splits import listed_by, no_split
+from tag2mask.data.readers.splits import listed_by, no_split, refuse_groups
 from tag2mask.data.storage.links import refuse_links_out
 from tag2mask.data.storage.searching import not_searched
 from tag2mask.data.storage.suffixes import passed_over, suffix_of, without_suffix
@@ -45,6 +45,7 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     folders = [MaskFiles(root / name) for name in reversed(VOC_FOLDERS)]
     codes = own_codes(root / VOC_FOLDERS[0], classes, options, usual=mask_classes(classes))
     list_file = _split_file(root, split)
+    refuse_groups(options.group_by, split_lists(root))
     refuse_links_out(root, ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "Annotations"))
     files = files_of_folder(root, "JPEGImages")
     by_id, twins = _by_id(files)
@@ -69,6 +70,24 @@ def open_voc(root: Path, *, split: str | None, options: DataOptions, need_tags: 
     if not found.pictures:
         raise SplitError(f"No usable picture: nobody labeled any of {list_file}. Leave --unlabeled skip out.")
     return found
+
+
+def tags_by_name(root: Path) -> dict[str, tuple[Path, tuple[str, ...], str]]:
+    """File, tags and where they stand of every picture of a VOC tree that has an XML file, by its name.
+
+    Raises:
+        DataError: a file that cannot be read, or an object that is no class.
+    """
+    classes_file = root / "classes.txt"
+    classes = read_classes(classes_file) if classes_file.is_file() else VOC_CLASSES
+    files = files_of_folder(root, "JPEGImages")
+    by_id, _ = _by_id(files)
+    paths = {key: existing(root / "Annotations", f"{key}.xml") for key in by_id}
+    names: _Names = {key: (str(path), _objects(path)) for key, path in paths.items() if path is not None}
+    return {
+        by_id[key]: (files.path(by_id[key]), tuple(classes[i] for i in tags), names[key][0])
+        for key, tags in _indices(names, classes, root, from_table=False).items()
+    }
 
 
 def mask_classes(classes: tuple[str, ...]) -> dict[int, str]:

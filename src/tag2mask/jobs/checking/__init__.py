@@ -100,11 +100,13 @@ def check(
     none = np.empty(0, dtype=np.intp)
     trained = members.get(opened.train, members.get(UNLISTED, none))
     tagged = np.unique(np.concatenate([none, *(members[name] for name in opened.tagged)]))
-    findings += copy_findings(pictures, looks, trained, {name: members[name] for name in opened.held_out}, tagged)
+    held_out = {name: members[name] for name in opened.held_out}
+    findings += copy_findings(pictures, looks, trained, held_out, tagged, by_hash=opened.by_hash)
     report = CheckReport(
         data=str(data),
         data_format=opened.data_format,
         train_split=opened.train,
+        by_hash=opened.by_hash,
         classes=opened.classes,
         splits={name: _summary(each, looks_of[name], tags.get(name)) for name, each in opened.splits.items()},
         findings=tuple(sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))),

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from tag2mask.data.dataset import Picture
 from tag2mask.data.findings import Finding, about, are, some
-from tag2mask.jobs.checking.fingerprint import NEAR, near_pairs
+from tag2mask.data.storage.fingerprint import NEAR, joined, near_pairs
 from tag2mask.jobs.checking.looking import Look
 
 _SHOWN = 4
 """So many names of one group are written out."""
+_GROUP = (
+    "Keep pictures of one thing on one side: --group-by look goes by their looks, --group-by REGEX by what their names "
+    "share, in every command that splits these data (docs/data.md); or write splits/."
+)
 Indices = NDArray[np.intp]
 
 
@@ -25,11 +29,13 @@ def copy_findings(
     trained: Indices,
     held_out: Mapping[str, Indices],
     tagged: Indices,
+    *,
+    by_hash: bool,
 ) -> list[Finding]:
     """Leaks from training into held-out splits, equal files, equal files with unlike tags, near-duplicates.
 
     Of the pictures, the files of all splits, each once, `trained`, `held_out` (by the name of the split) and `tagged`
-    (those whose tags are known) hold the indices.
+    (those whose tags are known) hold the indices. `by_hash`: the held-out ones are chosen by the hash of their names.
     """
     equal = equal_files(looks)
     group, twin = similar_pictures(looks, trained)
@@ -37,7 +43,9 @@ def copy_findings(
     alike = _groups(group, [i for i in range(len(pictures)) if equal[i] == i])
     unlike = [each for each in _groups(equal, tagged.tolist()) if len({frozenset(pictures[i].tags) for i in each}) > 1]
     return [
-        *chain(*(_leak(pictures, looks, equal, twin, trained, split, held) for split, held in held_out.items())),
+        *chain(
+            *(_leak(pictures, looks, equal, twin, trained, split, held, by_hash) for split, held in held_out.items())
+        ),
         *_about_groups(
             pictures,
             unlike,
@@ -93,27 +101,13 @@ def similar_pictures(looks: Sequence[Look], trained: Indices) -> tuple[Indices, 
     for one, two in near_pairs(distinct):
         np.minimum.at(nearest, one, of_training[two])
         np.minimum.at(nearest, two, of_training[one])
-        label = _joined(label, one, two)
+        label = joined(label, one, two)
     first = np.full(len(distinct), n)
     np.minimum.at(first, label[code], good)
     group, twin = np.arange(n), np.full(n, -1)
     group[good] = first[label[code]]
     twin[good] = np.where(nearest < n, nearest, -1)[code]
     return group, twin
-
-
-def _joined(label: Indices, one: Indices, two: Indices) -> Indices:
-    """Labels after the groups of `one[i]` and `two[i]` have become one, for every i; a label is its own label."""
-    label = label.copy()
-    while True:
-        apart = label[one] != label[two]
-        if not apart.any():
-            return label
-        one, two = one[apart], two[apart]
-        a, b = label[one], label[two]
-        np.minimum.at(label, np.maximum(a, b), np.minimum(a, b))
-        while not np.array_equal(label, above := label[label]):
-            label = above
 
 
 def _groups(key: Indices, members: Iterable[int]) -> list[list[int]]:
@@ -144,6 +138,7 @@ def _leak(
     trained: Indices,
     split: str,
     held: Indices,
+    by_hash: bool,
 ) -> tuple[Finding, ...]:
     """Pictures of a held-out split that train as well, as the same file, as an equal one, or nearly."""
     in_training = set(trained.tolist())
@@ -169,5 +164,5 @@ def _leak(
         code="leak",
         message=f"{len(leaks)} of {some(len(held), 'picture')} of the split {split!r} "
         f"({len(leaks) / max(1, len(held)):.1%}) also train ({how}): scores on it are too good.",
-        cure="Take them out of one of the two. Pictures of one scene belong into one split.",
+        cure=_GROUP if by_hash else "Take them out of one of the two. Pictures of one scene belong into one split.",
     )

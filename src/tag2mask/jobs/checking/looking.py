@@ -16,8 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from tag2mask.base.processes import in_threads
 from tag2mask.data.dataset import MaskCodes, Picture
 from tag2mask.data.masks.counts import count_ids
+from tag2mask.data.storage.fingerprint import fingerprint
 from tag2mask.data.storage.pictures import PictureError, open_picture, opened, to_rgb, upright
-from tag2mask.jobs.checking.fingerprint import fingerprint
 
 Progress = Callable[[int, int, str], None]
 """Called with (pictures done, all, name of the last)."""

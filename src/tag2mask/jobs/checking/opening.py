@@ -37,6 +37,8 @@ class Opened:
     """The split to train on first."""
     tagged: frozenset[str]
     """Splits whose tags are known."""
+    by_hash: bool
+    """Whether `train` and `val` are made by the hash of the names."""
     findings: tuple[Finding, ...]
 
     @property
@@ -94,7 +96,14 @@ def open_splits(root: Path, *, train_split: str | Path | None, options: DataOpti
     for finding in findings:
         once.setdefault(finding.message.split(": ", 1)[-1], finding)
     findings = [*once.values(), *_table_findings(root, kind, splits, first, options)]
-    return Opened(data_format=kind, train=first, splits=splits, tagged=frozenset(tagged), findings=tuple(findings))
+    return Opened(
+        data_format=kind,
+        train=first,
+        splits=splits,
+        tagged=frozenset(tagged),
+        by_hash=not own and bool(splits),
+        findings=tuple(findings),
+    )
 
 
 def is_held_out(split: str) -> bool:

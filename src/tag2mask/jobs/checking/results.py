@@ -51,6 +51,8 @@ class CheckReport:
     data_format: str
     train_split: str
     """The split that training would use."""
+    by_hash: bool
+    """Whether `train` and `val` are made by the hash of the names."""
     classes: tuple[str, ...]
     splits: dict[str, SplitSummary]
     """By name, the one to train on first."""
@@ -94,6 +96,7 @@ class CheckReport:
             "data": self.data,
             "data_format": self.data_format,
             "train_split": self.train_split,
+            "by_hash": self.by_hash,
             "fit": self.fit,
             "reason": self.reason,
             "classes": list(self.classes),

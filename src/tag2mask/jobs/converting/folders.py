@@ -60,7 +60,8 @@ def write_plain_folder(
     sets = _open(source, own, options)
     first = next(iter(sets.values()))
     pictures = {picture.name: picture for each in sets.values() for picture in each.pictures}
-    lists = {name: [picture.name for picture in sets[name].pictures] for name in own}
+    # groups are not seen in names: what they are split into is written down
+    lists = {name: [each.name for each in sets[name].pictures] for name in own or (sets if options.group_by else ())}
     _check_names([*pictures, *first.classes, *own])
     tally = MaskTally(first)
 

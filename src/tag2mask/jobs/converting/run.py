@@ -43,7 +43,7 @@ def convert(
             `cvat`, `geojson` or `voc`, masks for annotation tools.
         out: New folder or file, as the format wants it: `NAME.safetensors`, `NAME.json`, `NAME.zip`.
         splits: Splits of a data set to write; default all. Pictures of no split are left out. Without splits of its
-            own none are written; as the names stay the same, so do the halves by hash.
+            own none are written, as the halves by hash stay the same with the names; those of `group_by` are written.
         link: Hard links to the pictures instead of copies, where the file system can do it.
         classes: For masks: text file with a class per line in the order of the labels; None takes the list that goes
             with the folder. In a folder called SegmentationClass VOC's classes have VOC's ids, and are the default.

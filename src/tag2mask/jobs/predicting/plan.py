@@ -13,10 +13,12 @@ from tag2mask.base.share import Share
 from tag2mask.config.formats import RESULTS, OutputFormat, place_of
 from tag2mask.config.inference import Inference
 from tag2mask.data.dataset import DataError
-from tag2mask.data.findings import Finding, about, are, some
+from tag2mask.data.findings import Finding, about, are, listed, some
+from tag2mask.data.readers.class_names import names_of_nothing
+from tag2mask.data.readers.known_tags import KnownTags, read_known_tags
 from tag2mask.data.storage.result_names import check_lengths
 from tag2mask.data.storage.searching import MANIFEST, RESULT_PLACES, is_predicted
-from tag2mask.data.storage.tables import TagRow, class_indices, read_tag_table
+from tag2mask.data.storage.tables import class_indices
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.inference.sources import NamedPicture, called, only_listed, search
 from tag2mask.jobs.predicting.manifest import file_digest, settings_digest
@@ -34,7 +36,7 @@ class Plan:
     pictures: Sequence[NamedPicture]
     """All of them, also those of other processes."""
     share: Share
-    rows: Mapping[str, TagRow]
+    tags: Mapping[str, tuple[str, ...]]
     """The tags that are known, by `file_name`."""
     inference: Inference
     out: Path
@@ -79,7 +81,7 @@ def make_plan(
     if unknown := sorted(set(formats) - set(RESULTS)):
         raise ValueError(f"--format must be one of {', '.join(RESULTS)}, got {', '.join(unknown)}.")
     if inference.tags is not None:
-        raise ValueError("predict takes the tags of each picture from a table: give its path as tags.")
+        raise ValueError("predict takes the tags of each picture from a table or data set: give its path as tags.")
     competition, options = voc_archive.competition_of(formats), options or outputs.OutputOptions()
     check_folder(out)
     own_share = Share(index=share[0], count=share[1])
@@ -87,7 +89,7 @@ def make_plan(
     everywhere, findings = search(sources)
     pictures, told = (everywhere, ()) if list_file is None else only_listed(everywhere, Path(list_file))
     segmenter = Segmenter.load(run, device=device)
-    rows, told_of_rows = _known_tags(tags, segmenter.classes, everywhere, pictures)
+    known, told_of_tags = _known_tags(tags, segmenter.classes, everywhere, pictures)
     file_names = [picture.file_name for picture in pictures]
     outputs.check(formats, outputs.Wanted(segmenter.classes, file_names, options, inference.max_pixels))
     if competition is not None:
@@ -100,7 +102,7 @@ def make_plan(
         "sources": list(map(str, sources)),  # names may mean other pictures of other sources
         "formats": sorted(formats),
         "inference": asdict(inference),
-        "tags": None if tags is None else file_digest(Path(tags)),
+        "tags": None if tags is None else known,
         "options": asdict(options),
         "rank": rank,
     }
@@ -108,14 +110,14 @@ def make_plan(
         segmenter=segmenter,
         pictures=pictures,
         share=own_share,
-        rows=rows,
+        tags=known,
         inference=inference,
         out=out,
         formats=formats,
         options=options,
         rank=rank,
         competition=competition,
-        findings=(*findings, *told, *told_of_rows, *earlier),
+        findings=(*findings, *told, *told_of_tags, *earlier),
         settings=settings_digest(settings),
     )
 
@@ -133,42 +135,75 @@ def _known_tags(
     classes: Sequence[str],
     everywhere: Sequence[NamedPicture],
     pictures: Sequence[NamedPicture],
-) -> tuple[dict[str, TagRow], tuple[Finding, ...]]:
-    """Rows of the table `tags` by `file_name` of their picture, and what is said of those that belong to none.
+) -> tuple[dict[str, tuple[str, ...]], tuple[Finding, ...]]:
+    """The tags of a table or data set by the `file_name` of their picture, and what is said of those without one.
 
-    A row may belong to any picture of the sources, `everywhere`; those of `pictures` are to be predicted.
+    They may belong to any picture of the sources, `everywhere`; those of `pictures` are to be predicted.
     """
     if tags is None:
         return {}, ()
-    path = Path(tags)
-    rows = read_tag_table(path, lambda name: name.replace("\\", "/")).rows
-    for row in rows.values():
-        class_indices(row.tags, classes, f"{path} line {row.line}", "Correct the tag.")
-    found = called({name: f"{path} line {row.line}" for name, row in rows.items()}, everywhere)
-    known = {picture.file_name: rows[name] for name, picture in found.items()}
+    path = Path(tags).expanduser()
+    rows, findings = read_known_tags(path)
+    every = sorted({tag for row in rows.values() for tag in row.tags})
+    none = [tag for tag in names_of_nothing(every) if tag not in classes]
+    own = {name: tuple(tag for tag in row.tags if tag not in none) for name, row in rows.items()}
+    found = _pictures_of(rows, everywhere)
+    for name in found if path.is_dir() else rows:
+        class_indices(own[name], classes, rows[name].where, "Correct the tag.")
+    known = {picture.file_name: own[name] for name, picture in found.items()}
     without = [picture.file_name for picture in pictures if picture.file_name not in known]
     unused = [name for name in rows if name not in found]
+    row_word = "picture" if path.is_dir() else "row"
     if len(without) == len(pictures):
-        row_name = f"the first row says {next(iter(rows))!r}" if rows else "it has no row"
+        row_name = f"the first {row_word} says {next(iter(rows))!r}" if rows else f"it has no {row_word}"
         raise DataError(
-            f"{path} has no row for any of the pictures: {row_name}, the first picture is called "
+            f"{path} has no {row_word} for any of the pictures: {row_name}, the first picture is called "
             f"{pictures[0].file_name!r}. Write the pictures' paths below the source, or leave --tags out."
         )
+    negative = [name for name, row in rows.items() if set(row.tags) & set(none)]
     return known, (
+        *findings,
+        *about(
+            negative,
+            severity="note",
+            code="background",
+            message=f"{path}: {some(len(negative), 'picture')} tagged {listed(none)}, which is no class of the model: "
+            "taken as negatives.",
+            cure="None needed, if that means that a picture shows none of the classes; else leave it out.",
+        ),
         *about(
             without,
             code="pictures_without_row",
-            message=f"{some(len(without), 'picture')} without a row in {path}, predicted as if nothing were known.",
+            message=f"{some(len(without), 'picture')} without {'tags' if path.is_dir() else 'a row'} in {path}, "
+            "predicted as if nothing were known.",
             cure="Add a row for each, with an empty cell if it shows no class.",
         ),
         *about(
             unused,
             severity="note",
             code="rows_without_picture",
-            message=f"{some(len(unused), 'row')} of {path} without a picture in the sources.",
+            message=f"{some(len(unused), row_word)} of {path} {'not' if path.is_dir() else 'without a picture'} in the "
+            "sources.",
             cure="Correct the names if their pictures are there.",
         ),
     )
+
+
+def _pictures_of(rows: Mapping[str, KnownTags], pictures: Sequence[NamedPicture]) -> dict[str, NamedPicture]:
+    """The picture of each name: the one that is its file, else the one that is called so."""
+    folders: dict[Path, Path] = {}
+
+    def place(path: Path) -> Path:
+        if path.parent not in folders:
+            folders[path.parent] = path.parent.resolve()
+        return folders[path.parent] / path.name
+
+    by_place = {place(picture.path): picture for picture in pictures}
+    of_rows = {name: by_place.get(place(row.path)) for name, row in rows.items() if row.path is not None}
+    found = {name: picture for name, picture in of_rows.items() if picture is not None}
+    taken = {picture.path for picture in found.values()}
+    rest = [picture for picture in pictures if picture.path not in taken]
+    return found | called({name: row.where for name, row in rows.items() if name not in found}, rest)
 
 
 def _check_out(

@@ -90,9 +90,10 @@ def predict(
             annotation tools (docs/formats.md): `coco` for OUT/coco.json, `label-studio` for OUT/label-studio.json and
             .xml, `cvat` for OUT/cvat.zip, `yolo`, `geojson` and `voc` for folders of that name. Those appear when
             all pictures are done; a picture in `errors` is not in them.
-        tags: Table of the classes known to be in each picture, in either form of a data set's tags.csv; pictures that
-            it does not list are predicted without. A row belongs to the picture of that path below its source; a bare
-            name to the only picture that is called so (`tag2mask.inference.sources.called`).
+        tags: The classes known to be in each picture: a table in either form of a data set's tags.csv, or a data set in
+            any format; pictures that it does not list are predicted without. Tags belong to their very file where that
+            is predicted, else to the picture of that path below its source; those of a bare name to the only picture
+            that is called so (`tag2mask.inference.sources.called`).
         list_file: Only the pictures that this file names, one per line, called as in `tags`, or without suffix.
         rank: Also write OUT/rank.csv and OUT/rank.html: which pictures a person should look at first
             (`tag2mask.jobs.predicting.ranking.Review`).
@@ -171,8 +172,7 @@ def _predict_share(plan: Plan, manifest: Manifest, progress: Callable[[int, int]
 
 def _predict_picture(plan: Plan, picture: NamedPicture) -> tuple[dict[str, float], dict[str, Any]]:
     """Write the files of one picture; its tag scores, and its review where pictures are ranked."""
-    row = plan.rows.get(picture.file_name)
-    tags = None if row is None else row.tags
+    tags = plan.tags.get(picture.file_name)
     result = plan.segmenter.predict(picture.path, plan.inference, tags=tags)
     name, out, formats = picture.name, plan.out, plan.formats
     if "png" in formats:

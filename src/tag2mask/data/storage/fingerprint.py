@@ -69,10 +69,10 @@ def near_pairs(fingerprints: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.in
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         for mask in (0, *(1 << bit for bit in range(_BAND_BITS))):
-            yield from _joined(fingerprints, order, ordered, mask)
+            yield from _near(fingerprints, order, ordered, mask)
 
 
-def _joined(
+def _near(
     fingerprints: NDArray[np.uint64], order: NDArray[np.intp], keys: NDArray[np.int64], mask: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Near pairs of which one key is the other's with the bits of `mask` flipped; `keys` ascend."""
@@ -94,3 +94,17 @@ def _joined(
         if near.any():
             yield one[near], two[near]
         start = stop
+
+
+def joined(label: NDArray[np.intp], one: NDArray[np.intp], two: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Labels after the groups of `one[i]` and `two[i]` have become one, for every i; a label is its own label."""
+    label = label.copy()
+    while True:
+        apart = label[one] != label[two]
+        if not apart.any():
+            return label
+        one, two = one[apart], two[apart]
+        a, b = label[one], label[two]
+        np.minimum.at(label, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(label, above := label[label]):
+            label = above
