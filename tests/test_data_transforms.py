@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -103,6 +105,9 @@ def test_identity_and_flip() -> None:
     mirrored = apply(rgb, mask, Draw(**{**vars(STILL), "flip": True}), 8)
     np.testing.assert_array_equal(mirrored.rgb.permute(1, 2, 0), rgb[:, ::-1])
     np.testing.assert_array_equal(mirrored.mask, mask[:, ::-1])
+    upside_down = apply(rgb, mask, Draw(**{**vars(STILL), "vertical_flip": True}), 8)
+    np.testing.assert_array_equal(upside_down.rgb.permute(1, 2, 0), rgb[::-1])
+    np.testing.assert_array_equal(upside_down.mask, mask[::-1])
 
 
 def test_crop_reaches_every_place() -> None:
@@ -175,4 +180,8 @@ def test_draws_stay_in_their_ranges_and_follow_the_generator() -> None:
         values = [getattr(d, name) for d in draws]
         assert low <= min(values) < low + 0.1 * (high - low) and high - 0.1 * (high - low) < max(values) <= high
     assert 110 <= sum(d.flip for d in draws) <= 190
+    assert not any(d.vertical_flip for d in draws)
+    flipped = [draw(np.random.default_rng(i), replace(augment, vertical_flip=0.5)) for i in range(300)]
+    assert 110 <= sum(d.vertical_flip for d in flipped) <= 190
+    assert [replace(d, vertical_flip=False) for d in flipped] == draws, "the other numbers stay as they were"
     assert len({d.order for d in draws}) == 24

@@ -97,7 +97,7 @@ def test_a_tag_phase_that_is_taken_over_equals_one_that_was_trained(tiny_config,
     method = MethodConfig(ema=0.5)
     whole = train(tiny_config.replace(out=str(tmp_path / "whole"), method=method))
     tags = train(tiny_config.replace(out=str(tmp_path / "tags"), method=method, joint_steps=0))
-    taken = train(tiny_config.replace(out=str(tmp_path / "taken"), method=method, tag_phase=str(tags)))
+    taken = train(tiny_config.replace(out=str(tmp_path / "taken"), method=method, tag_phase=str(tags), sampling="auto"))
     assert same_weights(whole, taken)
     assert [row["step"] for row in rows(taken)] == ["4", "5", "6"]
     with pytest.raises(ValueError, match="other settings: method, seed"):

@@ -23,6 +23,8 @@ class AugmentConfig(Settings):
     """Draw the scale anew for each `picture`, or once per `batch` as the published code does [C]."""
     flip: float = setting(0.5, within="[0, 1]")
     """Probability of a horizontal flip."""
+    vertical_flip: float = setting(0.0, within="[0, 1]")
+    """Probability of a vertical flip, for pictures that have no top."""
     jitter: tuple[float, float, float, float] = (0.3, 0.3, 0.3, 0.1)
     """Color jitter: brightness, contrast, saturation, hue; zeros switch it off."""
 

@@ -56,7 +56,7 @@ def train(config: TrainConfig | None = None, *, resume: str | Path | None = None
         check_out(config)
         start = None if config.tag_phase is None else Path(config.tag_phase)
         if start is not None:
-            _check_tag_phase(config, start)
+            config = _taking_over(config, start)
     pictures = run_pictures(config, config.train_split)
     if config.masks_for_some:
         pictures = with_some_masks(pictures, Path(config.masks_for_some).expanduser())
@@ -102,8 +102,10 @@ class TagObjective:
         return write_sample_sheet(run, self.config, at, batch, step)
 
 
-def _check_tag_phase(config: TrainConfig, run: Path) -> None:
-    """A tag phase can be taken over if this run would train an equal one, and the state at its end is there.
+def _taking_over(config: TrainConfig, run: Path) -> TrainConfig:
+    """`config` with what `run` has found where it says auto.
+
+    A tag phase can be taken over if this run would train an equal one, and the state at its end is there.
 
     Raises:
         ValueError: it would not, with the settings that differ; or there is no such state, with where it may be.
@@ -112,6 +114,8 @@ def _check_tag_phase(config: TrainConfig, run: Path) -> None:
     other = load_config(run)
     if not isinstance(other, TrainConfig):
         raise ValueError(f"--tag-phase {run} is the run of a second step; give one of `tag2mask train`")
+    found = {name: getattr(other, name) for name in ("sampling", "batch_size") if getattr(config, name) == "auto"}
+    config = config.replace(**found)
     mine, theirs = (dataclasses.asdict(tag_phase_settings(located(each))) for each in (config, other))
     if differing := sorted(key for key in mine if mine[key] != theirs[key]):
         raise ValueError(f"--tag-phase {run} was trained with other settings: {', '.join(differing)}")
@@ -132,6 +136,7 @@ def _check_tag_phase(config: TrainConfig, run: Path) -> None:
             f"--tag-phase {run} has made {steps} of its {config.tag_steps} steps on tags. Go on there first: tag2mask "
             f"train --resume {run}"
         )
+    return config
 
 
 def _check_weights(config: TrainConfig) -> None:

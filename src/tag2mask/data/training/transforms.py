@@ -48,6 +48,7 @@ class Draw:
     """Turn of the hue, in [-0.5, 0.5]."""
     order: tuple[int, ...]
     """Order of the four colour changes."""
+    vertical_flip: bool = False
 
 
 def draw(rng: np.random.Generator, augment: AugmentConfig) -> Draw:
@@ -63,6 +64,7 @@ def draw(rng: np.random.Generator, augment: AugmentConfig) -> Draw:
         saturation=float(rng.uniform(max(0.0, 1 - saturation), 1 + saturation)),
         hue=float(rng.uniform(-hue, hue)),
         order=tuple(int(i) for i in rng.permutation(4)),
+        vertical_flip=bool(rng.random() < augment.vertical_flip),
     )
 
 
@@ -101,6 +103,7 @@ def joint_transform(
     def geometry(image: Tensor) -> Tensor:
         image = F.resize(image, list(size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
         image = F.horizontal_flip(image) if drawn.flip else image
+        image = F.vertical_flip(image) if drawn.vertical_flip else image
         cropped: Tensor = F.crop(image, rows.source, columns.source, rows.length, columns.length)
         return cropped
 
