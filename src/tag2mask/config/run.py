@@ -129,6 +129,11 @@ class RunConfig(DataOptions, Settings):
         """`val_split`, or None where nothing is to be validated."""
         return None if self.val_split == NO_SPLIT else self.val_split
 
+    def cell_side(self, longer_side: float) -> float:
+        """Height and width, in pixels of a picture, of a cell of the map that its masks are drawn from."""
+        scale = 1.0 if self.image_size is None else longer_side / self.image_size
+        return scale * (self.decoder_stride or self.output_stride)
+
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The stretches of the run, in order; one without steps is left out."""

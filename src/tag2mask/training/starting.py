@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +13,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+from PIL import Image
 
 from tag2mask.base.files import check_folder, check_new_folder, write_text
 from tag2mask.base.team import Team, leave, timeout, together
 from tag2mask.config import RunConfig, load_config
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
+from tag2mask.data.storage.pictures import open_picture
 from tag2mask.data.training.sampling import fitting_sampling, tag_frequencies
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
@@ -32,6 +36,8 @@ from tag2mask.training.watching import validation_pictures
 
 log = logging.getLogger("tag2mask")
 _Config = TypeVar("_Config", bound=RunConfig)
+_MEASURED = 50
+"""About so many pictures are measured for the log."""
 
 
 @together()
@@ -101,6 +107,15 @@ def given_run(kind: type[_Config], config: _Config | None, resume: str | Path | 
     if not isinstance(saved, kind):
         raise ValueError(f"{folder} is a run of tag2mask.{saved.kind}, not of tag2mask.{kind.kind}")
     return saved, folder
+
+
+def _median_side(pictures: PictureSet) -> int:
+    """The median of the longer sides of some pictures, in pixels; 0 where none can be read."""
+    sides = []
+    for picture in pictures.pictures[:: max(1, len(pictures.pictures) // _MEASURED)]:
+        with suppress(OSError, ValueError), Image.open(open_picture(picture.path)) as image:
+            sides.append(max(image.size))
+    return round(statistics.median(sides)) if sides else 0
 
 
 def _with_draws(config: _Config, pictures: PictureSet, network: SegmentationNetwork) -> _Config:
@@ -221,6 +236,9 @@ def _log_beginning(job: Job, relocated: dict[str, tuple[str, str]], differing: l
     if differing:
         log.warning("the data is not what this run began with: %s", "; ".join(differing))
     log.info("%d training pictures, classes: %s", len(job.pictures.pictures), ", ".join(job.pictures.classes))
+    if side := _median_side(job.pictures):
+        cell = config.cell_side(side)
+        log.info("a cell of the map covers %.0f x %.0f pixels of a picture whose longer side has %d", cell, cell, side)
     log.info("draws: %s (%s)", config.sampling, fitting_sampling(job.pictures)[1])
     if held_out is None:
         log.log(logging.INFO if config.held_out is None else logging.WARNING, "no validation: %s", why_none)

@@ -27,7 +27,7 @@ def write_page(report: CheckReport, path: Path) -> Path:
         path,
         "jobs/checking/check.html",
         title="Is this data set fit to train on?",
-        summary=f"{report.data} ({report.data_format}) is {report.verdict}.{reason}",
+        summary=f"{report.data} ({report.data_format}) is {report.verdict}.{reason} {report.size_advice}".rstrip(),
         numbers={
             "pictures": sum(each.num_images for each in report.splits.values()),
             "splits": len(report.splits),

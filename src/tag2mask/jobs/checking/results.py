@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.base.tables import text_table
+from tag2mask.config import TrainConfig
 from tag2mask.data.findings import SEVERITIES, Finding, Severity, some
 from tag2mask.jobs.checking.wrong_tags import LIST, SuspiciousTag, SuspiciousTags
 
@@ -86,6 +87,20 @@ class CheckReport:
         found = ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for n, severity in counts if n) or "nothing found"
         return f"{'fit to train on' if self.fit else 'NOT fit to train on'}: {found}"
 
+    @property
+    def size_advice(self) -> str:
+        """Which preset fits the size of what the pictures show; empty where none can be read."""
+        sizes = next(iter(self.splits.values()), None)
+        if sizes is None or sizes.heights is None or sizes.widths is None:
+            return ""
+        side = max(sizes.heights[1], sizes.widths[1])
+        small, fine = (TrainConfig.preset(name).cell_side(side) for name in ("small", "fine"))
+        return (
+            f"In a picture with {side} pixels on its longer side, the median, `train small` draws masks from cells of "
+            f"{small:.0f} x {small:.0f} pixels, `train fine` of {fine:.0f} x {fine:.0f}. Take fine where what the tags "
+            f"name is often narrower than {2 * small:.0f} pixels."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """JSON values: the object of --json."""
         splits = {
@@ -101,6 +116,7 @@ class CheckReport:
             "reason": self.reason,
             "classes": list(self.classes),
             "splits": splits,
+            "size_advice": self.size_advice,
             "side_histogram": [list(each) for each in self.side_histogram],
             "findings": [finding.as_dict() for finding in self.findings],
             "suspicious": None if self.suspicious is None else self.suspicious.as_dict(),
@@ -119,6 +135,8 @@ def report_lines(report: CheckReport) -> list[str]:
         lines += ["", *_finding_lines(finding)]
     if report.suspicious is not None:
         lines += ["", *_suspicious_lines(report.suspicious, report.out)]
+    if advice := report.size_advice:
+        lines += ["", *textwrap.wrap(advice, _WIDTH)]
     lines += ["", report.verdict]
     if report.reason is not None:
         lines += textwrap.wrap(f"because: {report.reason}", _WIDTH)
