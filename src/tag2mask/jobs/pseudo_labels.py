@@ -24,7 +24,7 @@ from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.inference.score_maps import probability_parts
 from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.outputs import render
-from tag2mask.runs.learned import NEARLY_ALL
+from tag2mask.runs.health import NEARLY_ALL
 from tag2mask.scoring.report import Progress, tracked
 
 log = logging.getLogger("tag2mask")

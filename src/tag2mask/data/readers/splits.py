@@ -63,7 +63,7 @@ def hash_split(names: Iterable[str]) -> tuple[list[str], list[str]]:
 
     Of two or more pictures at least one is on either side.
     """
-    digests = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names}
+    digests = {name: name_number(name) for name in names}
     order = sorted(digests, key=digests.__getitem__)
     val = {name for name in order if digests[name] % HELD_OUT == 0}
     if len(order) > 1 and not val:
@@ -71,6 +71,11 @@ def hash_split(names: Iterable[str]) -> tuple[list[str], list[str]]:
     elif len(val) == len(order):  # also of a single picture: it trains
         val -= {order[-1]}
     return sorted(set(order) - val), sorted(val)
+
+
+def name_number(name: str) -> int:
+    """The number by which pictures are held out: from the SHA-256 of the name, so it depends on nothing else."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def _listed_names(path: Path, names: Sequence[str], known: PictureNames) -> tuple[list[str], tuple[Finding, ...]]:
