@@ -129,11 +129,13 @@ def _config_of(run: str | Path) -> RunConfig | None:
 def after_scoring_masks(masks: Path, data: Path, reading: DataOptions, split: str) -> str:
     """The second step on what `pseudo-label` wrote; of other masks the scores in full, as a file."""
     try:
-        made_of = json.loads((masks / "pseudo_labels.json").read_text(encoding="utf-8"))["split"]
+        made = json.loads((masks / "pseudo_labels.json").read_text(encoding="utf-8"))
+        made_of, run = made["split"], made.get("run")
     except (OSError, ValueError, KeyError, TypeError):
         out = beside(masks, "scores")
         return next_command("evaluate", masks=masks, data=data, split=split, **reading.asked(), boundary=True, out=out)
-    return next_command("retrain", "small", data=data, **reading.asked(), train_split=made_of, masks=masks)
+    line = next_command("retrain", "small", data=data, **reading.asked(), train_split=made_of, masks=masks)
+    return line if run is None else unless_dead(run, line)
 
 
 def after_pseudo_labeling(

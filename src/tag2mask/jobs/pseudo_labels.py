@@ -127,7 +127,7 @@ def pseudo_label(
         background_only=len(empty),
         findings=findings,
     )
-    _write_settings(summary, pictures, reading, inference, min_confidence, segmenter.selection)
+    _write_settings(summary, run, pictures, reading, inference, min_confidence, segmenter.selection)
     return summary
 
 
@@ -157,6 +157,7 @@ def _labels(
 
 def _write_settings(
     summary: PseudoLabelSummary,
+    run: str | Path | Segmenter,
     pictures: PictureSet,
     reading: DataOptions,
     inference: Inference,
@@ -164,7 +165,10 @@ def _write_settings(
     selection: str,
 ) -> None:
     """Write classes.txt, and how the masks were made."""
+    there = isinstance(run, (str, Path)) and Path(run).exists()
+    place = str(Path(run).resolve()) if there else None if isinstance(run, Segmenter) else str(run)
     settings = {
+        "run": place,
         "data": str(pictures.root),
         "split": pictures.split,
         "classes": list(pictures.classes),

@@ -136,8 +136,8 @@ def stratified(
     for i in order:
         for kind in _kinds(pictures[i]):
             groups.setdefault(kind, []).append(i)
+    fills, chosen = limits is None, set[int]()
     limits = limits or {kind: Limits(len(group), len(group)) for kind, group in groups.items()}
-    chosen: set[int] = set()
     counts: Counter[int | None] = Counter()
     by_size = sorted(groups, key=lambda kind: len(groups[kind]))  # the rarest first
     for done, kind in enumerate(by_size):
@@ -149,7 +149,7 @@ def stratified(
             if i not in chosen and all(counts[each] < limits[each].allowed for each in kinds):
                 chosen.add(i)
                 counts.update(kinds)
-    if all(each.wanted == len(groups[kind]) for kind, each in limits.items()):
+    if fills:
         chosen.update([i for i in order if i not in chosen][: most - len(chosen)])
     return [pictures[i] for i in sorted(chosen)]
 
