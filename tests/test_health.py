@@ -18,7 +18,7 @@ from PIL import Image
 
 from tag2mask import cli
 from tag2mask.batch import IGNORE
-from tag2mask.cli.advice import after_predicting, after_scoring, after_training
+from tag2mask.cli.advice import after_predicting, after_scoring, after_scoring_masks, after_training
 from tag2mask.config import OptimConfig, RetrainConfig, TrainConfig, load_config
 from tag2mask.config.formats import DataOptions
 from tag2mask.config.run import MAX_STEPS
@@ -425,6 +425,7 @@ def test_a_dead_run_says_so_everywhere(dead_run, builtin, tmp_path, capsys):
     assert nothing_learned(tmp_path) == ()
     result = pseudo_label(dead_run, data=builtin, out=tmp_path / "masks")
     assert found in result.findings
+    assert "next: tag2mask train" in after_scoring_masks(tmp_path / "masks", builtin, DataOptions(), "train")
     assert cli.main(["evaluate", str(dead_run), "--data", str(builtin), "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["protocol"]["findings"][-1]["code"] == "nothing_learned"

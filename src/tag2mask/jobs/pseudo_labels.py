@@ -165,8 +165,9 @@ def _write_settings(
     selection: str,
 ) -> None:
     """Write classes.txt, and how the masks were made."""
-    there = isinstance(run, (str, Path)) and Path(run).exists()
-    place = str(Path(run).resolve()) if there else None if isinstance(run, Segmenter) else str(run)
+    place = None
+    if not isinstance(run, Segmenter):
+        place = str(Path(run).resolve() if Path(run).exists() else run)
     settings = {
         "run": place,
         "data": str(pictures.root),
