@@ -55,13 +55,14 @@ def run_training(
     """
     relocated: dict[str, tuple[str, str]] = {}
     saved, state = None, None
-    if resume is not None:
-        saved, state = load_config(resume), load_state(resume)
-        config = going_on(resume, config, _step_of(state))
-        relocated = moved(saved, config)
     check_trackers(config)
     accelerator = _accelerator(config)
     team = Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    if resume is not None:
+        team.gather(None)  # the main process may still be saving
+        saved, state = load_config(resume), load_state(resume)
+        config = going_on(resume, config, _step_of(state))
+        relocated = moved(saved, config)
     _check_share(config, team)
     held_out, why_none = validation_pictures(config, goes_on=resume is not None)
     before = resume or start
