@@ -47,7 +47,7 @@ def review_gain(out: str | Path, *, counts: Sequence[int] = (20, 40), seed: int 
     check_new_folder(out)
     data = write_builtin(out / "data")
     pictures = open_data(data)
-    whole = demo_config(data, out / "tags-only").replace(seed=seed, sample_every=0, val_split="none")
+    whole = demo_config(data, out / "tags-only").replace(seed=seed, sample_every=0, validate_pictures=1)
     tag_phase = train(whole.replace(joint_steps=0, out=str(out / "tag-phase")))
     base = whole.replace(tag_phase=str(tag_phase))
     run = train(base)

@@ -18,7 +18,7 @@ from tag2mask.models import build_network
 from tag2mask.scoring import evaluation as ev
 from tag2mask.scoring.label_quality import THRESHOLDS, CamSweep, LabelCounter, score_cams, score_reliable_labels
 from tag2mask.scoring.report import confusion_matrix, model_codes, report_from_confusion, report_lines, score_lines
-from tag2mask.scoring.tags import average_precision, score_tags, tag_map
+from tag2mask.scoring.tags import average_precision, judge_tags
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 
@@ -163,15 +163,10 @@ def test_tag_map_by_hand():
     tags = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 0]]).bool()
     assert average_precision(scores[:, 0], tags[:, 0]) == pytest.approx((1 / 1 + 2 / 3) / 2)
     assert average_precision(scores[:, 1], tags[:, 1]) == 1.0
-    assert tag_map(scores, tags) == pytest.approx((5 / 6 + 1) / 2)  # the last class does not occur
-    assert np.isnan(tag_map(scores[:, 2:], tags[:, 2:]))
-
-
-def test_tag_map_where_one_class_occurs():
-    """As in a data set of one class, or in a few held-out pictures."""
-    scores, tags = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.3]]), torch.tensor([[1, 0], [0, 0], [1, 0]]).bool()
-    for width in (1, 2):
-        assert tag_map(scores[:, :width], tags[:, :width]) == pytest.approx((1 / 1 + 2 / 3) / 2)
+    found, by_chance = judge_tags("abc", scores, tags)
+    assert [each.ap for each in found] == [pytest.approx((1 / 1 + 2 / 3) / 2), 1.0, None]
+    assert [each.chance for each in found] == [pytest.approx(2 / 3), pytest.approx(1 / 3), None]
+    assert by_chance is None
 
 
 def test_average_precision_with_ties_equals_torchmetrics():
@@ -187,10 +182,6 @@ def test_a_label_that_is_none_is_refused():
         confusion_matrix(torch.tensor([0, 3]), torch.tensor([0, 1]), 3)
     with pytest.raises(ValueError, match="differ in size"):
         confusion_matrix(np.zeros(3, np.uint8), np.zeros(4, np.uint8), 3)
-
-
-def test_score_tags(segmenter, data):
-    assert 0 <= score_tags(segmenter, open_data(data, split="val")) <= 1
 
 
 def test_cam_sweep_equals_thresholding_one_by_one():

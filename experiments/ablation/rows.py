@@ -130,13 +130,13 @@ def one_step_config(row: Row, plan: Plan, *, data: str, seed: int) -> TrainConfi
         tag_steps=plan.tag_steps,
         joint_steps=plan.joint_steps,
         sample_every=0,
-        val_split="none",  # scored afterwards, all rows alike
+        validate_pictures=1,  # scored afterwards, all rows alike
     )
 
 
 def tag_phase_config(config: TrainConfig) -> TrainConfig:
     """The tag phase alone of `config`; rows that differ in the joint phase only share it."""
-    return tag_phase_settings(config).replace(workers=config.workers, sample_every=0, val_split="none")
+    return tag_phase_settings(config).replace(workers=config.workers, sample_every=0, validate_pictures=1)
 
 
 def second_step_config(row: Row, plan: Plan, *, data: str, split: str | None, masks: str, seed: int) -> RetrainConfig:

@@ -6,7 +6,7 @@ Axes: `B` batch, `C` classes without background, `K = C + 1` with background fir
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -61,9 +61,10 @@ class Batch:
             broken=tuple(name for s in samples for name in s.broken),
         )
 
-    def first(self, count: int) -> Batch:
-        """The first `count` samples."""
-        return replace(self._changed(lambda tensor: tensor[:count]), names=self.names[:count])
+    def rows(self, indices: Sequence[int]) -> Batch:
+        """Some of the samples, in the order of `indices`."""
+        names = tuple(self.names[i] for i in indices)
+        return replace(self._changed(lambda tensor: tensor[list(indices)]), names=names)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -99,6 +100,8 @@ class Losses:
     """Share of the valid pixels that carry a reliable label, 0-1; None where none were made."""
     mining_seconds: float = 0.0
     """Wall time of the CRF votes and the reliable labels."""
+    background_share: float | None = None
+    """Share of background among the labeled pixels of tagged pictures, 0-1; None where there are none."""
 
     @property
     def total(self) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tag2mask.base.team import ALONE, Team
-from tag2mask.batch import IGNORE, Batch, Losses, Outputs
+from tag2mask.batch import BACKGROUND, IGNORE, Batch, Losses, Outputs
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import MethodConfig, ReliableConfig
 from tag2mask.crf import dense_crf
@@ -98,7 +98,13 @@ def training_losses(
         distance = class_distance_loss(outputs.seg_logits, outputs.distance_features, team=team)
         parts["class_distance"] = method.class_distance * distance
     share = team.total((labels != IGNORE).sum()) / team.total(batch.valid.sum())
-    return Losses(parts, share.item(), mined)
+    return Losses(parts, share.item(), mined, _background_share(labels[batch.tags.any(dim=1)], team))
+
+
+def _background_share(labels: Tensor, team: Team) -> float | None:
+    """Share of background among the labeled pixels of all processes; None where there are none."""
+    background, given = team.number(int((labels == BACKGROUND).sum())), team.number(int((labels != IGNORE).sum()))
+    return background / given if given else None
 
 
 class Taught(NamedTuple):

@@ -41,16 +41,21 @@ def beside(path: str | Path, word: str) -> Path:
 
 def unless_dead(run: str | Path, line: str) -> str:
     """`line`; of a run that has learned nothing another try, as nothing is built on such a model (the log says why)."""
-    from tag2mask.runs.learned import nothing_learned
+    from tag2mask.runs.health import nothing_learned
 
     return _another_try(Path(run)) if nothing_learned(run) else line
 
 
 def _another_try(run: Path) -> str:
-    """Twice the steps that learn tags, all else as it was; a look at the data where there were none."""
+    """Twice the steps that learn tags, all else as it was; a look at the data where there were none.
+
+    A run of the tag phase alone goes on; one that has begun its joint phase begins anew.
+    """
     config = load_config(run) if run.is_dir() else parse_config(model_metadata(run)["config"])
     if not isinstance(config, TrainConfig) or config.tag_steps == 0:
         return next_command("check", config.data, **DataOptions.of(config).asked())
+    if config.joint_steps == 0 and (run / "last" / "state.pt").is_file():
+        return next_command("train", resume=run, tag_steps=2 * config.tag_steps)
     preset = type(config).preset(config.preset_name, profile=config.profile)
     settings = {
         name: str(value) if value is None or value is False else value
@@ -126,11 +131,13 @@ def _config_of(run: str | Path) -> RunConfig | None:
 def after_scoring_masks(masks: Path, data: Path, reading: DataOptions, split: str) -> str:
     """The second step on what `pseudo-label` wrote; of other masks the scores in full, as a file."""
     try:
-        made_of = json.loads((masks / "pseudo_labels.json").read_text(encoding="utf-8"))["split"]
+        made = json.loads((masks / "pseudo_labels.json").read_text(encoding="utf-8"))
+        made_of, run = made["split"], made.get("run")
     except (OSError, ValueError, KeyError, TypeError):
         out = beside(masks, "scores")
         return next_command("evaluate", masks=masks, data=data, split=split, **reading.asked(), boundary=True, out=out)
-    return next_command("retrain", "small", data=data, **reading.asked(), train_split=made_of, masks=masks)
+    line = next_command("retrain", "small", data=data, **reading.asked(), train_split=made_of, masks=masks)
+    return line if run is None else unless_dead(run, line)
 
 
 def after_pseudo_labeling(

@@ -45,13 +45,13 @@ def config_command(rest: Sequence[str], kind: type[Any], about: str, usage: str)
     )
     resume = None if values.resume is None else Path(values.resume)
     if resume is not None:
-        _refuse_conflicts(start, config, preset)
+        _refuse_conflicts(resume, start, config, preset)
     elif not config.data:
         raise Misuse(f"{kind.kind} needs --data PATH: a folder of pictures and tags, or a PASCAL VOC tree.")
     folder = getattr(tag2mask, kind.kind)(config, resume=resume)
     if Share.of_environment().index > 0:
         return {}, [], 0  # of the processes that torchrun starts one speaks for all
-    from tag2mask.runs.learned import nothing_learned
+    from tag2mask.runs.health import nothing_learned
 
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     findings = [each.as_dict() for each in nothing_learned(folder)]
@@ -125,16 +125,26 @@ def _offered(kind: type[Any], start: Any) -> type[Any]:
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
 
 
-def _refuse_conflicts(saved: RunConfig, asked: RunConfig, preset: str | None) -> None:
+def _refuse_conflicts(run: Path, saved: RunConfig, asked: RunConfig, preset: str | None) -> None:
     """Going on takes everything from config.json, so an option with another value would be a silent lie."""
-    from tag2mask.runs.places import moved
+    from tag2mask.runs.places import as_before, moved
 
     asked = asked.replace(**{name: old for name, (old, _) in moved(saved, asked).items()})
-    names = [f"--{name.replace('_', '-')}" for name in differing(saved, asked)]
+    changed, told = differing(saved, asked), ""
+    if changed.keys() & {"tag_steps", "optim.lr"}:
+        from tag2mask.runs.checkpoints import load_state
+
+        step = load_state(run)["step"]
+        changed = differing(saved, as_before(saved, asked, step))
+        told = (
+            " Only more --tag-steps, and with them --optim.lr, may be given while the joint phase has not begun; this "
+            f"run stands at step {step}."
+        )
+    names = [f"--{name.replace('_', '-')}" for name in changed]
     if preset is not None and preset != saved.preset_name:
         names.append(f"preset {preset}")
     if names:
         raise Misuse(
             f"--resume takes every setting from the run's config.json, which differs in {', '.join(names)}. "
-            "Leave these out, or start a new run."
+            f"Leave these out, or start a new run.{told}"
         )

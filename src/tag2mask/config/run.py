@@ -101,9 +101,9 @@ class RunConfig(DataOptions, Settings):
     sample_every: int = unread_by_tags(100, within="[0, inf)")
     """Steps between sample sheets; 0 for none."""
     validate_every: int = unread_by_tags(0, within="[0, inf)")
-    """Steps between validations; 0 validates once, at the end."""
+    """Steps between validations; 0 validates once, at the end. The tags are measured after the tag phase too."""
     validate_pictures: int = unread_by_tags(0, within="[0, inf)")
-    """Validate on at most so many pictures; 0 for all."""
+    """Score masks on at most so many pictures of the validation split; 0 for all."""
     save_every: int = unread_by_tags(100, within="[1, inf)")
     """Steps between saves of the resumable state."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = unread_by_tags(("tensorboard",))

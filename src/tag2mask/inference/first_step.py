@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tag2mask.batch import Batch
+from tag2mask.cam import multi_scale_cam
 from tag2mask.config import IGNORE
+from tag2mask.inference.score_maps import Floats, ScoreMaps
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.method import Taught, taught
 
@@ -42,6 +44,33 @@ def picture_taught(segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Tensor) -
             average=network if config.average_decay > 0 else None,
             progress=float(config.phases[-1].name == "joint"),
         )
+
+
+def one_look(segmenter: Segmenter, rgb: NDArray[np.uint8], names: Sequence[str]) -> tuple[ScoreMaps, Floats, Floats]:
+    """One pass of a picture [H, W, 3], the named classes being its tags.
+
+    Returns:
+        Score maps of those classes and background; tag scores [C]; the peak of each named class's map at scale 1.
+
+    Raises:
+        ValueError: a network of the second step.
+    """
+    network, _ = segmenter.network.first_step()
+    small = segmenter.network.resized(rgb)[None]
+    with segmenter.network.inference():
+        images = network.normalize(small)
+        outputs = network(images)
+        cams = multi_scale_cam(
+            network, images, tag_vector(segmenter, names)[None].to(small.device), (1.0,), features=outputs.features
+        )
+        peaks = cams[0].amax((1, 2))[[segmenter.classes.index(name) for name in names]]
+        maps = ScoreMaps(
+            logits=(outputs.seg_logits.float()[0].cpu().numpy(),),
+            size=(rgb.shape[0], rgb.shape[1]),
+            allowed=segmenter.allowed_labels(names),
+            arithmetic=segmenter.network.arithmetic,
+        )
+        return maps, outputs.tag_logits.float().sigmoid()[0].cpu().numpy(), peaks.cpu().numpy()
 
 
 def tag_vector(segmenter: Segmenter, names: Sequence[str]) -> Tensor:

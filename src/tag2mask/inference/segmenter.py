@@ -60,7 +60,7 @@ class Segmenter:
             config: The network's settings; `image_size` sets the size at which pictures enter it.
             device: auto, cpu, cuda, mps, or None to leave the model where it is.
             selection: Which weights these are, for the evaluation protocol.
-            findings: What is to be said of the model wherever it is used, see `tag2mask.runs.learned`.
+            findings: What is to be said of the model wherever it is used, see `tag2mask.runs.health`.
         """
         self.selection, self.findings = selection, tuple(findings)
         self.backend: OnnxBackend | TorchBackend
@@ -95,7 +95,7 @@ class Segmenter:
         need_network(source, "This", "tag2mask predict and tag2mask.Segmenter.load take ONNX files")
         from tag2mask.inference import hub
         from tag2mask.runs.checkpoints import load_model
-        from tag2mask.runs.learned import kept_findings
+        from tag2mask.runs.health import kept_findings
 
         model, config, metadata = load_model(hub.download(str(source)) if on_hub else Path(source))
         findings = kept_findings(metadata)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from tag2mask.base.choosing import some_of_each
 from tag2mask.base.console import Bar
 from tag2mask.base.files import write_text
 from tag2mask.base.options import public
@@ -144,9 +145,10 @@ def demo(out: str | Path | None = None, *, config: TrainConfig | None = None) ->
 
 @torch.no_grad()
 def held_out_sheet(segmenter: Segmenter, pictures: PictureSet, *, threshold: float, most: int = 8) -> Image.Image:
-    """Picture, CAM, CAM cut at `threshold`, prediction and truth of the first pictures."""
+    """Picture, CAM, CAM cut at `threshold`, prediction and truth of some pictures of each class."""
     rows = []
-    for picture in pictures.pictures[:most]:
+    for i in some_of_each([picture.tags for picture in pictures.pictures], most):
+        picture = pictures.pictures[i]
         rgb = read_picture(picture.path)
         names = tuple(pictures.classes[i] for i in picture.tags)
         cams, _ = segmenter.network.cams(rgb, tag_vector(segmenter, names))

@@ -24,7 +24,7 @@ from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.inference.score_maps import probability_parts
 from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.outputs import render
-from tag2mask.runs.learned import NEARLY_ALL
+from tag2mask.runs.health import NEARLY_ALL
 from tag2mask.scoring.report import Progress, tracked
 
 log = logging.getLogger("tag2mask")
@@ -127,7 +127,7 @@ def pseudo_label(
         background_only=len(empty),
         findings=findings,
     )
-    _write_settings(summary, pictures, reading, inference, min_confidence, segmenter.selection)
+    _write_settings(summary, run, pictures, reading, inference, min_confidence, segmenter.selection)
     return summary
 
 
@@ -157,6 +157,7 @@ def _labels(
 
 def _write_settings(
     summary: PseudoLabelSummary,
+    run: str | Path | Segmenter,
     pictures: PictureSet,
     reading: DataOptions,
     inference: Inference,
@@ -164,7 +165,11 @@ def _write_settings(
     selection: str,
 ) -> None:
     """Write classes.txt, and how the masks were made."""
+    place = None
+    if not isinstance(run, Segmenter):
+        place = str(Path(run).resolve() if Path(run).exists() else run)
     settings = {
+        "run": place,
         "data": str(pictures.root),
         "split": pictures.split,
         "classes": list(pictures.classes),

@@ -23,7 +23,7 @@ from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.published import check_finite, misfits
 from tag2mask.models.weights import read_safetensors
-from tag2mask.runs.learned import FINDINGS
+from tag2mask.runs.health import FINDINGS
 
 _STATE = frozenset(
     ("model", "optimizer", "average", "step", "skipped", "nonfinite_in_a_row", "broken", "best_miou", "rng")
@@ -45,7 +45,7 @@ def save_model(
         model: Network to save.
         config: Resolved config of the run, kept in the metadata.
         selection: Which model this is: "last step" or "best mIoU on val at step N".
-        findings: What is to be said of the model wherever it is used, see `tag2mask.runs.learned`.
+        findings: What is to be said of the model wherever it is used, see `tag2mask.runs.health`.
     """
     metadata = {
         "format": "tag2mask",

@@ -21,10 +21,13 @@ COLUMNS = (
     "class_distance_loss",
     "total_loss",
     "reliable_share",
+    "background_share",
     "images_per_second",
     "mining_share",
     "skipped_steps",
     *SCORES,
+    "tag_map_chance",
+    "empty_cams",
 )
 """What every run's file has, empty where it does not apply. Other losses get their columns when they first come."""
 

@@ -17,7 +17,7 @@ from tag2mask.data import PictureSet, split_list
 _Config = TypeVar("_Config", bound=RunConfig)
 
 RECORD = "pictures.json"
-"""File of a run folder: the pictures that it learns from and validates on."""
+"""File of a run folder: the pictures that it learns from, validates on and has set aside."""
 OLDER = f"as many as before, where that is known; this run is of an older version and has no {RECORD} to compare more"
 _SHOWN = 3
 
@@ -57,25 +57,60 @@ def moved(saved: RunConfig, asked: RunConfig) -> dict[str, tuple[str, str]]:
     return found
 
 
-def going_on(run: Path, asked: RunConfig) -> RunConfig:
-    """The config that a run goes on with: its own, with the places that `asked` names where files have moved.
+def as_before(saved: RunConfig, asked: RunConfig, step: int) -> RunConfig:
+    """`asked` with the tag steps and learning rate of `saved`, where a run that stands at `step` may change these.
+
+    It may while there are tag steps to come that they are for and the joint phase has not begun: more tag steps, and
+    another learning rate of the tag phase.
+    """
+    if not isinstance(saved, TrainConfig) or not isinstance(asked, TrainConfig):
+        return asked
+    if not step <= saved.tag_steps <= asked.tag_steps or step == asked.tag_steps:
+        return asked
+    optim = dataclasses.replace(asked.optim, lr=saved.optim.lr)
+    return asked.replace(tag_steps=saved.tag_steps, optim=optim)
+
+
+def going_on(run: Path, asked: RunConfig, step: int) -> RunConfig:
+    """The config that a run goes on with at `step`: its own, with the places that `asked` names where files have moved,
+    and with what may change there (`as_before`).
 
     Raises:
         ValueError: `asked` differs in something else.
     """
     saved = load_config(run)
     changed = {name: new for name, (_, new) in moved(saved, asked).items()}
-    if saved.replace(**changed) != asked:
-        raise ValueError(f"{run} was trained with other settings; going on takes everything from its config.json")
-    return saved.replace(**{name: getattr(located(asked), name) for name in changed})
+    before = as_before(saved, asked, step)
+    if saved.replace(**changed) != before:
+        raise ValueError(
+            f"{run} was trained with other settings; going on takes everything from its config.json. Only more "
+            "--tag-steps, and with them --optim.lr, may be given while the joint phase has not begun"
+        )
+    found = saved.replace(**{name: getattr(located(asked), name) for name in changed})
+    if isinstance(asked, TrainConfig) and before != asked:
+        # the tag phase of another run would be shorter than that of this config
+        return found.replace(tag_steps=asked.tag_steps, optim=asked.optim, tag_phase=None)
+    return found
 
 
-def write_record(run: Path, config: RunConfig, pictures: PictureSet, held_out: PictureSet | None) -> None:
+def write_record(
+    run: Path, config: RunConfig, pictures: PictureSet, held_out: PictureSet | None, aside: PictureSet | None
+) -> None:
     """Write the pictures of a run by name, size in bytes and tags, and the masks that teach by size in bytes."""
-    write_text(run / RECORD, json.dumps(_record(config, pictures, held_out), separators=(",", ":")) + "\n")
+    write_text(run / RECORD, json.dumps(_record(config, pictures, held_out, aside), separators=(",", ":")) + "\n")
 
 
-def check_record(run: Path, config: RunConfig, pictures: PictureSet, held_out: PictureSet | None) -> list[str]:
+def recorded_aside(run: Path) -> frozenset[str]:
+    """Names of the training pictures that a run has set aside; none where no list says so."""
+    try:
+        return frozenset(json.loads((run / RECORD).read_text(encoding="utf-8"))["aside"])
+    except (OSError, ValueError, KeyError, TypeError):  # of an older version; `check_record` says what is damaged
+        return frozenset()
+
+
+def check_record(
+    run: Path, config: RunConfig, pictures: PictureSet, held_out: PictureSet | None, aside: PictureSet | None
+) -> list[str]:
     """What differs between the pictures of a run and those that it would go on with; empty where they are the same.
 
     Of a run of an older version, which has no such list, the numbers of pictures are compared.
@@ -88,23 +123,26 @@ def check_record(run: Path, config: RunConfig, pictures: PictureSet, held_out: P
         return _older_differences(run, [each for each in (pictures, held_out) if each is not None])
     try:
         old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        new = json.loads(json.dumps(_record(config, pictures, held_out)))
+        new = json.loads(json.dumps(_record(config, pictures, held_out, aside)))
         before, now = old["classes"], new["classes"]
         told = [] if before == now else [f"the classes were {_some(before)} and are {_some(now)}"]
-        for part in ("train", "val"):
-            told += _differences(part, old[part], new[part])
+        for part, words in (("train", "train"), ("val", "val"), ("aside", "those set aside")):
+            told += _differences(words, old.get(part, {}) if part == "aside" else old[part], new[part])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is damaged ({error!r}). Remove it to compare numbers of pictures alone") from error
     return told
 
 
-def _record(config: RunConfig, pictures: PictureSet, held_out: PictureSet | None) -> dict[str, Any]:
+def _record(
+    config: RunConfig, pictures: PictureSet, held_out: PictureSet | None, aside: PictureSet | None
+) -> dict[str, Any]:
     masks = isinstance(config, RetrainConfig) or (isinstance(config, TrainConfig) and bool(config.masks_for_some))
     return {
         "classes": list(pictures.classes),
         "columns": ["bytes", "tags", "bytes of the mask that teaches"],
         "train": {p.name: [_bytes(p.path), list(p.tags), _bytes(p.mask if masks else None)] for p in pictures.pictures},
         "val": {p.name: [_bytes(p.path), [], None] for p in (held_out.pictures if held_out else ())},
+        "aside": {p.name: [_bytes(p.path), list(p.tags), None] for p in (aside.pictures if aside else ())},
     }
 
 

@@ -36,7 +36,8 @@ def train(config: TrainConfig | None = None, *, resume: str | Path | None = None
     Args:
         config: Everything about the run; not needed with `resume`.
         resume: Run folder to go on with, exactly where its last save was. Everything comes from its config.json; a
-            `config` that is given too must be equal, but for the places of files that have moved.
+            `config` that is given too must be equal, but for the places of files that have moved, and, while the joint
+            phase has not begun, for more `tag_steps` and with them `optim.lr`.
 
     Returns:
         The run folder: config.json, environment.json, metrics.csv, log.txt, model.safetensors, last/, samples/,
@@ -45,7 +46,7 @@ def train(config: TrainConfig | None = None, *, resume: str | Path | None = None
     Raises:
         ValueError, FileNotFoundError: bad data or settings, before any training; a script without a main guard.
         FileExistsError: `config.out` is not empty.
-        TrainingStopped: the loss stayed non-finite.
+        TrainingStopped: the loss stayed non-finite, or the tag phase has taught nothing (docs/report.md).
         KeyboardInterrupt: Ctrl-C; the state is saved first, and the message says how to go on.
     """
     config, folder = given_run(TrainConfig, config, resume)

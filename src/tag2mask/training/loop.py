@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader
 
 from tag2mask.base.console import Bar, stop_signal
 from tag2mask.base.files import write_text
+from tag2mask.base.options import for_reader
 from tag2mask.base.team import Team
 from tag2mask.batch import Batch, Losses
-from tag2mask.config import RunConfig
+from tag2mask.config import RunConfig, TrainConfig
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
 from tag2mask.data.training.loading import TrainingPictures, leave_stops_to_the_parent, named_deaths, named_errors
@@ -35,9 +36,8 @@ from tag2mask.method import Moment
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.checkpoints import load_model, save_model, save_state, save_tag_phase
 from tag2mask.runs.folder import peak_memory
-from tag2mask.runs.learned import SUMMARY
-from tag2mask.runs.metrics import SCORES
-from tag2mask.training.learned import look_at
+from tag2mask.runs.health import SUMMARY, Health
+from tag2mask.training.health import KnownTags, measure
 from tag2mask.training.optim import build_optimizer, learning_rates, set_learning_rates
 from tag2mask.training.page import write_report
 from tag2mask.training.records import Records, describe
@@ -78,6 +78,8 @@ class Job:
     pictures: PictureSet
     held_out: PictureSet | None
     """What it is validated on."""
+    known: KnownTags
+    """What it is judged by."""
     objective: Objective
 
 
@@ -89,40 +91,46 @@ def fit(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None) ->
     network.train()
     batches = _batches(job, network, state.step)
     records = Records(config, job.run, state.step, writes=team.is_main)
+    health: Health | None = None
     with named_deaths(), stop_signal() as stop, Bar("step", shown=team.is_main) as bar:
         if state.unvalidated is not None:  # it was interrupted where a validation was due
             row, state.unvalidated = state.unvalidated, None
-            records.write(row | _validate(job, state, row["phase"]))
+            scores, health = _validate(job, state, row["phase"])
+            records.write(row | scores)
+        if _joint_begins(config, state.step):  # an interrupt, or a tag phase that was taken over or has learned nothing
+            _judge(job, state, health or _validate(job, state, "tags")[1])
         while state.step < config.steps:
             moment = _moment(job, state, model)
             row, batch = _step(job, moment, optimizer, state, batches)
             stopping = team.any(stop.is_set())
             if team.is_main and not stopping:
-                _look(job, state, moment, batch, records)
-            validates = _due(state.step, config.validate_every, config.steps)
+                _show(job, state, moment, batch, records)
+            joint_begins = _joint_begins(config, state.step)
+            validates = joint_begins or _due(state.step, config.validate_every, config.steps)
             if validates and not stopping:
                 try:
-                    row |= _validate(job, state, moment.phase, stop)
+                    scores, health = _validate(job, state, moment.phase, stop)
+                    row |= scores
                 except _Interrupted:
                     stopping = True
             if validates and stopping:
                 state.unvalidated = row
-            elif _due(state.step, config.log_every, config.steps) or not row.keys().isdisjoint(SCORES):
+            elif validates or _due(state.step, config.log_every, config.steps):
                 records.write(row)
             bar.update(state.step, config.steps, describe(row))
             if _due(state.step, config.save_every, config.steps) or stopping:
-                kept = state.to_dict(team)
-                if team.is_main:
-                    save_state(job.run, kept)
+                _save(job, state)
             _keep_tag_phase(job, state)
             if stopping:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
                     f"Go on with: tag2mask {config.kind} --resume {shlex.quote(str(job.run))}"
                 )
+            if joint_begins and health is not None:
+                _judge(job, state, health)
     records.close(state.step)
     if team.is_main:
-        _finish(job, state)
+        _finish(job, state, health)
 
 
 def _state(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None) -> TrainingState:
@@ -140,15 +148,46 @@ def _state(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None)
     return state
 
 
-def _look(job: Job, state: TrainingState, moment: Moment, batch: Batch, records: Records) -> None:
-    """Write a sample sheet where one is due; at the end of the tag phase, warn where nothing is learned."""
+def _save(job: Job, state: TrainingState) -> None:
+    kept = state.to_dict(job.team)
+    if job.team.is_main:
+        save_state(job.run, kept)
+
+
+def _show(job: Job, state: TrainingState, moment: Moment, batch: Batch, records: Records) -> None:
+    """Write a sample sheet where one is due."""
     config, step = job.config, state.step
     if config.sample_every > 0 and _due(step, config.sample_every, config.steps):
         records.write_picture("samples", job.objective.write_samples(job.run, moment, batch, step), step)
-    if step < config.steps and config.phase_at(step)[0] != config.phase_at(step - 1)[0]:
-        learned = look_at(Segmenter(state.keeper, config), job.pictures, masks=False)
-        if learned.reasons:
-            log.warning("after the tag phase: nothing is learned so far, %s", " and ".join(learned.reasons))
+
+
+def _joint_begins(config: RunConfig, step: int) -> bool:
+    """Whether the tag phase has just ended and the joint phase is to come."""
+    if not 0 < step < config.steps:
+        return False
+    (before, _), (phase, _) = config.phase_at(step - 1), config.phase_at(step)
+    return (before.name, phase.name) == ("tags", "joint")
+
+
+def _judge(job: Job, state: TrainingState, health: Health) -> None:
+    """At the end of the tag phase: name the classes that are not known; go no further where there is nothing to learn.
+
+    Raises:
+        TrainingStopped: with the command that trains on tags for longer; the state is saved.
+    """
+    assert isinstance(job.config, TrainConfig)
+    reason = health.stop(job.run, job.config)
+    if reason is not None:
+        _save(job, state)
+        raise TrainingStopped(for_reader(reason))
+    if health.reasons:
+        log.warning("after the tag phase: nothing is learned so far, %s", " and ".join(health.reasons))
+    if health.weak:
+        log.warning(
+            "after the tag phase: no better than chance: %s. Train longer on tags (--tag-steps), with another "
+            "--optim.lr, or add pictures of them",
+            ", ".join(f"{each.name} (AP {each.ap:.2f}, by chance {each.chance:.2f})" for each in health.weak),
+        )
 
 
 def _keep_tag_phase(job: Job, state: TrainingState) -> None:
@@ -211,6 +250,8 @@ def _step(
     row |= {f"{name}_loss": part.item() for name, part in losses.parts.items()}
     if losses.reliable_share is not None:
         row |= {"reliable_share": losses.reliable_share, "mining_share": mining / seconds}
+    if losses.background_share is not None:
+        row["background_share"] = losses.background_share
     return row, batch
 
 
@@ -236,7 +277,7 @@ def _batches(job: Job, network: SegmentationNetwork, step: int) -> Iterator[Batc
         network.mean_rgb,
         config.seed,
         batch_starts=starts,
-        sampling=config.sampling,
+        sampling="balanced" if config.sampling == "balanced" else "uniform",
     )
     loader = DataLoader(
         dataset,
@@ -277,8 +318,8 @@ class _Interrupted(Exception):
     """Ctrl-C during a validation."""
 
 
-def _validate(job: Job, state: TrainingState, phase: str, stop: Event | None = None) -> dict[str, float]:
-    """Score the network so far: mIoU where the validation split has masks, else mean average precision of the tags.
+def _validate(job: Job, state: TrainingState, phase: str, stop: Event | None = None) -> tuple[dict[str, float], Health]:
+    """Score the network so far: its health, and the mIoU where the validation split has masks and any were learned.
 
     Raises:
         _Interrupted: `stop` was set meanwhile; several processes, which wait for each other, go on to the end.
@@ -288,33 +329,41 @@ def _validate(job: Job, state: TrainingState, phase: str, stop: Event | None = N
         if stop is not None and stop.is_set() and job.team.count == 1:
             raise _Interrupted
 
-    config, team, masks = job.config, job.team, phase != "tags"
-    details = job.run if state.step == config.steps else None
-    scores = validate(config, state.keeper, job.held_out, masks=masks, details=details, team=team, progress=go_on)
+    config, team, masks, scores = job.config, job.team, phase != "tags", {}
+    if masks:
+        details = job.run if state.step == config.steps else None
+        scores = validate(config, state.keeper, job.held_out, details=details, team=team, progress=go_on)
     if config.select == "miou" and scores.get("miou", -1.0) > state.best_miou:
         state.best_miou = scores["miou"]
         selection = f"best mIoU on {config.val_split} at step {state.step}"
         if team.is_main:
             save_model(job.run / "model.safetensors", state.keeper, config, selection=selection)
-    return scores
+    broken: dict[str, str] = {}
+    segmenter = Segmenter(state.keeper, config)
+    health = measure(segmenter, job.known, masks=masks, broken=broken, progress=go_on, team=team)
+    for message in broken.values():
+        log.warning("left out of the held-out tags: %s", message)
+    log.info("step %d: %s", state.step, "\n".join(health.lines()))
+    return scores | health.row, health
 
 
-def _finish(job: Job, state: TrainingState) -> None:
-    """Write the model, summary.json and report.html."""
+def _finish(job: Job, state: TrainingState, health: Health | None) -> None:
+    """Write the model, summary.json and report.html; `health` is that of the last step."""
     config, run, kept, selection = job.config, job.run, state.keeper, "last step"
     if config.select == "last" or state.best_miou < 0:
         save_model(run / "model.safetensors", kept, config, selection=selection)
     else:
         best, _, metadata = load_model(run)
         kept.load_state_dict(best.state_dict())  # the run is over: nothing trains on
-        selection = metadata["selection"]
+        selection, health = metadata["selection"], None
+    if health is None:
+        health = measure(Segmenter(kept, config), job.known, masks=config.phases[-1].name != "tags")
     summary: dict[str, Any] = {"steps": state.step, "minutes_of_steps": round(state.seconds / 60, 2)} | peak_memory()
-    learned = look_at(Segmenter(kept, config), job.pictures, masks=config.phases[-1].name != "tags")
-    findings = learned.findings(second_step=config.kind == "retrain")
+    findings = health.findings(second_step=config.kind == "retrain")
     if findings:
         save_model(run / "model.safetensors", kept, config, selection=selection, findings=findings)
         log_findings(findings, log)
-    summary["learned"] = learned.as_dict() | {"findings": [each.as_dict() for each in findings]}
+    summary["health"] = health.as_dict() | {"findings": [each.as_dict() for each in findings]}
     write_text(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
     if state.broken:
         log.warning("%d pictures could not be read: %s", len(state.broken), ", ".join(sorted(state.broken)[:20]))

@@ -13,7 +13,7 @@ from PIL import Image
 from tag2mask.base import html
 from tag2mask.base.charts import Series, line_chart
 from tag2mask.config import load_config
-from tag2mask.runs.learned import SUMMARY, nothing_learned
+from tag2mask.runs.health import SUMMARY, nothing_learned
 from tag2mask.runs.metrics import SCORES, loss_columns, read_metrics
 from tag2mask.scoring.report import Report
 
@@ -23,11 +23,14 @@ _MOST_CELLS = 21
 """Largest confusion matrix that is shown, in labels."""
 
 _CHARTS = (
-    ("Scores on the validation split", tuple(SCORES)),
+    ("Mask scores on the validation split", ("miou",)),
+    ("Mean average precision of the tags", ("tag_map", "tag_map_chance")),
     ("Share of reliable pixels", ("reliable_share",)),
+    ("Empty CAMs, and background among the labels", ("empty_cams", "background_share")),
     ("Learning rate of old weights", ("lr",)),
     ("Pictures per second", ("images_per_second",)),
 )
+_NAMES = SCORES | {"tag_map_chance": "by chance", "empty_cams": "empty CAMs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ def write_report(
     run = Path(run)
     rows = read_metrics(run)
     joint = next((float(row["step"]) for row in rows if row.get("phase") == "joint"), None)
-    environment = _json(run / "environment.json")
+    environment, found = _json(run / "environment.json"), _json(run / SUMMARY)
     data = environment.pop("data", {}).values()
     settings = {"config.json": json.loads(load_config(run).to_json()), "environment.json": environment}
     return html.write_page(
@@ -79,7 +82,8 @@ def write_report(
         sheets=_sheets(run / "validation"),
         joint=joint,
         charts=_charts(rows, joint),
-        cost=_cost(_json(run / SUMMARY), rows),
+        cost=_cost(found, rows),
+        health=found.get("health"),
         samples=_samples(run / "samples"),
         findings=list({each["message"]: each for split in data for each in split["findings"]}.values()),
         settings={name: _flat(values) for name, values in settings.items() if values},
@@ -109,7 +113,8 @@ def _score_rows(reports: Collection[Report]) -> dict[str, list[float | None]]:
 
 def _sheets(folder: Path) -> list[Figure]:
     """Best and worst pictures of the last validation."""
-    captions = {"worst.jpg": "Worst pictures, with the mean IoU of the labels in each", "best.jpg": "Best pictures"}
+    worst, best = "Worst pictures of each class, with its IoU there", "Best pictures of each class"
+    captions = {"worst.jpg": worst, "best.jpg": best}
     return [Figure(caption=text, image=folder / file) for file, text in captions.items() if (folder / file).is_file()]
 
 
@@ -136,7 +141,7 @@ def _charts(rows: Sequence[Mapping[str, str]], joint: float | None) -> dict[str,
     charts = {}
     for title, columns in (("Losses", loss_columns(rows[0] if rows else ())), *_CHARTS):
         series = [
-            Series(name=SCORES.get(column, column.replace("_", " ")), points=_points(rows, column))
+            Series(name=_NAMES.get(column, column.replace("_", " ")), points=_points(rows, column))
             for column in columns
         ]
         if lines := [each for each in series if each.points]:

@@ -28,6 +28,8 @@ def describe(row: Mapping[str, Any]) -> str:
     parts += [f"{_SHORT.get(name, name)} {row[key]:.3f}" for key, name in names.items()]
     if "reliable_share" in row:
         parts += [f"reliable {row['reliable_share']:.0%}"]
+    if "background_share" in row:
+        parts += [f"background {row['background_share']:.0%}"]
     parts += [f"{row['images_per_second']:.1f} images/s"]
     parts += [f"{name} {row[key]:.3f}" for key, name in SCORES.items() if key in row]
     return "  ".join(parts)

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from tag2mask.base.choosing import some_of_each
 from tag2mask.base.options import public
 from tag2mask.base.processes import check_start
 from tag2mask.batch import Batch, Losses
@@ -93,7 +94,9 @@ class _MaskObjective:
         return Losses({"segmentation": loss(outputs.seg_logits.float(), batch.mask, team=at.team)})
 
     def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
-        batch, network = batch.first(4), at.keeper
+        network = at.keeper
+        shown = [classes_in(mask, network.classes) for mask in batch.mask.cpu().numpy()]
+        batch = batch.rows(some_of_each(shown, 4))
         predictions = predicted_labels(network, batch)
         pictures, masks = batch.rgb.permute(0, 2, 3, 1).cpu().numpy(), batch.mask.cpu().numpy()
         rows = [

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tag2mask.base.files import check_folder, check_new_folder, write_text
 from tag2mask.base.team import Team, leave, timeout, together
-from tag2mask.config import RunConfig, load_config
+from tag2mask.config import RunConfig, TrainConfig, load_config
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
 from tag2mask.data.storage.pictures import open_picture
@@ -25,11 +25,12 @@ from tag2mask.data.training.sampling import fitting_sampling, tag_frequencies
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
-from tag2mask.runs.checkpoints import LAST, load_state, tag_phase_place
+from tag2mask.runs.checkpoints import load_state, tag_phase_place
 from tag2mask.runs.folder import environment, errors_only, log_to, new_run_folder
-from tag2mask.runs.learned import nothing_learned
-from tag2mask.runs.places import OLDER, RECORD, check_record, going_on, located, moved, write_record
+from tag2mask.runs.health import nothing_learned
+from tag2mask.runs.places import OLDER, RECORD, check_record, going_on, located, moved, recorded_aside, write_record
 from tag2mask.training.batch_fitting import with_fitting_batches
+from tag2mask.training.health import has_tags, known_tags, set_aside
 from tag2mask.training.loop import Job, Objective, fit
 from tag2mask.training.records import check_trackers
 from tag2mask.training.watching import validation_pictures
@@ -62,31 +63,42 @@ def run_training(
         ProcessLost: another process that shares the batches ended or does not answer; other errors as of `train`.
     """
     relocated: dict[str, tuple[str, str]] = {}
-    if resume is not None:
-        saved, config = load_config(resume), going_on(resume, config)
-        relocated = moved(saved, config)
+    saved, state = None, None
     check_trackers(config)
     accelerator = _accelerator(config)
     team = Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    if resume is not None:
+        team.gather(None)  # the main process may still be saving
+        saved, state = load_config(resume), load_state(resume)
+        config = going_on(resume, config, _step_of(state))
+        relocated = moved(saved, config)
     _check_share(config, team)
     held_out, why_none = validation_pictures(config, goes_on=resume is not None)
-    differing = [] if resume is None else _differing(resume, config, pictures, held_out, relocated)
-    state = None if start is None else _saved_state(start, pictures, tag_phase_place(start))
+    before = resume or start
+    pictures, aside = set_aside(config, pictures, held_out, None if before is None else recorded_aside(before))
+    differing = [] if resume is None else _differing(resume, config, pictures, held_out, aside, relocated)
+    if start is not None:
+        _check_aside(start, held_out)
+        state = load_state(start, tag_phase_place(start))
+    if before is not None and state is not None:
+        _check_classes(before, state, pictures)
     set_seed(config.seed)
     network = build_network(config, pictures.classes, pretrained=resume is None)
     _check_smallest_batch(config, network, team)
     if resume is None:
         config = located(with_fitting_batches(config, network, pictures, objective, accelerator))
         config = _with_draws(config, pictures, network)
-        run = team.from_main(lambda: _new_run(config, team, pictures, held_out))
+        run = team.from_main(lambda: _new_run(config, team, pictures, held_out, aside))
         config = config.replace(out=str(run))
     else:
-        run, state = resume, _saved_state(resume, pictures)
-        if relocated and team.is_main:
+        run = resume
+        if config != saved and team.is_main:
             write_text(run / "config.json", config.to_json())
-    job = Job(config, run, accelerator, team, pictures, held_out, objective)
+    known = known_tags(pictures, held_out, aside)
+    job = Job(config, run, accelerator, team, pictures, held_out, known, objective)
     with log_to(run) if team.is_main else errors_only(), together():
         _log_beginning(job, relocated, differing, why_none)
+        _log_longer(saved, config, state)
         fit(job, network.to(accelerator.device), state)
         leave()
     return run
@@ -131,10 +143,11 @@ def _differing(
     config: RunConfig,
     pictures: PictureSet,
     held_out: PictureSet | None,
+    aside: PictureSet | None,
     relocated: dict[str, tuple[str, str]],
 ) -> list[str]:
     """What the data of a run that goes on differs in; nothing may, where it is said to lie at another place now."""
-    differing = check_record(run, config, pictures, held_out)
+    differing = check_record(run, config, pictures, held_out, aside)
     if differing and relocated:
         places = " ".join(f"--{name.replace('_', '-')} {new}" for name, (_, new) in relocated.items())
         raise ValueError(
@@ -144,16 +157,28 @@ def _differing(
     return differing
 
 
-def _saved_state(run: Path, pictures: PictureSet, place: str = LAST) -> dict[str, Any]:
-    """The state of a run that was trained with the same classes: the network knows them by their place only."""
-    state = load_state(run, place)
+def _step_of(state: dict[str, Any]) -> int:
+    """Where a saved state stands; 0 where it is damaged, which loading it says."""
+    return state["step"] if isinstance(state["step"], int) else 0
+
+
+def _check_aside(start: Path, held_out: PictureSet | None) -> None:
+    """Refuse a tag phase that was trained without some pictures, for a run that would train it with them."""
+    if has_tags(held_out) and (names := recorded_aside(start)):
+        raise ValueError(
+            f"--tag-phase {start} had no validation split and set {len(names)} of its training pictures aside, which "
+            "this run would train on; give both the same --val-split"
+        )
+
+
+def _check_classes(run: Path, state: dict[str, Any], pictures: PictureSet) -> None:
+    """Refuse the state of a run that was trained with other classes: the network knows them by their place only."""
     own = tuple(state.get("classes", pictures.classes))  # older states do not say
     if own != pictures.classes:
         raise ValueError(
             f"{run} was trained with the classes {', '.join(own)}, in this order; those of the data set are "
             f"{', '.join(pictures.classes)}. Write the first list into the data set's classes.txt, or start a new run"
         )
-    return state
 
 
 def check_out(config: RunConfig) -> None:
@@ -164,16 +189,20 @@ def check_out(config: RunConfig) -> None:
         check_new_folder(Path(config.out))
 
 
-def _new_run(config: RunConfig, team: Team, pictures: PictureSet, held_out: PictureSet | None) -> Path:
+def _new_run(
+    config: RunConfig, team: Team, pictures: PictureSet, held_out: PictureSet | None, aside: PictureSet | None
+) -> Path:
     """Make the run folder with what is known before training."""
     run = new_run_folder(config.out, config.preset_name)
     write_text(run / "config.json", config.replace(out=str(run)).to_json())
-    data = {
+    data: dict[str, dict[str, Any]] = {
         each.split: {"num_images": len(each.pictures), "findings": [finding.as_dict() for finding in each.findings]}
         for each in (pictures, held_out)
         if each is not None
     }
-    write_record(run, config, pictures, held_out)
+    if aside is not None:
+        data[pictures.split]["num_set_aside"] = len(aside.pictures)
+    write_record(run, config, pictures, held_out, aside)
     about = environment() | {"processes": team.count, "data": data}
     write_text(run / "environment.json", json.dumps(about, indent=2) + "\n")
     return run
@@ -242,6 +271,20 @@ def _log_beginning(job: Job, relocated: dict[str, tuple[str, str]], differing: l
     log.info("draws: %s (%s)", config.sampling, fitting_sampling(job.pictures)[1])
     if held_out is None:
         log.log(logging.INFO if config.held_out is None else logging.WARNING, "no validation: %s", why_none)
+    count, source = len(job.known.pictures.pictures), job.known.source
+    log.info("whether the network learns its tags is measured on %d %s", count, source)
     log_findings(dict.fromkeys((*job.pictures.findings, *(held_out.findings if held_out else ()))), log)
     for dead in nothing_learned(config.weights):
         log.warning("--weights %s: %s %s", config.weights, dead.message, dead.cure)
+
+
+def _log_longer(saved: RunConfig | None, config: RunConfig, state: dict[str, Any] | None) -> None:
+    """Say what a run that goes on does otherwise from here on."""
+    if state is None or not isinstance(saved, TrainConfig) or not isinstance(config, TrainConfig):
+        return
+    step = _step_of(state)
+    if config.tag_steps != saved.tag_steps:
+        told = "the tag phase has %d steps instead of %d; from step %d its learning rate follows the new length"
+        log.info(told, config.tag_steps, saved.tag_steps, step)
+    if config.optim.lr != saved.optim.lr:
+        log.info("--optim.lr is %g instead of %g from step %d", config.optim.lr, saved.optim.lr, step)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tag2mask.base.choosing import some_of_each
 from tag2mask.base.files import write_text
 from tag2mask.base.team import ALONE, Team
 from tag2mask.batch import IGNORE, Batch
@@ -28,7 +29,6 @@ from tag2mask.models.network import Network
 from tag2mask.outputs.render import SampleRow, sample_sheet, save_picture
 from tag2mask.scoring.evaluation import score_pictures
 from tag2mask.scoring.report import Progress, Report, model_codes, report_from_confusion
-from tag2mask.scoring.tags import score_tags
 
 log = logging.getLogger("tag2mask")
 FOLDER = "validation"
@@ -41,68 +41,92 @@ def validate(
     network: SegmentationNetwork,
     pictures: PictureSet | None,
     *,
-    masks: bool,
     details: Path | None = None,
     team: Team = ALONE,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Scores on the validation split: `miou` where it has masks and `masks` asks for it, else `tag_map`.
+    """The `miou` of the masks on the validation split; empty where there is no such split, or no mask in it.
 
-    Empty without such a split. `config.validate_pictures` limits the work; pictures that cannot be read are named and
-    left out. With `details`, a run folder, its `validation/` gets scores.json (the report, and each picture's mIoU) and
-    the best and worst pictures as best.jpg and worst.jpg. The processes of `team` share the pictures and get the same.
-    `progress` is called with (done, all).
+    `config.validate_pictures` limits the work; pictures that cannot be read are named and left out. With `details`, a
+    run folder, its `validation/` gets scores.json (the report, and each picture's mIoU) and the best and worst pictures
+    of each class as best.jpg and worst.jpg. The processes of `team` share the pictures and get the same. `progress` is
+    called with (done, all).
     """
-    if pictures is None:
+    if pictures is None or not pictures.has_masks:
         return {}
-    segmenter, limit = Segmenter(network, config), config.validate_pictures
-    broken: dict[str, str] = {}
-    if pictures.has_masks and masks:
-        each: dict[str, float] = {}
-        report = score_pictures(
-            segmenter,
-            pictures,
-            limit=limit,
-            broken=broken,
-            each=lambda p, own: each.update({p.name: report_from_confusion(own, segmenter.classes, 1, {}).miou}),
-            progress=progress,
-            team=team,
-        )
-        name, score = "miou", report.miou
-        if details is not None:
-            every = {name: value for part in team.gather(each) for name, value in part.items()}
-            if team.is_main:
-                _write_details(details / FOLDER, segmenter, pictures, report, every)
-    else:
-        score = score_tags(segmenter, pictures, limit=limit, broken=broken, progress=progress, team=team)
-        name = "tag_map"
+    segmenter, broken = Segmenter(network, config), dict[str, str]()
+    each: dict[str, _Scores] = {}
+    report = score_pictures(
+        segmenter,
+        pictures,
+        limit=config.validate_pictures,
+        broken=broken,
+        each=lambda p, own: each.update({p.name: _Scores.of(own, segmenter.classes)}),
+        progress=progress,
+        team=team,
+    )
+    if details is not None:
+        every = {name: scores for part in team.gather(each) for name, scores in part.items()}
+        if team.is_main:
+            _write_details(details / FOLDER, segmenter, pictures, report, every)
     for message in broken.values():
         log.warning("left out of the validation: %s", message)
-    return {} if math.isnan(score) else {name: score}
+    return {} if math.isnan(report.miou) else {"miou": report.miou}
+
+
+class _Scores(NamedTuple):
+    """How well one picture is masked."""
+
+    miou: float
+    iou: dict[str, float]
+    """Of each class that is in it."""
+
+    @classmethod
+    def of(cls, confusion: NDArray[np.int64], classes: Sequence[str]) -> _Scores:
+        """From its own confusion matrix [K, K]."""
+        report = report_from_confusion(confusion, classes, 1, {})
+        there = [name for name, count in zip(classes, confusion.sum(1)[1:], strict=True) if count]
+        return cls(report.miou, {name: report.iou[name] or 0.0 for name in there})
 
 
 def _write_details(
-    folder: Path, segmenter: Segmenter, pictures: PictureSet, report: Report, each: dict[str, float]
+    folder: Path, segmenter: Segmenter, pictures: PictureSet, report: Report, each: dict[str, _Scores]
 ) -> None:
-    scored = {name: value for name, value in each.items() if not math.isnan(value)}
-    order = sorted(scored, key=lambda name: (scored[name], name))
-    write_text(folder / "scores.json", json.dumps(report.as_dict() | {"pictures": scored}, indent=2) + "\n")
-    shown = min(_SHOWN, len(order) // 2)
-    for file, names in (("worst.jpg", order[:shown]), ("best.jpg", order[::-1][:shown])):
-        if names:
-            save_picture(folder / file, _scored_sheet(segmenter, pictures, {name: scored[name] for name in names}))
+    scored = {name: scores for name, scores in each.items() if not math.isnan(scores.miou)}
+    mious = {name: scores.miou for name, scores in scored.items()}
+    write_text(folder / "scores.json", json.dumps(report.as_dict() | {"pictures": mious}, indent=2) + "\n")
+    shown, worst = min(_SHOWN, len(scored) // 2), extremes(scored, min(_SHOWN, len(scored) // 2))
+    rest = {name: scores for name, scores in scored.items() if name not in worst}
+    for file, captions in (("worst.jpg", worst), ("best.jpg", extremes(rest, shown, best=True))):
+        if captions:
+            save_picture(folder / file, _scored_sheet(segmenter, pictures, captions))
 
 
-def _scored_sheet(segmenter: Segmenter, pictures: PictureSet, scores: dict[str, float]) -> Image.Image:
+def extremes(scores: Mapping[str, _Scores], most: int, *, best: bool = False) -> dict[str, str]:
+    """The worst, or the best, pictures of each class in turn, at most `most`: name and caption of each.
+
+    A picture stands for the class in it of which its mask is worst, or best, and is as good as the mask of that class;
+    few without any class are among them (`some_of_each`).
+    """
+    sign, stands = -1 if best else 1, dict[str, tuple[str, float]]()
+    for name, (miou, iou) in scores.items():
+        stands[name] = min(iou.items(), key=lambda item: (sign * item[1], item[0])) if iou else ("mIoU", miou)
+    order = sorted(stands, key=lambda name: (sign * stands[name][1], name))
+    kinds = [[stands[name][0]] if scores[name].iou else [] for name in order]
+    chosen = [order[i] for i in some_of_each(kinds, most)] if order and most else []
+    return {name: f"{name}: {stands[name][0]} {stands[name][1]:.2f}" for name in chosen}
+
+
+def _scored_sheet(segmenter: Segmenter, pictures: PictureSet, captions: Mapping[str, str]) -> Image.Image:
     found, rows = {picture.name: picture for picture in pictures.pictures}, []
     codes = model_codes(segmenter.classes, pictures)
-    for name, score in scores.items():
+    for name, caption in captions.items():
         rgb = read_picture(found[name].path)
         mask = found[name].mask
         truth = None if mask is None else read_mask(mask, codes, (rgb.shape[0], rgb.shape[1]))
         prediction = segmenter.predict(rgb).mask
         tags = () if truth is None else classes_in(truth, segmenter.classes)
-        rows.append(SampleRow(name=f"{name}: {score:.2f}", rgb=rgb, tags=tags, prediction=prediction, truth=truth))
+        rows.append(SampleRow(name=caption, rgb=rgb, tags=tags, prediction=prediction, truth=truth))
     return sample_sheet(rows, segmenter.classes)
 
 
@@ -149,9 +173,10 @@ def write_sample_sheet(run: Path, config: TrainConfig, at: Moment, batch: Batch,
 
     Picture, CAM, the teacher's map once it comes in, the two CRF votes, the labels, prediction. Of a step of the tag
     phase they are the labels that the joint phase would begin with. The random state is left as it was, so that
-    looking at a run does not change it.
+    looking at a run does not change it. Of the batch are shown some pictures of each class (`some_of_each`).
     """
-    batch, joint = batch.first(rows), at.phase == "joint"
+    tags = [row.nonzero().flatten().tolist() for row in batch.tags]
+    batch, joint = batch.rows(some_of_each(tags, rows)), at.phase == "joint"
     network, average = cast(Network, at.network), cast(Network | None, at.average)
     with torch.random.fork_rng():
         lesson = taught(

@@ -85,7 +85,7 @@ def hash_split(names: Iterable[str], keys: Mapping[str, str] | None = None) -> t
     """
     names = list(names)
     key_of = {name: name for name in names} if keys is None else keys
-    digests = {key: int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") for key in key_of.values()}
+    digests = {key: name_number(key) for key in key_of.values()}
     order = sorted(digests, key=digests.__getitem__)
     val = {key for key in order if digests[key] % HELD_OUT == 0}
     if len(order) > 1 and not val:
@@ -94,6 +94,11 @@ def hash_split(names: Iterable[str], keys: Mapping[str, str] | None = None) -> t
         val -= {order[-1]}
     held_out = {name for name in names if key_of[name] in val}
     return sorted(set(names) - held_out), sorted(held_out)
+
+
+def name_number(name: str) -> int:
+    """The number by which pictures are held out: from the SHA-256 of the name, so it depends on nothing else."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def _listed_names(path: Path, names: Sequence[str], known: PictureNames) -> tuple[list[str], tuple[Finding, ...]]:
