@@ -28,13 +28,26 @@ Three times as long a joint phase gains nothing (docs/results.md).
 
 FINE: Values = {
     **SMALL,
+    "output_stride": 32,
     "decoder_stride": 8,
+    "image_size": 448,
     "pool_power": 3.0,
     "prior": True,
     "freeze_stride": 8,
     "batch_size": 8,
-    "method": {"cam_scales": (1.0, 1.5)},
-    "augment": {"crop_size": 320, "jitter": (0.3, 0.3, 0.0, 0.0)},
+    "tag_steps": 400,
+    "joint_steps": 200,
+    "method": {"cam_scales": (1.0, 1.5), "teacher": 0.0, "energy": {"weight": 0.0}},
+    "optim": {
+        "name": "adamw",
+        "lr": 3e-4,
+        "joint_lr": 3e-4,
+        "weight_decay": 0.01,
+        "warmup": 20,
+        "clip_norm": 5.0,
+        "follow_batch": True,
+    },
+    "augment": {"crop_size": 448, "vertical_flip": 0.5, "jitter": (0.3, 0.3, 0.0, 0.0)},
 }
 """EfficientNet-lite0 with a decoder at stride 8: objects smaller than a cell of `small`."""
 
@@ -101,11 +114,11 @@ SMALL_RETRAIN: Values = {
 
 FINE_RETRAIN: Values = {
     **SMALL_RETRAIN,
-    "decoder_stride": 8,
-    "freeze_stride": 8,
-    "augment": {"crop_size": 320, "jitter": (0.3, 0.3, 0.0, 0.0)},
+    **{key: FINE[key] for key in ("output_stride", "decoder_stride", "image_size", "freeze_stride", "augment")},
+    "supervised_steps": 600,
+    "optim": {"name": "adamw", "lr": 3e-4, "weight_decay": 0.01, "warmup": 20, "clip_norm": 5.0, "follow_batch": True},
 }
-"""The same with the decoder of `fine`."""
+"""DeepLab-v2's head on the backbone and decoder of `fine`."""
 
 DEEPLAB_V2_RESNET101: Values = {
     "train_split": "train_aug",
