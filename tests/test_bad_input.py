@@ -743,17 +743,23 @@ masks(r"--tolerance is a number of pixels, 0 or more, got nan", "mask: tolerance
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
-def config(says: str, name: str, change: Callable[[dict[str, Any]], Any], code: int = 1) -> None:
-    """A row: going on with a run whose config.json is changed: to text, or to other values."""
+def config(
+    says: str, name: str, change: Callable[[dict[str, Any]], Any], code: int = 1, *, saved: bool = False
+) -> None:
+    """A row: going on with a run whose config.json is changed: to text, or to other values; `saved`: it has a state."""
 
     def make(t: Path, m: Path) -> list[Any]:
         from tag2mask.config import TrainConfig
+        from tag2mask.runs.checkpoints import _STATE
 
         values = json.loads(TrainConfig.preset("small", data=str(t / "data"), backbone="test_resnet").to_json())
         changed = change(values)
         text = changed if isinstance(changed, (str, bytes)) else json.dumps(values if changed is None else changed)
         folder(t / "data", f"{H}a.jpg,cat\nb.jpg,cat\n")
         tree(t / "run", {"config.json": text})
+        if saved:
+            (t / "run" / "last").mkdir()
+            torch.save(dict.fromkeys(_STATE, 0), t / "run" / "last" / "state.pt")
         return ["train", "--resume", t / "run"]
 
     row(says, code, name=name)(make)
@@ -794,11 +800,13 @@ config(
     r"There is no backbone 'hf-hub:evil/code'",
     "config: backbone from the hub",
     lambda c: c.update(backbone="hf-hub:evil/code"),
+    saved=True,
 )
 config(
     r"There is no backbone 'local-dir:/tmp/evil'",
     "config: backbone from a folder",
     lambda c: c.update(backbone="local-dir:/tmp/evil"),
+    saved=True,
 )
 config(
     r"config\.precision must be one of fp32, bf16, fp16",
@@ -1232,7 +1240,9 @@ def test_a_full_disk_in_training_keeps_the_last_state(error, run, monkeypatch, c
     monkeypatch.setattr(torch, "save", full)
     assert call("train", "--resume", run) == 1
     said = capsys.readouterr().err
-    assert re.search(r"last/state\.pt could not be written \(.*\); the one before it is whole\. Free some space", said)
+    kept = r"(last/state\.pt .*; the one before it is whole|tag_phase/state\.pt .*; nothing is left of it)"
+    assert re.search(rf"{kept}\. Free some space", said)
+    assert "could not be written" in said
     assert "Traceback" not in said
     assert (run / "last" / "state.pt").read_bytes() == before
     assert [path.name for path in (run / "last").iterdir()] == ["state.pt"]

@@ -464,7 +464,8 @@ def test_no_advice_builds_on_a_dead_run(dead_run, builtin):
 
 def test_the_other_try_is_a_command_that_runs(dead_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    odd = load_config(dead_run).replace(image_size=None, trackers=(), dropout=0.0, freeze_stride=0)
+    method = dataclasses.replace(load_config(dead_run).method, pool_valid=False)
+    odd = load_config(dead_run).replace(method=method, image_size=None, trackers=(), dropout=0.0, freeze_stride=0)
     (dead_run / "config.json").write_text(odd.to_json(), encoding="utf-8")
     line = after_training(dead_run, odd)
     assert cli.main([*shlex.split(line)[2:], "--out", "again", "--json"]) == 0

@@ -72,7 +72,7 @@ def test_deeplab_resnet101_has_the_published_size():
     aspp = 4 * (2048 * 21 * 9 + 21)
     assert (body, aspp) == (42_500_160, 1_548_372)
     backbone = timm.create_model("resnet101", num_classes=0, output_stride=8)
-    for name, value in {"stride": 8, "channels": 2048, "mean": (0.0,) * 3, "std": (1.0,) * 3}.items():
+    for name, value in {"stride": 8, "cell": 8, "channels": 2048, "mean": (0.0,) * 3, "std": (1.0,) * 3}.items():
         setattr(backbone, name, value)
     with torch.device("meta"):
         network = DeepLabV2(backbone, tuple(map(str, range(20))))

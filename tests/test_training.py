@@ -47,7 +47,7 @@ def test_run_folder_is_complete_and_loads_alone(tiny_config, tmp_path):
         assert (run / name).stat().st_size > 0, name
     assert (run / "samples" / "step-000006.jpg").is_file()
     assert TrainConfig.from_json((run / "config.json").read_text()) == tiny_config.replace(
-        sample_every=6, method=MethodConfig(ema=0.5)
+        sample_every=6, method=MethodConfig(ema=0.5), sampling="uniform"
     )
     alone = (run / "model.safetensors").rename(tmp_path / "alone.safetensors")
     model, config, metadata = load_model(alone)

@@ -57,11 +57,13 @@ def _another_try(run: Path) -> str:
     if config.joint_steps == 0 and (run / "last" / "state.pt").is_file():
         return next_command("train", resume=run, tag_steps=2 * config.tag_steps)
     preset = type(config).preset(config.preset_name, profile=config.profile)
-    settings = {
-        name: str(value) if value is None or value is False else value
-        for name, value in differing(preset, config, also=("profile",)).items()
-        if name not in ("out", "tag_phase", "tag_steps")
-    }
+    settings: dict[str, Any] = {}
+    for name, value in differing(preset, config, also=("profile",)).items():
+        if value is False:  # an option that is on by itself
+            above, dot, last = name.rpartition(".")
+            settings[f"{above}{dot}no-{last}"] = True
+        elif name not in ("out", "tag_phase", "tag_steps"):
+            settings[name] = "None" if value is None else value
     return next_command("train", config.preset_name, **settings, tag_steps=2 * config.tag_steps)
 
 

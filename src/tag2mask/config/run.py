@@ -152,6 +152,11 @@ class RunConfig(DataOptions, Settings):
         """The field of the batch size of each of `phases`."""
         return tuple("joint_batch_size" if phase.name == "joint" else "batch_size" for phase in self.phases)
 
+    def found_in(self, other: RunConfig) -> Self:
+        """This config with the values that `other` has found for batches and draws where this one says auto."""
+        names = [name for name in ("sampling", *self.batch_fields) if getattr(self, name) == "auto"]
+        return self.replace(**{name: getattr(other, name) for name in names if hasattr(other, name)})
+
     @property
     def average_decay(self) -> float:
         """Decay of the running average of the weights; 0 for none."""

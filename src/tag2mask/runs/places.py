@@ -79,6 +79,7 @@ def going_on(run: Path, asked: RunConfig, step: int) -> RunConfig:
         ValueError: `asked` differs in something else.
     """
     saved = load_config(run)
+    asked = asked.found_in(saved)
     changed = {name: new for name, (_, new) in moved(saved, asked).items()}
     before = as_before(saved, asked, step)
     if saved.replace(**changed) != before:

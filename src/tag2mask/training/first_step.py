@@ -115,8 +115,7 @@ def _taking_over(config: TrainConfig, run: Path) -> TrainConfig:
     other = load_config(run)
     if not isinstance(other, TrainConfig):
         raise ValueError(f"--tag-phase {run} is the run of a second step; give one of `tag2mask train`")
-    found = {name: getattr(other, name) for name in ("sampling", "batch_size") if getattr(config, name) == "auto"}
-    config = config.replace(**found)
+    config = config.found_in(other)
     mine, theirs = (dataclasses.asdict(tag_phase_settings(located(each))) for each in (config, other))
     if differing := sorted(key for key in mine if mine[key] != theirs[key]):
         raise ValueError(f"--tag-phase {run} was trained with other settings: {', '.join(differing)}")
