@@ -48,7 +48,8 @@ def health(**changes):
     return Health(**well | {"num_tags": 20, "background_only": 0.1} | changes)
 
 
-DEAD = {"by_chance": 0.6, "empty_cams": 1.0, "background_only": None}
+UNKNOWN = (ClassHealth(name="cat", num_images=20, ap=0.33, chance=0.3, by_chance=0.3),)
+DEAD = {"classes": UNKNOWN, "by_chance": 0.6, "empty_cams": 1.0, "background_only": None}
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_random_scores_pass_as_often_as_the_level_says():
 
 @pytest.mark.parametrize(
     ("values", "word"),
-    [({"by_chance": 0.3}, "no better than chance (mAP 0.90, by chance 0.30)"), ({"empty_cams": 0.97}, "of the tags are empty"), ({"background_only": 1.0}, "all background")],
+    [({"classes": UNKNOWN, "by_chance": 0.3}, "no better than chance (mAP 0.33, by chance 0.30)"), ({"empty_cams": 0.97}, "of the tags are empty"), ({"background_only": 1.0}, "all background")],
 )  # fmt: skip
 def test_each_sign_is_enough(values, word):
     assert health().reasons == ()
@@ -128,8 +129,11 @@ def test_when_a_run_stops(tmp_path):
     config = TrainConfig.preset("small", tag_steps=300)
     assert health().stop(tmp_path, config) is None
     assert f"train --resume {tmp_path} --tag-steps 600`" in health(**DEAD).stop(tmp_path, config)
-    for sign in ("by_chance", "empty_cams"):
-        assert health(**{sign: 1.0}).stop(tmp_path, config)
+    for sign in ({"classes": UNKNOWN, "by_chance": 1.0}, {"empty_cams": 1.0}):
+        assert health(**sign).stop(tmp_path, config)
+    assert health(by_chance=0.06).stop(tmp_path, config) is None, (
+        "of few pictures a high mAP may be chance, and is hope"
+    )
     assert health(background_only=1.0).stop(tmp_path, config) is None, "masks come later"
     assert health(**DEAD).stop(tmp_path, config.replace(tag_steps=49)) is None, "no chance to learn"
     assert health(empty_cams=1.0, num_tags=4).stop(tmp_path, config) is None, "too few tags"

@@ -24,6 +24,9 @@ NEARLY_ALL = 0.95
 """Share of pictures from which on nothing is left."""
 LEVEL = 0.05
 """Scores that so many of the random orders of the pictures reach are no better than chance."""
+SEEN = 0.1
+"""So much of the way from chance to 1 a mean average precision has made is a sign of something learned, even where there
+are too few pictures to be certain."""
 LEAST = 3
 """Held-out pictures that a class needs to be judged."""
 _LEAST_TAGS = 5
@@ -102,7 +105,9 @@ class Health:
 
     @property
     def _no_tags(self) -> tuple[str, ...]:
-        if self.by_chance is None or self.by_chance <= LEVEL:
+        if self.by_chance is None or self.by_chance <= LEVEL or self.tag_map is None or self.tag_map_chance is None:
+            return ()
+        if self.tag_map - self.tag_map_chance >= SEEN * (1 - self.tag_map_chance):
             return ()
         numbers = f"mAP {self.tag_map:.2f}, by chance {self.tag_map_chance:.2f}"
         return (f"the tag scores are no better than chance ({numbers})",)
