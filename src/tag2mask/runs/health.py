@@ -25,8 +25,7 @@ NEARLY_ALL = 0.95
 LEVEL = 0.05
 """Scores that so many of the random orders of the pictures reach are no better than chance."""
 SEEN = 0.1
-"""So much of the way from chance to 1 a mean average precision has made is a sign of something learned, even where there
-are too few pictures to be certain."""
+"""So much of the way from chance to 1 is a sign that something is learned, even of too few pictures to be certain."""
 LEAST = 3
 """Held-out pictures that a class needs to be judged."""
 _LEAST_TAGS = 5
