@@ -109,6 +109,12 @@ ROWS: dict[str, Row] = {
             )
             for percent in _KEPT_PERCENT
         ),
+        Row(
+            name="seedless-background",
+            group="rules",
+            title="a tagged picture without a seed is background, as published",
+            change=_method(reliable=dataclasses.replace(ReliableConfig.clean(), unseeded="background")),
+        ),
         Row(name="union", group="tried", title="CAM and CRF need not agree", **_reliable_part(agreement="union")),
         Row(name="two-step", group="second step", title="second step on the masks of `clean`", kind="two steps"),
         Row(
