@@ -51,11 +51,14 @@ def _another_try(run: Path) -> str:
 
     A run of the tag phase alone goes on; one that has begun its joint phase begins anew.
     """
+    from tag2mask.runs.health import longer_tag_phase
+
     config = load_config(run) if run.is_dir() else parse_config(model_metadata(run)["config"])
     if not isinstance(config, TrainConfig) or config.tag_steps == 0:
         return next_command("check", config.data, **DataOptions.of(config).asked())
+    steps = longer_tag_phase(config)
     if config.joint_steps == 0 and (run / "last" / "state.pt").is_file():
-        return next_command("train", resume=run, tag_steps=2 * config.tag_steps)
+        return next_command("train", resume=run, tag_steps=steps)
     preset = type(config).preset(config.preset_name, profile=config.profile)
     settings: dict[str, Any] = {}
     for name, value in differing(preset, config, also=("profile",)).items():
@@ -64,7 +67,7 @@ def _another_try(run: Path) -> str:
             settings[f"{above}{dot}no-{last}"] = True
         elif name not in ("out", "tag_phase", "tag_steps"):
             settings[name] = "None" if value is None else value
-    return next_command("train", config.preset_name, **settings, tag_steps=2 * config.tag_steps)
+    return next_command("train", config.preset_name, **settings, tag_steps=steps)
 
 
 def differing(one: Any, two: Any, prefix: str = "", also: Sequence[str] = ()) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class Health:
         reasons = [*self._no_tags, *(self._no_cams if self.num_tags >= _LEAST_TAGS else ())]
         if not reasons or config.tag_steps < _LEAST_STEPS:
             return None
-        steps = min(2 * config.tag_steps, MAX_STEPS)
+        steps = longer_tag_phase(config)
         return (
             "Stopped and saved before the joint phase, as there is nothing to learn masks from: "
             f"{' and '.join(reasons)}, on {self.num_images} {self.source}, after {config.tag_steps} steps on tags. "
@@ -185,6 +185,11 @@ class Health:
 
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def longer_tag_phase(config: TrainConfig) -> int:
+    """Tag steps to try where those of a run have taught nothing: twice as many."""
+    return min(2 * config.tag_steps, MAX_STEPS)
 
 
 def nothing_learned(run: object) -> tuple[Finding, ...]:

@@ -120,7 +120,8 @@ def fit(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None) ->
             bar.update(state.step, config.steps, describe(row))
             if _due(state.step, config.save_every, config.steps) or stopping:
                 _save(job, state)
-            _keep_tag_phase(job, state)
+            if joint_begins:
+                _keep_tag_phase(job, state)
             if stopping:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at step {state.step} of {config.steps}. "
@@ -191,12 +192,10 @@ def _judge(job: Job, state: TrainingState, health: Health) -> None:
 
 
 def _keep_tag_phase(job: Job, state: TrainingState) -> None:
-    """At the end of the tag phase of a run that goes on, keep its state: equal to that of a run of tags alone."""
-    config, step = job.config, state.step
-    if step < config.steps and config.phase_at(step - 1)[0].name == "tags" != config.phase_at(step)[0].name:
-        kept = state.to_dict(job.team) | {"unvalidated": None}
-        if job.team.is_main:
-            save_tag_phase(job.run, kept)
+    """Keep the state of the end of the tag phase: equal to that of a run of tags alone."""
+    kept = state.to_dict(job.team) | {"unvalidated": None}
+    if job.team.is_main:
+        save_tag_phase(job.run, kept)
 
 
 def _moment(job: Job, state: TrainingState, model: torch.nn.Module) -> Moment:

@@ -13,14 +13,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
-from PIL import Image
 
 from tag2mask.base.files import check_folder, check_new_folder, write_text
 from tag2mask.base.team import Team, leave, timeout, together
 from tag2mask.config import RunConfig, TrainConfig, load_config
 from tag2mask.data import PictureSet
 from tag2mask.data.findings import log_findings
-from tag2mask.data.storage.pictures import open_picture
+from tag2mask.data.storage.pictures import PictureError, shown_size
 from tag2mask.data.training.sampling import fitting_sampling, tag_frequencies
 from tag2mask.models import build_network
 from tag2mask.models.base import SegmentationNetwork
@@ -125,8 +124,8 @@ def _median_side(pictures: PictureSet) -> int:
     """The median of the longer sides of some pictures, in pixels; 0 where none can be read."""
     sides = []
     for picture in pictures.pictures[:: max(1, len(pictures.pictures) // _MEASURED)]:
-        with suppress(OSError, ValueError), Image.open(open_picture(picture.path)) as image:
-            sides.append(max(image.size))
+        with suppress(OSError, PictureError):
+            sides.append(max(shown_size(picture.path)))
     return round(statistics.median(sides)) if sides else 0
 
 
@@ -268,7 +267,7 @@ def _log_beginning(job: Job, relocated: dict[str, tuple[str, str]], differing: l
     if side := _median_side(job.pictures):
         cell = config.cell_side(side)
         log.info("a cell of the map covers %.0f x %.0f pixels of a picture whose longer side has %d", cell, cell, side)
-    log.info("draws: %s (%s)", config.sampling, fitting_sampling(job.pictures)[1])
+    log.info("draws: %s; %s", config.sampling, fitting_sampling(job.pictures)[1])
     if held_out is None:
         log.log(logging.INFO if config.held_out is None else logging.WARNING, "no validation: %s", why_none)
     count, source = len(job.known.pictures.pictures), job.known.source

@@ -20,22 +20,8 @@ _WRAPPED = re.compile(r"[\[({<].*[\])}>]|[\"'`“”„‘’«»].+[\"'`“”�
 _EXCEL_ERROR = re.compile(r"#(?:N/A|[A-Z0/]{3,}[!?])")
 _UNKNOWN = frozenset(
     (
-        *(
-            "null",
-            "nan",
-            "n/a",
-            "na",
-            "n.a",
-            "-",
-            "--",
-            "?",
-            "unknown",
-            "undefined",
-            "unlabeled",
-            "unlabelled",
-            "untagged",
-        ),
-        *("no tag", "no tags", "no label", "no labels", "void", "ignore", "false"),
+        *("null", "nan", "n/a", "na", "n.a", "-", "--", "?", "unknown", "undefined", "void", "ignore", "false"),
+        *("unlabeled", "unlabelled", "untagged", "no tag", "no tags", "no label", "no labels"),
     )
 )
 """What people write for "not known", in lower case with blanks for `_` and `-`."""
