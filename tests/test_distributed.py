@@ -123,7 +123,14 @@ def _losses(out: Path) -> None:
     import torch
 
     from tag2mask.base.team import Team
-    from tag2mask.losses import balanced_cross_entropy, class_distance_loss, cross_entropy, dense_energy_loss, tag_loss
+    from tag2mask.losses import (
+        balanced_cross_entropy,
+        class_distance_loss,
+        cross_entropy,
+        dense_energy_loss,
+        dice_cross_entropy,
+        tag_loss,
+    )
 
     index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     team = Team(index, count)
@@ -140,6 +147,7 @@ def _losses(out: Path) -> None:
         ("tag", logits[:, :, 0, 0], lambda x: tag_loss(x, labels[own, :4, 0] > 1, team=team)),
         ("balanced", logits, lambda x: balanced_cross_entropy(x, labels[own], team=team)),
         ("cross entropy", logits, lambda x: cross_entropy(x, labels[own], team=team)),
+        ("dice", logits, lambda x: dice_cross_entropy(x, labels[own], team=team)),
         (
             "energy",
             logits,

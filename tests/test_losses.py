@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import exact
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from tag2mask.filtering import Lattice, load_core
-from tag2mask.losses import balanced_cross_entropy, class_distance_loss, dense_energy_loss, tag_loss
+from tag2mask.losses import (
+    balanced_cross_entropy,
+    class_distance_loss,
+    cross_entropy,
+    dense_energy_loss,
+    dice_cross_entropy,
+    tag_loss,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 needs_core = pytest.mark.skipif(load_core() is None, reason="the compiled core was not built")
@@ -45,6 +53,42 @@ def test_a_picture_without_tags_still_teaches() -> None:
 
 
 # ----------------------------------------------------------------------------------------- cross entropy
+
+
+def test_dice_cross_entropy_counts_each_label_of_the_batch_alike() -> None:
+    logits, labels = random(2, 4, 6, 6), torch.zeros(2, 6, 6, dtype=torch.int64)
+    labels[0, 2, 3], labels[1, :, :3], labels[1, 0] = 1, 3, 255  # one pixel of 1, none of 2, many of 3
+    losses, given = [], labels != 255
+    for label in (0, 1, 3):
+        drawn, true = logits.softmax(1)[:, label][given], (labels == label)[given].float()
+        losses.append(1 - 2 * (drawn * true).sum() / (drawn.sum() + true.sum()))
+    dice = torch.stack(losses).mean()
+    torch.testing.assert_close(dice_cross_entropy(logits, labels), cross_entropy(logits, labels) + dice)
+
+
+def test_dice_cross_entropy_punishes_an_object_drawn_too_large() -> None:
+    labels = torch.zeros(1, 32, 32, dtype=torch.int64)
+    labels[:, 10:13, 10:13] = 1
+
+    def drawn(margin: int) -> torch.Tensor:
+        at = torch.zeros(1, 32, 32)
+        at[:, 10 - margin : 13 + margin, 10 - margin : 13 + margin] = 1
+        return torch.stack([4 - 8 * at, 8 * at - 4], dim=1)
+
+    def price(loss: Callable[..., torch.Tensor]) -> float:
+        return float(loss(drawn(3), labels) - loss(drawn(0), labels))
+
+    assert price(dice_cross_entropy) > 0.3 + price(cross_entropy)
+
+
+def test_dice_cross_entropy_learns_nothing_from_unlabeled_pixels() -> None:
+    logits = random(2, 3, 4, 4).requires_grad_()
+    labels = torch.full((2, 4, 4), 255)
+    labels[0, :2] = 1
+    dice_cross_entropy(logits, labels).backward()
+    assert logits.grad is not None and bool((logits.grad[0, :, :2] != 0).all())
+    assert bool((logits.grad[0, :, 2:] == 0).all() and (logits.grad[1] == 0).all())
+    assert float(dice_cross_entropy(logits.detach(), torch.full((2, 4, 4), 255))) == 0
 
 
 def test_cross_entropy_is_the_mean_of_each_side() -> None:

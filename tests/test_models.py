@@ -10,9 +10,9 @@ from torch import nn
 
 from tag2mask.config import TrainConfig
 from tag2mask.models import build_network
-from tag2mask.models.backbones import TimmBackbone
+from tag2mask.models.backbones import TimmBackbone, build_backbone
 from tag2mask.models.network import masked_mean, segmentation_branch
-from tag2mask.models.weights import packaged_lite0_state
+from tag2mask.models.weights import load_weights, packaged_lite0_state
 
 CLASSES = ("bird", "cat", "dog")
 LITE0 = "tf_efficientnet_lite0"
@@ -238,6 +238,21 @@ def test_a_decoder_draws_a_finer_map_and_every_part_of_it_learns(backbone, cell)
     groups = net.parameter_groups()
     new = {id(p) for name in ("new_weights", "new_biases") for p in groups[name]}
     assert {id(p) for p in net.backbone.decoder.parameters()} <= new, "its weights are new, though in the backbone"
+
+
+@pytest.mark.parametrize("given", [8, 0])
+def test_a_decoder_starts_anew_where_the_file_has_another(given, tmp_path, caplog):
+    """The second step of `fine` has a finer decoder than the first, whose backbone it starts from."""
+    file = tmp_path / "first.safetensors"
+    first = build(seed=1, decoder_stride=given)
+    safetensors.torch.save_file(first.state_dict(), file)
+    body = build_backbone(LITE0, output_stride=16, dilate=False, decoder_stride=4)
+    before = body.decoder.mix[0].weight.clone()
+    with caplog.at_level("INFO"):
+        load_weights(body, LITE0, str(file))
+    assert torch.equal(body.decoder.mix[0].weight, before) and "the decoder starts anew" in caplog.text
+    for name, value in body.body.state_dict().items():
+        assert torch.equal(value, first.backbone.body.state_dict()[name]), name
 
 
 def test_a_decoder_needs_maps_of_its_stride():

@@ -16,7 +16,7 @@ from tag2mask.base.team import ALONE
 from tag2mask.batch import IGNORE, Batch
 from tag2mask.config import AugmentConfig, OptimConfig, RetrainConfig, TrainConfig
 from tag2mask.data import open_data
-from tag2mask.losses import balanced_cross_entropy, cross_entropy
+from tag2mask.losses import SEGMENTATION_LOSSES
 from tag2mask.method import Moment
 from tag2mask.models import build_network
 from tag2mask.training import loop
@@ -92,8 +92,8 @@ def test_it_learns_its_masks(second, builtin):
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("loss, mean", [("plain", cross_entropy), ("balanced", balanced_cross_entropy)])
-def test_the_loss_is_that_of_the_config(second, loss, mean):
+@pytest.mark.parametrize("loss", SEGMENTATION_LOSSES)
+def test_the_loss_is_that_of_the_config(second, loss):
     torch.manual_seed(0)
     config = second.replace(loss=loss)
     network = build_network(config, ("a", "b")).eval()
@@ -105,9 +105,9 @@ def test_the_loss_is_that_of_the_config(second, loss, mean):
     with torch.no_grad():
         got = _MaskObjective(config).losses(at, batch).total
         scores = network(network.normalize(rgb, all_valid), all_valid).seg_logits
-        others = {f(scores, mask).item() for f in (cross_entropy, balanced_cross_entropy)}
-    assert got.item() == pytest.approx(mean(scores, mask).item(), rel=1e-6)
-    assert len(others) == 2
+        each = {name: f(scores, mask).item() for name, f in SEGMENTATION_LOSSES.items()}
+    assert got.item() == pytest.approx(each[loss], rel=1e-6)
+    assert len(set(each.values())) == len(each) == 3
 
 
 def test_the_papers_second_step_has_its_plain_loss():

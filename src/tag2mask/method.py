@@ -16,7 +16,7 @@ from tag2mask.batch import BACKGROUND, IGNORE, Batch, Losses, Outputs
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import MethodConfig, ReliableConfig
 from tag2mask.crf import dense_crf
-from tag2mask.losses import balanced_cross_entropy, class_distance_loss, cross_entropy, dense_energy_loss, tag_loss
+from tag2mask.losses import SEGMENTATION_LOSSES, class_distance_loss, dense_energy_loss, tag_loss
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.models.network import Network
 from tag2mask.reliable import DenseCRF, Votes, crf_votes, labels_from_votes
@@ -85,7 +85,7 @@ def training_losses(
     ).lesson
 
     seg_logits = F.interpolate(outputs.seg_logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-    loss = balanced_cross_entropy if method.loss == "balanced" else cross_entropy
+    loss = SEGMENTATION_LOSSES[method.loss]
     parts["segmentation"] = loss(seg_logits, labels, team=team)
     if method.energy.weight > 0:
         e = method.energy

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _USUAL = {"split": "val", "data_format": "auto", "others": "ignore", "tags_from": "tags"}
 """What these options are anyway."""
-_BEST_MASKS: dict[str, object] = {"crf": True, "scales": 1.5}
-"""What `pseudo-label` is told for masks to train on (docs/results.md)."""
+_BEST_MASKS: dict[str, dict[str, object]] = {"segmentation": {"crf": True, "scales": 1.5}, "evidence": {}}
+"""What `pseudo-label` is told for masks to train on (docs/results.md), by what they are drawn from."""
 
 
 def next_command(*words: object, **options: object) -> str:
@@ -83,8 +83,9 @@ def differing(one: Any, two: Any, prefix: str = "", also: Sequence[str] = ()) ->
 
 
 def _masks_to_train_on(run: str | Path, data: str | Path, reading: DataOptions, split: str | None = None) -> str:
-    out = beside(run, "masks")
-    return next_command("pseudo-label", run, data=data, split=split, **reading.asked(), **_BEST_MASKS, out=out)
+    config, out = _config_of(run), beside(run, "masks")
+    best = _BEST_MASKS[config.mask_source if isinstance(config, TrainConfig) else "segmentation"]
+    return next_command("pseudo-label", run, data=data, split=split, **reading.asked(), **best, out=out)
 
 
 def after_training(run: Path, config: RunConfig) -> str:
@@ -125,6 +126,12 @@ def after_scoring(run: str, data: Path, reading: DataOptions) -> str:
     return unless_dead(run, next_command("export", run, data=None if reading.asked() else data))
 
 
+def _second_preset(run: str | Path | None) -> str:
+    """The preset of the second step after a run: `fine` after `fine`, else `small`."""
+    config = None if run is None else _config_of(run)
+    return "fine" if config is not None and config.preset_name == "fine" else "small"
+
+
 def _config_of(run: str | Path) -> RunConfig | None:
     """The config of a run folder; None of a file, whose run is not looked for."""
     try:
@@ -141,7 +148,8 @@ def after_scoring_masks(masks: Path, data: Path, reading: DataOptions, split: st
     except (OSError, ValueError, KeyError, TypeError):
         out = beside(masks, "scores")
         return next_command("evaluate", masks=masks, data=data, split=split, **reading.asked(), boundary=True, out=out)
-    line = next_command("retrain", "small", data=data, **reading.asked(), train_split=made_of, masks=masks)
+    preset = _second_preset(run)
+    line = next_command("retrain", preset, data=data, **reading.asked(), train_split=made_of, masks=masks)
     return line if run is None else unless_dead(run, line)
 
 
@@ -152,9 +160,10 @@ def after_pseudo_labeling(
     used = {**reading.asked(), "train_split": split}
     if result.shows_nothing:
         return unless_dead(run, next_command("check", data, **used, out="check.html"))
-    same = result.backbone == RetrainConfig.preset("small").backbone
+    preset = _second_preset(run)
+    same = result.backbone == RetrainConfig.preset(preset).backbone
     start = run if same and Path(run).exists() else None  # a model of the hub is no file to start from
-    return unless_dead(run, next_command("retrain", "small", data=data, **used, masks=result.out, weights=start))
+    return unless_dead(run, next_command("retrain", preset, data=data, **used, masks=result.out, weights=start))
 
 
 def after_exporting(format: str, out: Path, run: str, data: Path | None) -> str:

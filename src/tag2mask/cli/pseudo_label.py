@@ -8,6 +8,7 @@ from tag2mask.base.console import Bar
 from tag2mask.cli.advice import after_pseudo_labeling
 from tag2mask.cli.common import Command, Device, Json, Result, Run, tell_errors
 from tag2mask.cli.inference import DataInferenceOptions
+from tag2mask.config import MaskSource
 from tag2mask.config.formats import DataOptions
 
 
@@ -22,6 +23,9 @@ class PseudoLabel(Command):
     """Folder of the masks."""
     split: str | None = None
     """Name of a split, or a file with one picture per line; default the split to train on."""
+    source: MaskSource | None = None
+    """What the masks are drawn from: the `segmentation` branch, or the `evidence` of the tags, which suits objects of
+    very different sizes; default what the run was trained for."""
     inference: DataInferenceOptions = DataInferenceOptions()
     min_confidence: float = 0.0
     """Pixels to whose label the network gives less (before any CRF) become 255."""

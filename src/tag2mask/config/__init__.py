@@ -7,9 +7,9 @@ from tag2mask.config.codes import BACKGROUND, IGNORE, MAX_PIXELS
 from tag2mask.config.fields import tag_phase_settings
 from tag2mask.config.formats import DataOptions
 from tag2mask.config.loading import load_config, require_finished
-from tag2mask.config.method import CRFParams, EnergyConfig, MethodConfig, Profile, ReliableConfig
+from tag2mask.config.method import CRFParams, EnergyConfig, MethodConfig, Profile, ReliableConfig, SegmentationLoss
 from tag2mask.config.optim import OptimConfig
-from tag2mask.config.run import NO_SPLIT, Phase, RetrainConfig, RunConfig, TrainConfig, parse_config
+from tag2mask.config.run import NO_SPLIT, MaskSource, Phase, RetrainConfig, RunConfig, TrainConfig, parse_config
 
 __all__ = [
     "BACKGROUND",
@@ -20,6 +20,7 @@ __all__ = [
     "CRFParams",
     "DataOptions",
     "EnergyConfig",
+    "MaskSource",
     "MethodConfig",
     "OptimConfig",
     "Phase",
@@ -27,6 +28,7 @@ __all__ = [
     "ReliableConfig",
     "RetrainConfig",
     "RunConfig",
+    "SegmentationLoss",
     "TrainConfig",
     "load_config",
     "parse_config",

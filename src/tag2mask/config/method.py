@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from tag2mask.config.fields import Settings, require, setting, unread_by_tags
 
 Profile = Literal["official", "paper", "clean"]
+SegmentationLoss = Literal["balanced", "plain", "dice"]
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,9 @@ class MethodConfig(Settings):
     """Average-pool the features over real pixels only; the published code pools the padding too."""
     reliable: ReliableConfig = unread_by_tags(ReliableConfig.clean())
     """Which pixels may teach the segmentation."""
-    loss: Literal["balanced", "plain"] = unread_by_tags("balanced")
-    """Cross entropy of the segmentation: `balanced`, the mean over background plus that over objects [P, C], or
-    `plain`, the mean over all labeled pixels, which keeps objects small that are a thousandth of a picture."""
+    loss: SegmentationLoss = unread_by_tags("balanced")
+    """Loss of the segmentation: `balanced`, cross entropy of background plus that of objects [P, C]; `plain`, that of
+    all labeled pixels; `dice`, `plain` plus a Dice loss in which an object of a thousandth of the picture counts."""
     energy: EnergyConfig = unread_by_tags(EnergyConfig())
     """Dense energy loss."""
     class_distance: float = unread_by_tags(0.0, within="[0, inf)")

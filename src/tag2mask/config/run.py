@@ -15,7 +15,7 @@ from tag2mask.config.augment import AugmentConfig
 from tag2mask.config.codes import MAX_BATCH, MAX_SIDE
 from tag2mask.config.fields import Settings, from_dict, path_field, require, setting, unread_by_tags
 from tag2mask.config.formats import DataOptions
-from tag2mask.config.method import MethodConfig, Profile
+from tag2mask.config.method import MethodConfig, Profile, SegmentationLoss
 from tag2mask.config.optim import OptimConfig
 from tag2mask.config.presets import PRESETS
 
@@ -226,6 +226,9 @@ class RunConfig(DataOptions, Settings):
         return config
 
 
+MaskSource = Literal["segmentation", "evidence"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """One training run from tags. `TrainConfig.preset(name, data=...)` is the usual way to make one."""
@@ -255,6 +258,9 @@ class TrainConfig(RunConfig):
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
     masks_for_some: str = path_field("", moves=True, tag_phase="")
     """Folder of true masks NAME.png of some pictures, with classes.txt; there they replace the reliable labels."""
+    mask_source: MaskSource = unread_by_tags("segmentation")
+    """What `pseudo-label` draws the masks of this run from, unless it is told: the `segmentation` branch, or the
+    `evidence` of the tags, which suits objects of very different sizes (docs/small-objects.md)."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Rules of the training step."""
 
@@ -314,8 +320,8 @@ class RetrainConfig(RunConfig):
     """deeplab-v2 (any timm --backbone), largefov-vgg16, or smp:NAME of segmentation-models-pytorch."""
     supervised_steps: int = setting(800, within=f"[1, {MAX_STEPS}]")
     """Training steps."""
-    loss: Literal["plain", "balanced"] = "plain"
-    """Cross entropy: `plain`, the mean over all pixels, or `balanced`, that of background plus that of objects."""
+    loss: SegmentationLoss = "plain"
+    """As `--method.loss` of train."""
     ema: float = setting(0.0, within="[0, 1)")
     """Decay of a running average of the weights that becomes the model; 0 switches it off."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from tag2mask.base.files import check_folder, write_lines, write_text
 from tag2mask.base.options import public
-from tag2mask.config import IGNORE
+from tag2mask.config import IGNORE, MaskSource, TrainConfig
 from tag2mask.config.formats import DataOptions
 from tag2mask.config.inference import Inference
-from tag2mask.data import PictureError, PictureSet, open_data, read_picture
+from tag2mask.data import Picture, PictureError, PictureSet, open_data, read_picture
 from tag2mask.data.findings import Finding, about, log_findings, some
 from tag2mask.data.masks.labels import PSEUDO_LABELS
 from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.inference.score_maps import probability_parts
 from tag2mask.inference.segmenter import Segmenter, need_network
+from tag2mask.jobs.evidence_masks import EvidenceMasks
 from tag2mask.outputs import render
 from tag2mask.runs.health import NEARLY_ALL
 from tag2mask.scoring.report import Progress, tracked
@@ -38,9 +39,11 @@ class PseudoLabelSummary:
     out: Path
     backbone: str
     """Of the network that drew the masks: a second network on the same one can start from it."""
+    source: MaskSource
+    """What they were drawn from."""
     num_images: int
     ignored_share: float
-    """Share of all pixels that are 255 for lack of confidence, in 0..1."""
+    """Share of all pixels that are 255 for lack of confidence or evidence, in 0..1."""
     errors: dict[str, str]
     """Message per picture that failed."""
     background_only: int = 0
@@ -61,6 +64,7 @@ def pseudo_label(
     data: str | Path,
     out: str | Path,
     split: str | None = None,
+    source: MaskSource | None = None,
     min_confidence: float = 0.0,
     inference: Inference | None = None,
     device: str = "auto",
@@ -75,6 +79,9 @@ def pseudo_label(
         data: Data set with tags.
         out: Folder of the masks; classes.txt in it names the labels, `pseudo_labels.json` says how they were made.
         split: Name of a split or a file with one picture per line; None is the split to train on.
+        source: `segmentation`, what the segmentation branch draws where only the tags and background may be;
+            `evidence`, the smallest regions without which the network no longer sees the tags (`tag2mask.evidence`),
+            for objects of very different sizes; None is what the run was trained for.
         min_confidence: Pixels to whose label the network gives a lower probability become 255; 0 keeps all. With a CRF
             this is still the probability before it: those after it lie near 1 almost everywhere, right or wrong.
         inference: How the network predicts, but for the tags, which are the picture's.
@@ -98,56 +105,86 @@ def pseudo_label(
     log_findings(pictures.findings, log)
     places = _places(pictures, out)
     segmenter = Segmenter.load(run, device=device)
+    config = segmenter.config
+    source = source or (config.mask_source if isinstance(config, TrainConfig) else "segmentation")
     findings = (*pictures.findings, *segmenter.findings)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
-    ignored, total, errors, empty, tagged = 0, 0, {}, [], 0
-    for picture, place in tracked(list(zip(pictures.pictures, places, strict=True)), progress):
-        try:
-            rgb = read_picture(picture.path, inference.max_pixels)
-        except (PictureError, OSError) as error:
-            errors[str(picture.path)] = str(error)
-            continue
-        tags = [pictures.classes[i] for i in picture.tags]
-        labels = _labels(segmenter, rgb, tags, inference, pictures.classes, min_confidence)
-        render.save_mask(place, labels)
-        tagged += bool(tags)
-        if tags and not ((labels > 0) & (labels != IGNORE)).any():
+    if source == "evidence" and (inference != Inference(max_pixels=inference.max_pixels) or min_confidence > 0):
+        raise ValueError(
+            "--source evidence draws with the scales and the CRF of the run's training and leaves out what has no "
+            "evidence; leave out --crf, --scales, --flip and --min-confidence, or give --source segmentation"
+        )
+    errors: dict[str, str] = {}
+    read = _read(pictures, inference.max_pixels, errors, progress)
+    drawn: Iterator[tuple[Picture, NDArray[np.uint8]]]
+    made: dict[str, Any]
+    if source == "evidence":
+        evidence = EvidenceMasks(segmenter)
+        drawn = evidence.of((picture, rgb, _names(picture, pictures)) for picture, rgb in read)
+    else:
+        drawn = (
+            (picture, _segmented(segmenter, rgb, _names(picture, pictures), inference, min_confidence))
+            for picture, rgb in read
+        )
+    to_data = np.full(256, IGNORE, dtype=np.uint8)
+    to_data[0] = 0
+    for label, name in enumerate(pictures.classes, start=1):
+        to_data[segmenter.classes.index(name) + 1] = label
+    ignored, total, empty, tagged = 0, 0, [], 0
+    place_of = {picture.name: place for picture, place in zip(pictures.pictures, places, strict=True)}
+    for picture, mask in drawn:
+        labels = to_data[mask]
+        render.save_mask(place_of[picture.name], labels)
+        tagged += bool(picture.tags)
+        if picture.tags and not ((labels > 0) & (labels != IGNORE)).any():
             empty.append(picture.name)
         ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
     told = _without_objects(empty, tagged)
+    made = {"crf": asdict(inference)["crf"], "scales": list(inference.scales), "flip": inference.flip}
+    made |= {"min_confidence": min_confidence}
+    if source == "evidence":
+        told, made = (*told, *evidence.findings), evidence.settings
     findings = (*findings, *told)
     log_findings(told, log)
     summary = PseudoLabelSummary(
         out=out,
         backbone=segmenter.config.backbone,
+        source=source,
         num_images=len(places) - len(errors),
         ignored_share=ignored / max(total, 1),
         errors=errors,
         background_only=len(empty),
         findings=findings,
     )
-    _write_settings(summary, run, pictures, reading, inference, min_confidence, segmenter.selection)
+    _write_settings(summary, run, pictures, reading, made, segmenter.selection)
     return summary
 
 
-def _labels(
-    segmenter: Segmenter,
-    rgb: NDArray[np.uint8],
-    tags: Sequence[str],
-    inference: Inference,
-    classes: Sequence[str],
-    min_confidence: float,
+def _read(
+    pictures: PictureSet, max_pixels: int, errors: dict[str, str], progress: Progress | None
+) -> Iterator[tuple[Picture, NDArray[np.uint8]]]:
+    """The pictures that can be read; of the others the message goes into `errors`."""
+    for picture in tracked(pictures.pictures, progress):
+        try:
+            yield picture, read_picture(picture.path, max_pixels)
+        except (PictureError, OSError) as error:
+            errors[str(picture.path)] = str(error)
+
+
+def _names(picture: Picture, pictures: PictureSet) -> list[str]:
+    return [pictures.classes[i] for i in picture.tags]
+
+
+def _segmented(
+    segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Sequence[str], inference: Inference, min_confidence: float
 ) -> NDArray[np.uint8]:
-    """The mask of a picture [H, W, 3], in labels of the data's classes."""
-    to_data = np.zeros(len(segmenter.classes) + 1, dtype=np.uint8)
-    for label, name in enumerate(classes, start=1):
-        to_data[segmenter.classes.index(name) + 1] = label
+    """What the segmentation branch draws of a picture [H, W, 3], in labels of the run."""
     maps, _ = segmenter.score_maps([rgb], inference, allowed=[segmenter.allowed_labels(tags)])[0]
     labels = np.empty(maps.size, dtype=np.uint8)
     for rows, columns, probs in probability_parts(rgb, maps, inference.crf):
         best = probs.argmax(0)
-        part = to_data[best]
+        part = best.astype(np.uint8)
         if min_confidence > 0:
             own = probs if inference.crf is None else maps.probs(rows, columns)
             part[np.take_along_axis(own, best[None], 0)[0] < min_confidence] = IGNORE
@@ -160,8 +197,7 @@ def _write_settings(
     run: str | Path | Segmenter,
     pictures: PictureSet,
     reading: DataOptions,
-    inference: Inference,
-    min_confidence: float,
+    made: Mapping[str, Any],
     selection: str,
 ) -> None:
     """Write classes.txt, and how the masks were made."""
@@ -176,10 +212,8 @@ def _write_settings(
         "label_prior": "tags of the picture",
         "tags_from": reading.tags_from,
         "reading": reading.asked(),
-        "crf": asdict(inference)["crf"],
-        "scales": list(inference.scales),
-        "flip": inference.flip,
-        "min_confidence": min_confidence,
+        "source": summary.source,
+        **made,
         "num_images": summary.num_images,
         "ignored_share": summary.ignored_share,
         "background_only": summary.background_only,

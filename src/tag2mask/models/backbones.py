@@ -16,8 +16,6 @@ from tag2mask.models.base import RGB
 from tag2mask.models.strides import SIDE, drop_strides
 from tag2mask.models.wide_resnet38 import WideResNet38
 
-DECODER_WIDTH = 128
-"""Channels of the map that a decoder draws."""
 _GROUPS = 8
 LITE0 = "tf_efficientnet_lite0"
 # The packaged weights were trained on (x - 127) / 128, which is not timm's (x / 255 - 0.5) / 0.5.
@@ -72,8 +70,8 @@ class TimmBackbone(nn.Module):
         self.decoder, self._levels = None, list[int]()
         if decoder_stride:
             self._levels, channels = self._fine_maps(name, decoder_stride)
-            self.decoder = Decoder(channels)
-            self.channels, self.cell = DECODER_WIDTH, decoder_stride
+            self.channels, self.cell = decoder_width(decoder_stride), decoder_stride
+            self.decoder = Decoder(channels, self.channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images [B, 3, H, W] to features [B, D, h, w], h and w those of whole cells of `stride`."""
@@ -149,21 +147,26 @@ class TimmBackbone(nn.Module):
         return False, side // features.shape[1 if self._nhwc else 2]
 
 
+def decoder_width(stride: int) -> int:
+    """Channels of the map that a decoder draws: 128, and 64 at stride 4 or less, where the cells are many."""
+    return 128 if stride > 4 else 64
+
+
 class Decoder(nn.Module):
     """Maps of several strides to one of the finest: feature pyramid (Lin et al., arXiv 1612.03144), one level of it.
 
-    Each map becomes `DECODER_WIDTH` channels; from coarse to fine they are resized and added up, and a 3x3 convolution
+    Each map becomes `width` channels; from coarse to fine they are resized and added up, and a 3x3 convolution
     mixes the sum. Group norms, as batches are small.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], width: int) -> None:
         """`channels` of the maps, the finest first."""
         super().__init__()
-        self.lateral = nn.ModuleList(_normed(nn.Conv2d(each, DECODER_WIDTH, 1)) for each in channels)
-        self.mix = _normed(nn.Conv2d(DECODER_WIDTH, DECODER_WIDTH, 3, padding=1))
+        self.lateral = nn.ModuleList(_normed(nn.Conv2d(each, width, 1)) for each in channels)
+        self.mix = _normed(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps [B, D_i, h_i, w_i], the finest first, to features [B, DECODER_WIDTH, h_0, w_0], 0 or more."""
+        """Maps [B, D_i, h_i, w_i], the finest first, to features [B, width, h_0, w_0], 0 or more."""
         coarse: Tensor | None = None
         for lateral, each in reversed(list(zip(self.lateral, maps, strict=True))):
             own = lateral(each)

@@ -27,6 +27,7 @@ from tag2mask.models.wide_resnet38 import WideResNet38
 _WAYS_OUT = "give a file with --weights FILE, or start from random weights with --weights none"
 _FILES = ".safetensors, .pth, .pt, or MXNet's .params"
 _PARTS = {"classifier": "tag classifier", "segmenter": "segmentation branch", "attention": "attention branch"}
+_DECODER = "decoder."
 _log = logging.getLogger(__name__)
 
 
@@ -193,8 +194,11 @@ def _load_file(backbone: Backbone, name: str, path: Path) -> WeightsFile:
     target: nn.Module = backbone
     given = file.tensors
     if file.parts:
-        backbone.finish()  # its model was saved without what this drops
+        whole = set(backbone.state_dict())
+        backbone.finish()  # its model was saved without what this drops, or has a part that a decoder does without
+        dropped = whole - set(backbone.state_dict())
         given = {key.removeprefix("backbone."): given[key] for key in given if key.startswith("backbone.")}
+        given = {key: given[key] for key in given if key not in dropped}
     elif isinstance(backbone, TimmBackbone):
         target = backbone.body
         head = backbone.body.pretrained_cfg.get("classifier") or ()
@@ -202,11 +206,19 @@ def _load_file(backbone: Backbone, name: str, path: Path) -> WeightsFile:
         own = set(target.state_dict())
         given = {key: given[key] for key in given if key in own or not key.startswith(heads)}
     own_state = target.state_dict()
-    if told := misfits(given, own_state):
+    wanted = own_state
+    if _shapes(given, _DECODER) != _shapes(wanted, _DECODER):  # it may have other strides; the model below it has not
+        given, wanted = ({k: each[k] for k in each if not k.startswith(_DECODER)} for each in (given, wanted))
+        _log.info("the decoder starts anew: the file has another or none")
+    if told := misfits(given, wanted):
         raise ValueError(f"{path} does not fit --backbone {name}: {told}. Give the weights of that backbone")
     check_finite(given, path)
     target.load_state_dict({key: given.get(key, own_state[key]) for key in own_state})
     return file
+
+
+def _shapes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

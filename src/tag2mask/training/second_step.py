@@ -14,7 +14,7 @@ from tag2mask.config import RetrainConfig
 from tag2mask.data import PictureSet
 from tag2mask.data.masks.labels import MaskFiles, expected_mask, given_codes, mask_name
 from tag2mask.data.masks.survey import with_teaching_masks
-from tag2mask.losses import balanced_cross_entropy, cross_entropy
+from tag2mask.losses import SEGMENTATION_LOSSES
 from tag2mask.method import Moment
 from tag2mask.outputs.render import SampleRow
 from tag2mask.training.starting import check_out, given_run, run_training
@@ -90,7 +90,7 @@ class _MaskObjective:
 
     def losses(self, at: Moment, batch: Batch) -> Losses:
         outputs = at.model(at.network.normalize(batch.rgb, batch.valid), batch.valid)
-        loss = balanced_cross_entropy if self.config.loss == "balanced" else cross_entropy
+        loss = SEGMENTATION_LOSSES[self.config.loss]
         return Losses({"segmentation": loss(outputs.seg_logits.float(), batch.mask, team=at.team)})
 
     def write_samples(self, run: Path, at: Moment, batch: Batch, step: int) -> Path:
