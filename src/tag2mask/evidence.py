@@ -22,19 +22,21 @@ from tag2mask.crf import dense_crf
 from tag2mask.models.network import Network
 from tag2mask.reliable import background_score
 
-__all__ = ["EXPONENTS", "Evidence", "class_exponents", "erased", "evidence_labels", "tag_evidence"]
+__all__ = ["EXPONENTS", "LARGE", "Evidence", "class_exponents", "erased", "evidence_labels", "tag_evidence"]
 
 EXPONENTS = (1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0, 32.0)
 """Exponents of the background score, from the smallest regions to the largest; the published votes are 4 and 32."""
-_OBJECT, _REACH = EXPONENTS.index(4.0), -1
-"""Places of the published votes for objects and for background."""
+LARGE = EXPONENTS.index(4.0)
+"""From this place on, that of the published vote for objects, an object is as large as the field of view or larger."""
+_REACH = -1
+"""Place of the published vote for background."""
 _MARGIN = 10
 """Pixels around a region that are erased with it: the edge of an object tells of it too."""
 _TEXTURE = 17
 """Side in pixels of the window whose mean is the smooth part of a picture; what is left is its texture."""
 _GONE = 0.5
 """A region is the evidence of a tag if without it the tag is less than this times as likely."""
-_ENOUGH = 0.75
+_ENOUGH = 0.6
 """Share of what the best exponent removes of the evidence, over all pictures of a class, that a smaller one may do
 with."""
 
@@ -72,14 +74,15 @@ def tag_evidence(
     labels = dense_crf(rgb[None], scores, params=crf)[0].argmax(dim=1)
     regions = torch.stack([labels == label for label in range(1, len(tags) + 1)])
 
-    probs = _tag_probs(network, rgb[None])[0, list(tags)]
+    probs = _tag_probs(network, rgb[None])[0].clamp_min(1e-12)
     left = torch.ones(len(tags), count)
     for row, tag in enumerate(tags):
-        some = torch.nonzero(regions[row].flatten(1).any(1)).flatten()
-        if len(some):
-            pictures = erased(rgb.expand(len(some), *rgb.shape), regions[row, some])
-            shares = torch.cat([_tag_probs(network, picture[None])[:, tag] for picture in pictures]) / probs[row]
-            left[row, some.cpu()] = shares.clamp(max=1).cpu()
+        for place, region in enumerate(regions[row]):
+            if place and torch.equal(region, regions[row, place - 1]):
+                left[row, place] = left[row, place - 1]
+            elif bool(region.any()):
+                without = _tag_probs(network, erased(rgb[None], region[None]))[0]
+                left[row, place] = (without[tag] / probs[tag]).clamp(max=1)
     return Evidence(tuple(tags), regions.cpu(), left)
 
 
@@ -129,7 +132,7 @@ def class_exponents(left: Mapping[int, Sequence[Tensor]]) -> dict[int, int]:
         left: `Evidence.left` [E] of the class in each of its pictures.
 
     Returns:
-        Of each class with a picture the first exponent that removes at least 75 % of what the best one does, on the
+        Of each class with a picture the first exponent that removes at least 60 % of what the best one does, on the
         mean over the pictures. One picture may deceive; an object's size is much the same in all pictures of a class.
     """
     places = {}
@@ -140,16 +143,19 @@ def class_exponents(left: Mapping[int, Sequence[Tensor]]) -> dict[int, int]:
     return places
 
 
-def evidence_labels(evidence: Evidence, places: Mapping[int, int]) -> tuple[Tensor, tuple[int, ...]]:
+def evidence_labels(
+    evidence: Evidence, places: Mapping[int, int], *, others_teach: bool = False
+) -> tuple[Tensor, tuple[int, ...]]:
     """Labels of one picture: of each tag the region of its class's exponent, if that is evidence; background elsewhere.
 
     An object whose evidence lies in a region smaller than the published vote for objects gives is smaller than the
-    field of view, and all beyond the region is background. Of larger ones, as published, only what the vote for
-    background leaves is background, and what lies between is 255.
+    field of view, and all beyond the region is background. Of a larger one the map shows only a part, and what lies
+    beyond may belong to it: that is 255, up to where the published vote for background begins, or everywhere.
 
     Args:
         evidence: Of the picture.
         places: The place in `EXPONENTS` by class, see `class_exponents`.
+        others_teach: Whether enough other pictures teach what background is, so that one with a large object need not.
 
     Returns:
         int64 [H, W] in {0..C, 255}, and the tags without evidence. Where such a tag may be, which is the region of the
@@ -162,11 +168,13 @@ def evidence_labels(evidence: Evidence, places: Mapping[int, int]) -> tuple[Tens
         place, reach = places[tag], evidence.regions[row, _REACH]
         if evidence.left[row, place] < _GONE:
             found.append((evidence.regions[row, place], tag + 1))
-            if place >= _OBJECT:
+            if place >= LARGE:
                 labels[reach] = IGNORE
         else:
             unknown.append(tag)
             labels[reach if bool(reach.any()) else labels == BACKGROUND] = IGNORE
+    if others_teach and any(places[tag] >= LARGE for tag in evidence.tags):
+        labels[:] = IGNORE
     for region, label in sorted(found, key=lambda each: int(each[0].sum()), reverse=True):
         labels[region] = label
     return labels, tuple(unknown)

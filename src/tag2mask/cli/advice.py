@@ -84,7 +84,7 @@ def differing(one: Any, two: Any, prefix: str = "", also: Sequence[str] = ()) ->
 
 def _masks_to_train_on(run: str | Path, data: str | Path, reading: DataOptions, split: str | None = None) -> str:
     config, out = _config_of(run), beside(run, "masks")
-    best = _BEST_MASKS[config.mask_source if isinstance(config, TrainConfig) else "segmentation"]
+    best = _BEST_MASKS[config.masks_from if isinstance(config, TrainConfig) else "segmentation"]
     return next_command("pseudo-label", run, data=data, split=split, **reading.asked(), **best, out=out)
 
 

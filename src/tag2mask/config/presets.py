@@ -36,8 +36,8 @@ FINE: Values = {
     "freeze_stride": 8,
     "batch_size": 8,
     "tag_steps": 400,
-    "joint_steps": 200,
-    "method": {"cam_scales": (1.0, 1.5), "teacher": 0.0, "energy": {"weight": 0.0}},
+    "joint_steps": 0,
+    "method": {"cam_scales": (1.0, 2.0)},
     "optim": {
         "name": "adamw",
         "lr": 3e-4,
@@ -49,7 +49,10 @@ FINE: Values = {
     },
     "augment": {"crop_size": 448, "vertical_flip": 0.5, "jitter": (0.3, 0.3, 0.0, 0.0)},
 }
-"""EfficientNet-lite0 with a decoder at stride 8: objects smaller than a cell of `small`."""
+"""Tags of objects smaller than a cell of `small`: EfficientNet-lite0 with a decoder at stride 8, and no joint phase.
+
+Masks come from the evidence of the tags and a second step (docs/small-objects.md).
+"""
 
 VOC_RRM: Values = {
     "train_split": "train_aug",
@@ -114,11 +117,14 @@ SMALL_RETRAIN: Values = {
 
 FINE_RETRAIN: Values = {
     **SMALL_RETRAIN,
-    **{key: FINE[key] for key in ("output_stride", "decoder_stride", "image_size", "freeze_stride", "augment")},
-    "supervised_steps": 600,
+    **{key: FINE[key] for key in ("output_stride", "image_size", "freeze_stride", "augment")},
+    "decoder_stride": 4,
+    "supervised_steps": 450,
+    "loss": "dice",
+    "ema": 0.99,
     "optim": {"name": "adamw", "lr": 3e-4, "weight_decay": 0.01, "warmup": 20, "clip_norm": 5.0, "follow_batch": True},
 }
-"""DeepLab-v2's head on the backbone and decoder of `fine`."""
+"""DeepLab-v2's head on the backbone of `fine` and a decoder at stride 4."""
 
 DEEPLAB_V2_RESNET101: Values = {
     "train_split": "train_aug",

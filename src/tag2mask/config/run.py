@@ -258,9 +258,6 @@ class TrainConfig(RunConfig):
     """Run folder whose finished tag phase is taken over instead of training one; its settings there must be equal."""
     masks_for_some: str = path_field("", moves=True, tag_phase="")
     """Folder of true masks NAME.png of some pictures, with classes.txt; there they replace the reliable labels."""
-    mask_source: MaskSource = unread_by_tags("segmentation")
-    """What `pseudo-label` draws the masks of this run from, unless it is told: the `segmentation` branch, or the
-    `evidence` of the tags, which suits objects of very different sizes (docs/small-objects.md)."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Rules of the training step."""
 
@@ -294,6 +291,11 @@ class TrainConfig(RunConfig):
     def average_decay(self) -> float:
         """`method.ema`."""
         return self.method.ema
+
+    @property
+    def masks_from(self) -> MaskSource:
+        """What `pseudo-label` draws masks from unless told: the segmentation branch, if any step has trained it."""
+        return "segmentation" if self.joint_steps else "evidence"
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; another profile brings its own method unless that is given too.

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from tag2mask.data import Picture
 from tag2mask.data.findings import Finding, about, some
-from tag2mask.evidence import EXPONENTS, Evidence, class_exponents, evidence_labels, tag_evidence
+from tag2mask.evidence import EXPONENTS, LARGE, Evidence, class_exponents, evidence_labels, tag_evidence
 from tag2mask.inference.first_step import tag_vector
 from tag2mask.inference.segmenter import Segmenter
+
+_OTHERS = 0.25
+"""Share of pictures without a large object from which on they alone teach what background is."""
 
 
 class EvidenceMasks:
@@ -58,14 +61,16 @@ class EvidenceMasks:
             if packed is not None:
                 for tag, shares in zip(packed.tags, packed.left, strict=True):
                     left.setdefault(tag, []).append(shares)
-        first = class_exponents(left)
+        places = class_exponents(left)
         classes = self.segmenter.classes
-        self.exponents = {classes[tag]: EXPONENTS[place] for tag, place in sorted(first.items())}
+        self.exponents = {classes[tag]: EXPONENTS[place] for tag, place in sorted(places.items())}
+        large = sum(packed is not None and any(places[tag] >= LARGE for tag in packed.tags) for *_, packed in looked)
+        others_teach = len(looked) - large >= _OTHERS * len(looked)
         unknown = []
         for picture, size, packed in looked:
             labels = np.zeros(size, dtype=np.uint8)
             if packed is not None:
-                small, without = evidence_labels(packed.unpacked(), first)
+                small, without = evidence_labels(packed.unpacked(), places, others_teach=others_teach)
                 labels = F.interpolate(small[None, None].to(torch.uint8), size, mode="nearest")[0, 0].numpy()
                 unknown += [f"{picture.name}: {classes[tag]}" for tag in without]
             yield picture, labels

@@ -25,7 +25,7 @@ from tag2mask.inference.score_maps import probability_parts
 from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.jobs.evidence_masks import EvidenceMasks
 from tag2mask.outputs import render
-from tag2mask.runs.health import NEARLY_ALL
+from tag2mask.runs.health import NEARLY_ALL, untrained_segmentation
 from tag2mask.scoring.report import Progress, tracked
 
 log = logging.getLogger("tag2mask")
@@ -106,10 +106,12 @@ def pseudo_label(
     places = _places(pictures, out)
     segmenter = Segmenter.load(run, device=device)
     config = segmenter.config
-    source = source or (config.mask_source if isinstance(config, TrainConfig) else "segmentation")
+    source = source or (config.masks_from if isinstance(config, TrainConfig) else "segmentation")
     findings = (*pictures.findings, *segmenter.findings)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
+    if source == "segmentation" and (told := untrained_segmentation(config)):
+        raise ValueError(f"{told[0].message} {told[0].cure}")
     if source == "evidence" and (inference != Inference(max_pixels=inference.max_pixels) or min_confidence > 0):
         raise ValueError(
             "--source evidence draws with the scales and the CRF of the run's training and leaves out what has no "

@@ -12,7 +12,7 @@ from typing import Any
 
 from tag2mask.base.files import model_metadata
 from tag2mask.base.tables import text_table
-from tag2mask.config import TrainConfig
+from tag2mask.config import RunConfig, TrainConfig
 from tag2mask.config.run import MAX_STEPS
 from tag2mask.data.findings import Finding
 
@@ -197,6 +197,20 @@ def nothing_learned(run: object) -> tuple[Finding, ...]:
     if not isinstance(run, str | Path):
         return ()
     return kept_findings(model_metadata(Path(run)))
+
+
+def untrained_segmentation(config: RunConfig) -> tuple[Finding, ...]:
+    """The finding of a run that has learned tags only, so that the masks of its segmentation branch mean nothing."""
+    if not isinstance(config, TrainConfig) or config.joint_steps:
+        return ()
+    finding = Finding(
+        severity="warning",
+        code="untrained_segmentation",
+        message="This model has learned tags only; the masks of its segmentation branch mean nothing.",
+        cure="Draw masks of tagged pictures with `tag2mask pseudo-label --source evidence`, and train a second network "
+        "on them with `tag2mask retrain`; or train with --joint-steps.",
+    )
+    return (finding,)
 
 
 def kept_findings(metadata: Mapping[str, str]) -> tuple[Finding, ...]:
