@@ -19,6 +19,7 @@ from tag2mask.data import open_data
 from tag2mask.evidence import EXPONENTS, Evidence, class_exponents, erased, evidence_labels, tag_evidence
 from tag2mask.models import build_network
 from tag2mask.models.network import Network
+from tag2mask.runs.health import nothing_learned
 from tag2mask.training.first_step import train
 
 SIDE = 96
@@ -218,5 +219,10 @@ def test_a_run_that_learned_tags_alone_draws_from_evidence_and_says_so(
     assert pseudo_label(run, data=builtin, split=few, out=tmp_path / "own").source == "evidence"
     with pytest.raises(ValueError, match="learned tags only"):
         pseudo_label(run, data=builtin, split=few, out=tmp_path / "other", source="segmentation")
+    copy = segmenter.save_pretrained(tmp_path / "hub")
+    again = [each.code for each in Segmenter.load(copy).findings]
+    assert again.count("untrained_segmentation") == 1, "said once, of a copy too"
+    assert {each.code for each in nothing_learned(copy)} <= {"nothing_learned"}, "a copy is no dead run for it"
+    monkeypatch.setattr("tag2mask.runs.health.nothing_learned", lambda run: ())
     line = after_training(run, load_config(run))
-    assert "nothing_learned" in str(segmenter.findings) or ("pseudo-label" in line and "--crf" not in line)
+    assert "tag2mask pseudo-label" in line and "--crf" not in line

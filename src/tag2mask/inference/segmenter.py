@@ -95,10 +95,10 @@ class Segmenter:
         need_network(source, "This", "tag2mask predict and tag2mask.Segmenter.load take ONNX files")
         from tag2mask.inference import hub
         from tag2mask.runs.checkpoints import load_model
-        from tag2mask.runs.health import kept_findings, untrained_segmentation
+        from tag2mask.runs.health import model_findings
 
         model, config, metadata = load_model(hub.download(str(source)) if on_hub else Path(source))
-        findings = (*kept_findings(metadata), *untrained_segmentation(config))
+        findings = model_findings(metadata, config)
         log_findings(findings, _log)
         return cls(model, config, device=device, selection=metadata.get("selection", "last step"), findings=findings)
 

@@ -20,6 +20,7 @@ SUMMARY = "summary.json"
 """File of a finished run whose key `health` holds `Health.as_dict`."""
 FINDINGS = "findings"
 """Key of a model file's metadata: the findings of `Health` as JSON, so that they go wherever the file goes."""
+_NOTHING = "nothing_learned"
 NEARLY_ALL = 0.95
 """Share of pictures from which on nothing is left."""
 LEVEL = 0.05
@@ -137,7 +138,7 @@ class Health:
         )
         finding = Finding(
             severity="warning",
-            code="nothing_learned",
+            code=_NOTHING,
             message=f"This model has learned nothing that masks could be made of: {' and '.join(self.reasons)}, on "
             f"{self.num_images} {self.source}.",
             cure=cure,
@@ -196,7 +197,13 @@ def nothing_learned(run: object) -> tuple[Finding, ...]:
     """The finding of a run folder, or of a model file, that has learned nothing; none where nobody has judged."""
     if not isinstance(run, str | Path):
         return ()
-    return kept_findings(model_metadata(Path(run)))
+    return tuple(each for each in _kept(model_metadata(Path(run))) if each.code == _NOTHING)
+
+
+def model_findings(metadata: Mapping[str, str], config: RunConfig) -> tuple[Finding, ...]:
+    """What is to be said of a model wherever it is used: what its file keeps, and what its settings tell."""
+    told = untrained_segmentation(config)
+    return (*(each for each in _kept(metadata) if each not in told), *told)
 
 
 def untrained_segmentation(config: RunConfig) -> tuple[Finding, ...]:
@@ -213,7 +220,7 @@ def untrained_segmentation(config: RunConfig) -> tuple[Finding, ...]:
     return (finding,)
 
 
-def kept_findings(metadata: Mapping[str, str]) -> tuple[Finding, ...]:
+def _kept(metadata: Mapping[str, str]) -> tuple[Finding, ...]:
     """The findings in the metadata of a model file; none in one of an older version."""
     found = json.loads(metadata.get(FINDINGS, "[]"))
     return tuple(Finding(**values | {"names": tuple(values["names"])}) for values in found)
