@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from tag2mask.evidence import EXPONENTS, LARGE, Evidence, class_exponents, evide
 from tag2mask.inference.first_step import tag_vector
 from tag2mask.inference.segmenter import Segmenter
 
+TaggedPicture: TypeAlias = tuple[Picture, NDArray[np.uint8], Sequence[str]]
+"""A picture of a data set, its pixels uint8 [H, W, 3], and the names of its tags."""
 _OTHERS = 0.25
 """Share of pictures without a large object from which on they alone teach what background is."""
 
@@ -35,7 +37,7 @@ class EvidenceMasks:
         self.segmenter = segmenter
         self.network, self.method = segmenter.network.first_step()
         self.exponents: dict[str, float] = {}
-        """The exponent to begin with, by class."""
+        """The exponent of each class that has a picture."""
         self.findings: tuple[Finding, ...] = ()
         """Tags without evidence."""
 
@@ -50,9 +52,7 @@ class EvidenceMasks:
             "exponents": self.exponents,
         }
 
-    def of(
-        self, pictures: Iterable[tuple[Picture, NDArray[np.uint8], Sequence[str]]]
-    ) -> Iterator[tuple[Picture, NDArray[np.uint8]]]:
+    def of(self, pictures: Iterable[TaggedPicture]) -> Iterator[tuple[Picture, NDArray[np.uint8]]]:
         """The mask of each picture [H, W, 3] with its tags, in labels of the run: after a look at all of them."""
         looked, left = [], dict[int, list[Tensor]]()
         for picture, rgb, tags in pictures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tag2mask.data.masks.labels import PSEUDO_LABELS
 from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.inference.score_maps import probability_parts
 from tag2mask.inference.segmenter import Segmenter, need_network
-from tag2mask.jobs.evidence_masks import EvidenceMasks
+from tag2mask.jobs.evidence_masks import EvidenceMasks, TaggedPicture
 from tag2mask.outputs import render
 from tag2mask.runs.health import NEARLY_ALL, untrained_segmentation
 from tag2mask.scoring.report import Progress, tracked
@@ -110,43 +110,22 @@ def pseudo_label(
     findings = (*pictures.findings, *segmenter.findings)
     if unknown := [name for name in pictures.classes if name not in segmenter.classes]:
         raise ValueError(f"The run does not know {', '.join(unknown)}; its classes are {', '.join(segmenter.classes)}.")
-    if source == "segmentation" and (told := untrained_segmentation(config)):
-        raise ValueError(f"{told[0].message} {told[0].cure}")
-    if source == "evidence" and (inference != Inference(max_pixels=inference.max_pixels) or min_confidence > 0):
-        raise ValueError(
-            "--source evidence draws with the scales and the CRF of the run's training and leaves out what has no "
-            "evidence; leave out --crf, --scales, --flip and --min-confidence, or give --source segmentation"
-        )
     errors: dict[str, str] = {}
-    read = _read(pictures, inference.max_pixels, errors, progress)
-    drawn: Iterator[tuple[Picture, NDArray[np.uint8]]]
-    made: dict[str, Any]
-    if source == "evidence":
-        evidence = EvidenceMasks(segmenter)
-        drawn = evidence.of((picture, rgb, _names(picture, pictures)) for picture, rgb in read)
-    else:
-        drawn = (
-            (picture, _segmented(segmenter, rgb, _names(picture, pictures), inference, min_confidence))
-            for picture, rgb in read
-        )
+    masks = _masks(segmenter, source, inference, min_confidence)
     to_data = np.full(256, IGNORE, dtype=np.uint8)
     to_data[0] = 0
     for label, name in enumerate(pictures.classes, start=1):
         to_data[segmenter.classes.index(name) + 1] = label
     ignored, total, empty, tagged = 0, 0, [], 0
     place_of = {picture.name: place for picture, place in zip(pictures.pictures, places, strict=True)}
-    for picture, mask in drawn:
+    for picture, mask in masks.of(_read(pictures, inference.max_pixels, errors, progress)):
         labels = to_data[mask]
         render.save_mask(place_of[picture.name], labels)
         tagged += bool(picture.tags)
         if picture.tags and not ((labels > 0) & (labels != IGNORE)).any():
             empty.append(picture.name)
         ignored, total = ignored + int((labels == IGNORE).sum()), total + labels.size
-    told = _without_objects(empty, tagged)
-    made = {"crf": asdict(inference)["crf"], "scales": list(inference.scales), "flip": inference.flip}
-    made |= {"min_confidence": min_confidence}
-    if source == "evidence":
-        told, made = (*told, *evidence.findings), evidence.settings
+    told = (*_without_objects(empty, tagged), *masks.findings)
     findings = (*findings, *told)
     log_findings(told, log)
     summary = PseudoLabelSummary(
@@ -159,39 +138,74 @@ def pseudo_label(
         background_only=len(empty),
         findings=findings,
     )
-    _write_settings(summary, run, pictures, reading, made, segmenter.selection)
+    _write_settings(summary, run, pictures, reading, masks.settings, segmenter.selection)
     return summary
+
+
+def _masks(
+    segmenter: Segmenter, source: MaskSource, inference: Inference, min_confidence: float
+) -> EvidenceMasks | _SegmentedMasks:
+    """What draws the masks, in labels of the run.
+
+    Raises:
+        ValueError: the run cannot draw from `source`, or `source` takes no such options.
+    """
+    if source == "segmentation":
+        if told := untrained_segmentation(segmenter.config):
+            raise ValueError(f"{told[0].message} {told[0].cure}")
+        return _SegmentedMasks(segmenter, inference, min_confidence)
+    if inference != Inference(max_pixels=inference.max_pixels) or min_confidence > 0:
+        raise ValueError(
+            "--source evidence draws with the scales and the CRF of the run's training and leaves out what has no "
+            "evidence; leave out --crf, --scales, --flip and --min-confidence, or give --source segmentation"
+        )
+    return EvidenceMasks(segmenter)
 
 
 def _read(
     pictures: PictureSet, max_pixels: int, errors: dict[str, str], progress: Progress | None
-) -> Iterator[tuple[Picture, NDArray[np.uint8]]]:
-    """The pictures that can be read; of the others the message goes into `errors`."""
+) -> Iterator[TaggedPicture]:
+    """The pictures that can be read, with the names of their tags; of the others the message goes into `errors`."""
     for picture in tracked(pictures.pictures, progress):
         try:
-            yield picture, read_picture(picture.path, max_pixels)
+            yield picture, read_picture(picture.path, max_pixels), [pictures.classes[i] for i in picture.tags]
         except (PictureError, OSError) as error:
             errors[str(picture.path)] = str(error)
 
 
-def _names(picture: Picture, pictures: PictureSet) -> list[str]:
-    return [pictures.classes[i] for i in picture.tags]
+@dataclass(frozen=True)
+class _SegmentedMasks:
+    """What the segmentation branch draws where only background and the tags may be."""
 
+    segmenter: Segmenter
+    inference: Inference
+    min_confidence: float
+    findings: tuple[Finding, ...] = ()
 
-def _segmented(
-    segmenter: Segmenter, rgb: NDArray[np.uint8], tags: Sequence[str], inference: Inference, min_confidence: float
-) -> NDArray[np.uint8]:
-    """What the segmentation branch draws of a picture [H, W, 3], in labels of the run."""
-    maps, _ = segmenter.score_maps([rgb], inference, allowed=[segmenter.allowed_labels(tags)])[0]
-    labels = np.empty(maps.size, dtype=np.uint8)
-    for rows, columns, probs in probability_parts(rgb, maps, inference.crf):
-        best = probs.argmax(0)
-        part = best.astype(np.uint8)
-        if min_confidence > 0:
-            own = probs if inference.crf is None else maps.probs(rows, columns)
-            part[np.take_along_axis(own, best[None], 0)[0] < min_confidence] = IGNORE
-        labels[rows, columns] = part
-    return labels
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the masks are made, for a file."""
+        own = self.inference
+        made = {"crf": asdict(own)["crf"], "scales": list(own.scales), "flip": own.flip}
+        return made | {"min_confidence": self.min_confidence}
+
+    def of(self, pictures: Iterable[TaggedPicture]) -> Iterator[tuple[Picture, NDArray[np.uint8]]]:
+        """The mask of each picture, in labels of the run."""
+        for picture, rgb, tags in pictures:
+            yield picture, self._labels(rgb, tags)
+
+    def _labels(self, rgb: NDArray[np.uint8], tags: Sequence[str]) -> NDArray[np.uint8]:
+        allowed = [self.segmenter.allowed_labels(tags)]
+        maps, _ = self.segmenter.score_maps([rgb], self.inference, allowed=allowed)[0]
+        labels = np.empty(maps.size, dtype=np.uint8)
+        for rows, columns, probs in probability_parts(rgb, maps, self.inference.crf):
+            best = probs.argmax(0)
+            part = best.astype(np.uint8)
+            if self.min_confidence > 0:
+                own = probs if self.inference.crf is None else maps.probs(rows, columns)
+                part[np.take_along_axis(own, best[None], 0)[0] < self.min_confidence] = IGNORE
+            labels[rows, columns] = part
+        return labels
 
 
 def _write_settings(
