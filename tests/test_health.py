@@ -393,12 +393,27 @@ def test_only_a_run_before_its_joint_phase_takes_more_tag_steps(tiny_config, cap
         train(load_config(run).replace(tag_steps=9), resume=run)
 
 
-def test_a_dead_tag_phase_that_is_taken_over_stops_too(tiny_config, tmp_path, dead, monkeypatch):
+def test_a_dead_run_of_tags_alone_fails_when_it_is_complete_and_goes_on(tiny_config, dead, monkeypatch, capsys):
     monkeypatch.setattr(rules, "_LEAST_STEPS", 3)
+    with pytest.raises(TrainingStopped, match="The run is saved, but there is nothing to learn masks from") as stopped:
+        train(tiny_config.replace(joint_steps=0))
+    run = Path(tiny_config.out)
+    assert nothing_learned(run)
+    assert (run / "report.html").is_file()
+    command = re.search(r"`tag2mask (train --resume .*? --tag-steps 6)`", str(stopped.value))[1]
+    assert cli.main(["train", "--resume", str(run)]) == 1, "it has learned nothing since"
+    assert command in capsys.readouterr().err
+    dead.clear()
+    assert cli.main(shlex.split(command)) == 0
+    assert not nothing_learned(run)
+
+
+def test_a_dead_tag_phase_that_is_taken_over_stops_too(tiny_config, tmp_path, dead, monkeypatch):
     tags = train(tiny_config.replace(joint_steps=0, out=str(tmp_path / "tags")))
     assert nothing_learned(tags)
     line = after_training(tags, load_config(tags))
     assert shlex.split(line) == ["next:", "tag2mask", "train", "--resume", str(tags), "--tag-steps", "6"]
+    monkeypatch.setattr(rules, "_LEAST_STEPS", 3)
     with pytest.raises(TrainingStopped):
         train(tiny_config.replace(tag_phase=str(tags)))
     dead.clear()

@@ -146,18 +146,23 @@ class Health:
         return (finding,)
 
     def stop(self, run: Path, config: TrainConfig) -> str | None:
-        """Why the joint phase must not begin, with the command that goes on; None where it may, or must be tried.
+        """Why no masks can follow the tag phase, with the command that goes on; None where they may, or must be tried.
 
-        It must where there is too little to judge by, or where the tag phase was too short to learn anything.
+        They must where there is too little to judge by, or where the tag phase was too short to learn anything.
         """
         reasons = [*self._no_tags, *(self._no_cams if self.num_tags >= _LEAST_TAGS else ())]
         if not reasons or config.tag_steps < _LEAST_STEPS:
             return None
         steps = longer_tag_phase(config)
+        stopped = (
+            "Stopped and saved before the joint phase, as there is nothing to learn masks from"
+            if config.joint_steps
+            else "The run is saved, but there is nothing to learn masks from"
+        )
         return (
-            "Stopped and saved before the joint phase, as there is nothing to learn masks from: "
-            f"{' and '.join(reasons)}, on {self.num_images} {self.source}, after {config.tag_steps} steps on tags. "
-            f"Go on with more of them: `tag2mask train --resume {shlex.quote(str(run))} --tag-steps {steps}`, there "
+            f"{stopped}: {' and '.join(reasons)}, on {self.num_images} {self.source}, "
+            f"after {config.tag_steps} steps on tags. Go on with more of them: "
+            f"`tag2mask train --resume {shlex.quote(str(run))} --tag-steps {steps}`, there "
             "also with another --optim.lr, or begin anew with more pictures; `tag2mask check` says whether the data is "
             "fit."
         )

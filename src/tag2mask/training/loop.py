@@ -131,7 +131,9 @@ def fit(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None) ->
                 _judge(job, state, health)
     records.close(state.step)
     if team.is_main:
-        _finish(job, state, health)
+        health = _finish(job, state, health)
+    if health is not None and isinstance(config, TrainConfig) and config.joint_steps == 0:
+        _judge(job, state, health)
 
 
 def _state(job: Job, network: SegmentationNetwork, saved: dict[str, Any] | None) -> TrainingState:
@@ -171,7 +173,7 @@ def _joint_begins(config: RunConfig, step: int) -> bool:
 
 
 def _judge(job: Job, state: TrainingState, health: Health) -> None:
-    """At the end of the tag phase: name the classes that are not known; go no further where there is nothing to learn.
+    """After the tag phase: name the classes that are not known; fail where masks would have nothing to learn from.
 
     Raises:
         TrainingStopped: with the command that trains on tags for longer; the state is saved.
@@ -181,7 +183,7 @@ def _judge(job: Job, state: TrainingState, health: Health) -> None:
     if reason is not None:
         _save(job, state)
         raise TrainingStopped(for_reader(reason))
-    if health.reasons:
+    if health.reasons and job.config.joint_steps:
         log.warning("after the tag phase: nothing is learned so far, %s", " and ".join(health.reasons))
     if health.weak:
         log.warning(
@@ -346,8 +348,8 @@ def _validate(job: Job, state: TrainingState, phase: str, stop: Event | None = N
     return scores | health.row, health
 
 
-def _finish(job: Job, state: TrainingState, health: Health | None) -> None:
-    """Write the model, summary.json and report.html; `health` is that of the last step."""
+def _finish(job: Job, state: TrainingState, health: Health | None) -> Health:
+    """Write the model, summary.json and report.html; `health` is that of the last step; return the model's."""
     config, run, kept, selection = job.config, job.run, state.keeper, "last step"
     if config.select == "last" or state.best_miou < 0:
         save_model(run / "model.safetensors", kept, config, selection=selection)
@@ -368,3 +370,4 @@ def _finish(job: Job, state: TrainingState, health: Health | None) -> None:
         log.warning("%d pictures could not be read: %s", len(state.broken), ", ".join(sorted(state.broken)[:20]))
     write_report(run)
     log.info("done: %s", run)
+    return health
