@@ -250,7 +250,7 @@ class Segmenter:
             parts = partial(one_part, whole(parts(), maps.size))
         return Prediction(
             rgb=rgb,
-            mask=labels_of(parts(), maps.size),
+            mask=maps.labels() if inference.crf is None else labels_of(parts(), maps.size),
             tag_scores=dict(zip(self.classes, map(float, tag_scores), strict=True)),
             classes=self.classes,
             compute_parts=parts,
