@@ -137,7 +137,7 @@ def _network_alone(segmenter: Segmenter, case: PredictionCase, files: Sequence[P
     """Decoding, resizing and the forward pass of the network as it is, one picture after the other."""
     network, backend = segmenter.model, segmenter.network
 
-    def one(file: Path) -> None:
+    def one(file: Path) -> Any:
         rgb = read_picture(file)
         size = (rgb.shape[0], rgb.shape[1])
         small = backend.prepared(rgb, network_size(size, backend.image_size, backend.stride))
@@ -145,6 +145,7 @@ def _network_alone(segmenter: Segmenter, case: PredictionCase, files: Sequence[P
             outputs = network(network.normalize(torch.from_numpy(small).permute(2, 0, 1)[None].contiguous()))
         if case.crf:
             probs = F.interpolate(outputs.seg_logits, size, mode="bilinear", align_corners=False).softmax(dim=1)
-            dense_crf(torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous(), probs, CRFParams.inference())
+            return dense_crf(torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous(), probs, CRFParams.inference())
+        return outputs
 
     return lambda: [one(file) for file in files]
