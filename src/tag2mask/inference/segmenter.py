@@ -374,13 +374,13 @@ class Segmenter:
             found_maps.append((maps, mean(scores)))
         return found_maps
 
-    def _views(self, batch: NDArray[np.uint8], scale: float | None, step: int, tile: bool = False) -> list[View]:
+    def _views(self, batch: NDArray[np.uint8], scale: float | None, step: int) -> list[View]:
         """Logits and tag scores of pictures uint8 [B, h, w, 3] that enter the network mirrored if `step` is -1."""
-        logits, scores = self.backend.run(batch[:, :, ::step], scale, tile=tile)
+        logits, scores = self.backend.run(batch[:, :, ::step], scale)
         return list(zip(np.ascontiguousarray(logits[..., ::step]), scores, strict=True))
 
     def _tile_view(self, tile: NDArray[np.uint8], *, step: int) -> View:
-        return self._views(tile[None], None, step, tile=True)[0]
+        return self._views(tile[None], None, step)[0]
 
 
 def need_network(run: object, who: str, instead: str) -> None:
