@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import reduce
 from types import ModuleType
 from typing import NamedTuple, TypeAlias
 
@@ -51,7 +51,6 @@ class Arithmetic(NamedTuple):
         return self.lerp(values.take(low, 2), values.take(high, 2), weight)
 
 
-@cache
 def compiled_core() -> ModuleType | None:
     """The compiled core, or None where it was not built."""
     try:
