@@ -18,8 +18,8 @@ from tag2mask.cli.common import jsonable
 from tag2mask.config import CRFParams
 from tag2mask.filtering import Lattice
 from tag2mask.jobs import benchmark
-from tag2mask.jobs.benchmark import inputs, measuring, timing, training_step
-from tag2mask.jobs.benchmark.cases import CASES, NAMES, Case
+from tag2mask.jobs.benchmark import NAMES, inputs, measuring, timing, training_step
+from tag2mask.jobs.benchmark.cases import CASES, Case
 from tag2mask.jobs.benchmark.measuring import make_row
 from tag2mask.jobs.benchmark.page import table_lines
 from tag2mask.jobs.benchmark.peer import load_peer, peer_votes

@@ -26,11 +26,12 @@ namespace {
 #include "build.inl"
 #include "filter.inl"
 #include "mean_field.inl"
+#include "labels.inl"
 
 }  // namespace
 
 const Kernels& T2M_JOIN(kernels_, T2M_ISA)() {
-    static const Kernels table = {T2M_NAME(T2M_ISA), build, normalize, filter, load_scores, mean_field};
+    static const Kernels table = {T2M_NAME(T2M_ISA), build, normalize, filter, load_scores, mean_field, labels};
     return table;
 }
 

@@ -185,6 +185,22 @@ struct Crew {
     void (*run)(void* self, int parts, void (*work)(const void* context, int part), const void* context) = nullptr;
 };
 
+// Logits of a picture [labels][height][width] as the network gives them, at one scale, mirrored back if need be.
+struct ScoreMap {
+    const float* logits = nullptr;
+    std::int64_t height = 0, width = 0;
+};
+
+// The most probable label of each pixel by the mean over the maps.
+struct LabelJob {
+    const ScoreMap* maps = nullptr;
+    int count = 0;
+    int labels = 0;
+    const std::uint8_t* allowed = nullptr;  // [labels] which may occur, the first among them; null: all
+    std::int64_t height = 0, width = 0;
+    std::uint8_t* out = nullptr;
+};
+
 struct Kernels {
     const char* name;
     Status (*build)(Lattice& out, const Features& features);
@@ -196,6 +212,7 @@ struct Kernels {
     // planes [count] to log(clip(score, 1e-5, 1)) as in MeanField; false when a score is NaN
     bool (*load_scores)(const float* const* planes, int count, const Order& order, std::int64_t pixels, float* out);
     Status (*mean_field)(const MeanField& job, const Crew& crew);
+    Status (*labels)(const LabelJob& job, const Crew& crew);
 };
 
 const Kernels& kernels_baseline();

@@ -1,12 +1,13 @@
 // Python module tag2mask._core. Shapes are checked by the Python callers; only memory safety is checked here.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <stdexcept>
-
-#include <nanobind/stl/optional.h>
+#include <vector>
 
 #include "pictures.hpp"
 
@@ -84,6 +85,24 @@ std::int64_t dense_crf(const In<std::uint8_t, 4>& rgb, const In<float, 5>& score
     return tag2mask::dense_crf(b, settings, threads);
 }
 
+void labels(const std::vector<In<float, 3>>& maps, const std::optional<In<std::uint8_t, 1>>& allowed, const Out<std::uint8_t, 2>& out,
+            int threads) {
+    check(!maps.empty() && maps[0].shape(0) >= 1 && maps[0].shape(0) <= 256, "maps must be some of [1..256, h, w]");
+    check(!allowed.has_value() || (allowed->shape(0) == maps[0].shape(0) && allowed->data()[0] != 0), "allowed must be [K], the first set");
+    std::vector<tag2mask::ScoreMap> views;
+    for (const auto& map : maps) {
+        check(map.shape(0) == maps[0].shape(0) && map.shape(1) >= 1 && map.shape(2) >= 1, "maps must be [K, h, w] of one K");
+        views.push_back({map.data(), static_cast<std::int64_t>(map.shape(1)), static_cast<std::int64_t>(map.shape(2))});
+    }
+    tag2mask::LabelJob job;
+    job.maps = views.data(), job.count = static_cast<int>(views.size()), job.labels = static_cast<int>(maps[0].shape(0));
+    job.allowed = allowed.has_value() ? allowed->data() : nullptr;
+    job.height = static_cast<std::int64_t>(out.shape(0)), job.width = static_cast<std::int64_t>(out.shape(1));
+    job.out = out.data();
+    const nb::gil_scoped_release released;
+    tag2mask::labels(job, threads);
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -100,6 +119,8 @@ NB_MODULE(_core, m) {
     m.def("dense_crf", &dense_crf, "rgb"_a.noconvert(), "scores"_a.noconvert(), "present"_a.noconvert(), "valid"_a.none(),
           "out"_a.noconvert(), "gaussian_sxy"_a, "gaussian_compat"_a, "bilateral_sxy"_a, "bilateral_srgb"_a, "bilateral_compat"_a,
           "iterations"_a, "threads"_a, "Mean field of each picture into out; the index of a picture with a NaN score, or -1.");
+    m.def("labels", &labels, "maps"_a.noconvert(), "allowed"_a.none(), "out"_a.noconvert(), "threads"_a,
+          "Most probable label of each pixel by the mean over maps of logits [K, h, w], resized to out [H, W].");
     m.def("clear_cache", &tag2mask::clear_cache,
           "Drop the cached spatial lattices and the memory that is kept for the next call.");
     m.def("cache_size", &tag2mask::cache_size, "Number of cached spatial lattices.");

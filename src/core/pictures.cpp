@@ -480,6 +480,11 @@ void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb,
     });
 }
 
+void labels(const LabelJob& job, int threads) {
+    const Team team(job.height * job.width < kSharedPixels ? 1 : threads);
+    require(kernels().labels(job, team.crew()));
+}
+
 void clear_cache() {
     {
         const std::lock_guard<std::mutex> lock(cache_mutex);

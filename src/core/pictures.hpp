@@ -46,6 +46,8 @@ void filter(const Lattice& lattice, const float* values, float* out, int channel
 // Unnormalized bilateral filter of each picture on its own lattice.
 void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb, bool transpose, int threads);
 
+void labels(const LabelJob& job, int threads);
+
 void clear_cache();  // the memory that is kept for the next call goes too
 std::size_t cache_size();
 

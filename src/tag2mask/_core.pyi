@@ -1,5 +1,7 @@
 """Types of the compiled core."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,9 @@ def dense_crf(
     iterations: int,
     threads: int,
 ) -> int: ...
+def labels(
+    maps: Sequence[NDArray[np.float32]], allowed: NDArray[np.uint8] | None, out: NDArray[np.uint8], threads: int
+) -> None: ...
 def clear_cache() -> None: ...
 def cache_size() -> int: ...
 def instruction_set() -> str: ...

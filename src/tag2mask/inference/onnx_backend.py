@@ -91,7 +91,7 @@ class OnnxBackend:
         """
         return resized(rgb, size, (0, 0), size) if is_large((rgb.shape[0], rgb.shape[1])) else rgb
 
-    def run(self, rgb: NDArray[np.uint8], scale: float | None = None, *, tile: bool = False) -> tuple[Floats, Floats]:
+    def run(self, rgb: NDArray[np.uint8], scale: float | None = None) -> tuple[Floats, Floats]:
         """Logits [B, K, h, w] and tag scores [B, C] of pictures [B, H, W, 3].
 
         `scale` is a factor on the network's picture size; None for pictures, such as tiles, that have it already.

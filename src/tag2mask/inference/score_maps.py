@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from types import ModuleType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from tag2mask.base.arrays import Size, is_large, row_strips
 from tag2mask.base.processes import usual_threads
 from tag2mask.config import CRFParams
 from tag2mask.config.inference import CRFChoice, resolve_crf
-from tag2mask.inference.tiles import Part, crf_parts
+from tag2mask.inference.tiles import Part, crf_parts, labels_of
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -50,6 +51,14 @@ class Arithmetic(NamedTuple):
         return self.lerp(values.take(low, 2), values.take(high, 2), weight)
 
 
+def compiled_core() -> ModuleType | None:
+    """The compiled core, or None where it was not built."""
+    try:
+        return importlib.import_module("tag2mask._core")
+    except ImportError:
+        return None
+
+
 def _softmax(logits: Floats) -> Floats:
     exponents = np.exp(logits - logits.max(0))
     probs: Floats = exponents / exponents.sum(0)
@@ -62,13 +71,12 @@ def _dense_crf(rgb: NDArray[np.uint8], probs: Floats, present: NDArray[np.bool_]
     Raises:
         ValueError: the core is missing, or the probabilities hold NaN.
     """
-    try:
-        core = importlib.import_module("tag2mask._core")
-    except ImportError as error:
+    core = compiled_core()
+    if core is None:
         raise ValueError(
-            f"crf with an ONNX model needs the compiled core of tag2mask, which is missing ({error}): install a C++ "
-            "compiler and reinstall tag2mask, load the run itself, or leave crf out."
-        ) from error
+            "crf with an ONNX model needs the compiled core of tag2mask, which is missing: install a C++ compiler and "
+            "reinstall tag2mask, load the run itself, or leave crf out."
+        )
     out = np.zeros((1, 1, *probs.shape), dtype=np.float32)
     bad = core.dense_crf(
         np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]),
@@ -118,6 +126,22 @@ class ScoreMaps:
             return mean
         out = np.zeros((len(self.allowed), *mean.shape[1:]), dtype=np.float32)
         out[self.allowed] = mean
+        return out
+
+    def labels(self) -> NDArray[np.uint8]:
+        """The most probable label of each pixel, uint8 [H, W]; the probabilities of the picture are never all there.
+
+        By the compiled core, else from `parts`. The two differ where labels are equal within rounding.
+        """
+        core = compiled_core()
+        if core is None:
+            return labels_of(self.parts(), self.size)
+        out = np.empty(self.size, np.uint8)
+        if self.allowed is not None and not self.allowed[1:].any():
+            out[:] = 0  # which the logits of the others may hide in rounding
+            return out
+        allowed = None if self.allowed is None else self.allowed.astype(np.uint8)
+        core.labels([np.ascontiguousarray(each) for each in self.logits], allowed, out, usual_threads())
         return out
 
     def shows_objects(self) -> bool:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.base.arrays import Size, is_large
 from tag2mask.base.options import public
+from tag2mask.base.processes import usual_threads
 from tag2mask.base.spelling import class_name
+from tag2mask.base.stages import Stages
 from tag2mask.config.inference import Inference
 from tag2mask.data.findings import Finding, log_findings
 from tag2mask.inference.onnx_backend import OnnxBackend
 from tag2mask.inference.prediction import Prediction, one_part
 from tag2mask.inference.score_maps import Floats, ScoreMaps, probability_parts
-from tag2mask.inference.sources import Source, as_rgb
+from tag2mask.inference.sources import Source, as_rgb, pixels_of
 from tag2mask.inference.tiles import Grid, blended_map, labels_of, network_size, tile_side, whole
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from tag2mask.inference.torch_backend import TorchBackend
     from tag2mask.models.base import SegmentationNetwork
 
+_Result = TypeVar("_Result")
+_HELD = 1 << 26
+"""Pixels of the pictures that are on their way at a time."""
 View: TypeAlias = tuple[Floats, Floats]
 """Logits [K, h, w] and tag scores [C] of a picture at one scale, flipped or not."""
 
@@ -35,6 +41,16 @@ _BROKEN_SCORES = (
     "The model's scores of this picture are not finite (NaN or infinite): its weights are damaged. Get the model anew, "
     "or train again with a lower --optim.lr."
 )
+
+
+class Asked(NamedTuple):
+    """A picture to predict."""
+
+    source: Source
+    tags: Sequence[str] | None = None
+    """The classes that are known to be in it."""
+    name: Any = None
+    """Whatever the caller knows it by."""
 
 
 class Segmenter:
@@ -203,25 +219,33 @@ class Segmenter:
         return self.backend.has_tag_branch and enters_whole
 
     @overload
-    def predict(self, source: Source, inference: Inference | None = None, **options: Any) -> Prediction: ...
+    def predict(
+        self, source: Iterable[Source], inference: Inference | None = None, *, stream: Literal[True], **options: Any
+    ) -> Iterator[Prediction]: ...
     @overload
     def predict(
         self, source: list[Source] | tuple[Source, ...], inference: Inference | None = None, **options: Any
     ) -> list[Prediction]: ...
+    @overload
+    def predict(self, source: Source, inference: Inference | None = None, **options: Any) -> Prediction: ...
     @public
     def predict(
-        self, source: Source | list[Source] | tuple[Source, ...], inference: Inference | None = None, **options: Any
-    ) -> Prediction | list[Prediction]:
+        self, source: Any, inference: Inference | None = None, *, stream: bool = False, **options: Any
+    ) -> Prediction | list[Prediction] | Iterator[Prediction]:
         """Masks of pictures.
+
+        Pictures of a list are read ahead, and their masks drawn, in threads of their own while the network works.
 
         Args:
             source: A path, a PIL image, or an array uint8 [H, W, 3] or [H, W]; or a list of these.
             inference: How they are predicted; None is `Inference()`.
+            stream: Give the predictions one by one, as they are asked for, so that any number needs little memory;
+                `source` may then be anything that gives sources one by one.
             options: Fields of `tag2mask.config.inference.Inference` by name, such as `crf=True` or `tags=["cat"]`,
                 which replace those of `inference`.
 
         Returns:
-            One `Prediction`, or a list for a list.
+            One `Prediction`; a list for a list; with `stream` an iterator in the order of the sources.
 
         Raises:
             ValueError: an unusable array, an unknown tag, or a file that is no picture; `data.PictureTooLarge` for one
@@ -229,20 +253,56 @@ class Segmenter:
             TypeError: an option that is no field of `Inference`.
         """
         inference = (inference or Inference()).replace(**options)
-        sources: Sequence[Source] = source if isinstance(source, (list, tuple)) else [source]
-        tags = _tags_per_picture(inference.tags, len(sources))
-        allowed = [None if names is None else self.allowed_labels(names) for names in tags]
-        predictions: list[Prediction] = []
-        for start in range(0, len(sources), inference.batch_size):
-            batch = slice(start, start + inference.batch_size)
-            pictures = [as_rgb(each, inference.max_pixels) for each in sources[batch]]
-            found = self.score_maps(pictures, inference, allowed=allowed[batch])
-            predictions += [self._prediction(rgb, *each, inference) for rgb, each in zip(pictures, found, strict=True)]
-        return predictions if isinstance(source, (list, tuple)) else predictions[0]
+        if stream:
+            return self._stream(source, inference)
+        if isinstance(source, (list, tuple)):
+            return list(self._stream(source, inference))
+        (asked,) = _asked([source], inference.tags)
+        rgb = as_rgb(source, inference.max_pixels)
+        ((maps, scores),) = self.score_maps([rgb], inference, allowed=[self._allowed(asked)])
+        return self.prediction(rgb, maps, scores, inference)
 
-    def _prediction(
+    def _stream(self, sources: Iterable[Source], inference: Inference) -> Iterator[Prediction]:
+        asked = _asked(sources, inference.tags)
+        for outcome in self.stages(inference, lambda _, prediction: prediction).run(asked):
+            yield outcome.get()
+
+    def stages(self, inference: Inference, finish: Callable[[Asked, Prediction], _Result]) -> Stages[Asked, _Result]:
+        """How many pictures are predicted: read ahead in threads, through the network, and finished behind in threads.
+
+        `finish` takes a picture and its prediction to the result, side by side with itself.
+        """
+
+        def finished(asked: Asked, rgb: NDArray[np.uint8], found: tuple[ScoreMaps, Floats]) -> _Result:
+            return finish(asked, self.prediction(rgb, *found, inference))
+
+        return Stages(
+            read=lambda asked: as_rgb(asked.source, inference.max_pixels),
+            work=lambda group: self.score_maps(
+                [rgb for _, rgb in group], inference, allowed=[self._allowed(asked) for asked, _ in group]
+            ),
+            finish=finished,
+            kind=partial(self._network_size, inference=inference),
+            batch=inference.batch_size,
+            cost=lambda asked: pixels_of(asked.source),
+            budget=_HELD,
+            jobs=min(8, usual_threads()),
+        )
+
+    def _allowed(self, asked: Asked) -> NDArray[np.bool_] | None:
+        return None if asked.tags is None else self.allowed_labels(asked.tags)
+
+    def _network_size(self, rgb: NDArray[np.uint8], inference: Inference) -> Size:
+        return network_size((rgb.shape[0], rgb.shape[1]), self.backend.image_size, self.backend.stride)
+
+    def prediction(
         self, rgb: NDArray[np.uint8], maps: ScoreMaps, tag_scores: Floats, inference: Inference
     ) -> Prediction:
+        """What `score_maps` of a picture mean.
+
+        Raises:
+            ValueError: scores that are not finite.
+        """
         if not all(np.isfinite(each).all() for each in (*maps.logits, tag_scores)):
             raise ValueError(_BROKEN_SCORES)
         parts = partial(probability_parts, rgb, maps, inference.crf)
@@ -250,7 +310,7 @@ class Segmenter:
             parts = partial(one_part, whole(parts(), maps.size))
         return Prediction(
             rgb=rgb,
-            mask=labels_of(parts(), maps.size),
+            mask=maps.labels() if inference.crf is None else labels_of(parts(), maps.size),
             tag_scores=dict(zip(self.classes, map(float, tag_scores), strict=True)),
             classes=self.classes,
             compute_parts=parts,
@@ -314,13 +374,13 @@ class Segmenter:
             found_maps.append((maps, mean(scores)))
         return found_maps
 
-    def _views(self, batch: NDArray[np.uint8], scale: float | None, step: int, tile: bool = False) -> list[View]:
+    def _views(self, batch: NDArray[np.uint8], scale: float | None, step: int) -> list[View]:
         """Logits and tag scores of pictures uint8 [B, h, w, 3] that enter the network mirrored if `step` is -1."""
-        logits, scores = self.backend.run(batch[:, :, ::step], scale, tile=tile)
+        logits, scores = self.backend.run(batch[:, :, ::step], scale)
         return list(zip(np.ascontiguousarray(logits[..., ::step]), scores, strict=True))
 
     def _tile_view(self, tile: NDArray[np.uint8], *, step: int) -> View:
-        return self._views(tile[None], None, step, tile=True)[0]
+        return self._views(tile[None], None, step)[0]
 
 
 def need_network(run: object, who: str, instead: str) -> None:
@@ -346,14 +406,20 @@ def need_network(run: object, who: str, instead: str) -> None:
     )
 
 
-def _tags_per_picture(tags: Sequence[str] | Sequence[Sequence[str]] | None, count: int) -> list[Sequence[str] | None]:
+def _asked(sources: Iterable[Source], tags: Sequence[str] | Sequence[Sequence[str]] | None) -> Iterator[Asked]:
+    """The sources with their tags: the same for all, or those of each.
+
+    Raises:
+        ValueError: tags that are neither, or not as many as there are sources.
+    """
     if tags is None:
-        return [None] * count
+        return map(Asked, sources)
     if isinstance(tags, str):
         raise ValueError(f"tags is a list of class names, got the text {tags!r}; write [{tags!r}].")
     names = [entry for entry in tags if isinstance(entry, str)]
     if len(names) == len(tags):
-        return [names] * count
+        return map(Asked, sources, repeat(names))
+    count = len(sources) if isinstance(sources, Sized) else len(tags)
     if names or len(tags) != count:
         raise ValueError(f"tags must be one list of class names, or one list for each of the {count} pictures.")
-    return [None if each is None else list(each) for each in tags]
+    return (Asked(source, None if each is None else list(each)) for source, each in zip(sources, tags, strict=True))

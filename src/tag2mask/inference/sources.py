@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import DataError
 from tag2mask.data.findings import Finding
 from tag2mask.data.readers.lists import read_list
-from tag2mask.data.storage.pictures import check_pixels, read_picture, to_rgb, upright
+from tag2mask.data.storage.pictures import check_pixels, file_size, read_picture, to_rgb, upright
 from tag2mask.data.storage.result_names import name_key, result_names
 from tag2mask.data.storage.searching import files_below, is_left_out, not_searched
 from tag2mask.data.storage.shards import find_shards, names_shards, pictures_in
@@ -207,6 +208,18 @@ def as_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     if source.ndim == 3 and source.shape[2] == 4:
         return to_rgb(Image.fromarray(source))
     raise ValueError(f"A picture array must be [H, W, 3] or [H, W], got {source.shape}; choose three of its channels.")
+
+
+def pixels_of(source: Source) -> int:
+    """Pixels of a picture, of a file without unpacking it; 0 where reading it will fail."""
+    if isinstance(source, (str, Path)):
+        try:
+            height, width = file_size(source)
+        except (ValueError, OSError, MemoryError):
+            return 0
+        return height * width
+    size = getattr(source, "size", 0)
+    return math.prod(size) if isinstance(size, tuple) else int(size)
 
 
 def called(

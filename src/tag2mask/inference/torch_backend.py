@@ -19,6 +19,7 @@ from tag2mask.base.arrays import Size
 from tag2mask.cam import multi_scale_cam
 from tag2mask.config import CRFParams, MethodConfig, RunConfig, TrainConfig
 from tag2mask.crf import dense_crf
+from tag2mask.inference.folding import folded, state_of
 from tag2mask.inference.score_maps import Arithmetic, Floats
 from tag2mask.inference.tiles import network_size
 from tag2mask.models.base import SegmentationNetwork
@@ -68,11 +69,6 @@ TORCH = Arithmetic(
 """torch's CPU kernels, which share their work among threads; their last bits are not numpy's."""
 
 
-def _planes(rgb: NDArray[np.uint8]) -> Tensor:
-    """Pictures [B, h, w, 3] as [B, 3, h, w], also in memory."""
-    return torch.from_numpy(rgb.transpose(0, 3, 1, 2).copy())
-
-
 class TorchBackend:
     """A network of torch and its settings."""
 
@@ -82,6 +78,8 @@ class TorchBackend:
         """Wrap a network, moved to `device` if that is given; see `Segmenter`."""
         self.model, self.config = model, config
         self._users, self._lock, self._was_training = 0, threading.Lock(), False
+        self._quick: tuple[object, SegmentationNetwork] | None = None
+        """Tells apart the weights that were folded, and what came of it."""
         if device is not None:
             self.to(device)
 
@@ -138,13 +136,23 @@ class TorchBackend:
         small: NDArray[np.uint8] = resize(picture, list(size), antialias=True).permute(1, 2, 0).numpy()
         return small
 
-    def run(self, rgb: NDArray[np.uint8], scale: float | None = None, *, tile: bool = False) -> tuple[Floats, Floats]:
+    def run(self, rgb: NDArray[np.uint8], scale: float | None = None) -> tuple[Floats, Floats]:
         """Logits [B, K, h', w'] and tag scores [B, C] of pictures uint8 [B, h, w, 3] of the network's size."""
         with self.inference():
-            # a tile in the memory order of its picture, for which torch has other kernels: their last bits differ
-            pictures = torch.from_numpy(rgb[0].copy()).permute(2, 0, 1)[None] if tile else _planes(rgb)
-            outputs = self.model(self.model.normalize(pictures.to(self.device)))
+            pictures = torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).to(self.device)
+            network = self._for_prediction()
+            outputs = network(network.normalize(pictures))
             return outputs.seg_logits.float().cpu().numpy(), outputs.tag_logits.float().sigmoid().cpu().numpy()
+
+    def _for_prediction(self) -> SegmentationNetwork:
+        """The network, on a CPU in the form that predicts fastest, made anew when its weights have changed."""
+        if self.device.type != "cpu":
+            return self.model
+        state = state_of(self.model)
+        with self._lock:
+            if self._quick is None or self._quick[0] != state:
+                self._quick = state, folded(self.model)
+            return self._quick[1]
 
     def first_step(self) -> tuple[Network, MethodConfig]:
         """The network with its tag branch, and the rules that it was trained by: what class activation maps need.

@@ -197,6 +197,8 @@ class _SegmentedMasks:
     def _labels(self, rgb: NDArray[np.uint8], tags: Sequence[str]) -> NDArray[np.uint8]:
         allowed = [self.segmenter.allowed_labels(tags)]
         maps, _ = self.segmenter.score_maps([rgb], self.inference, allowed=allowed)[0]
+        if self.inference.crf is None and self.min_confidence == 0:
+            return maps.labels()
         labels = np.empty(maps.size, dtype=np.uint8)
         for rows, columns, probs in probability_parts(rgb, maps, self.inference.crf):
             best = probs.argmax(0)

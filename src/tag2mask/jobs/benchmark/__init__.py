@@ -1,4 +1,6 @@
-"""How fast this machine runs the kernels and a training step, beside pydensecrf where that is installed.
+"""How fast this machine runs the kernels, predictions and a training step.
+
+Kernels and step are set beside pydensecrf where that is installed, predictions beside the network alone.
 
 The contenders of a measurement alternate (A, B, A, B, ...) after one round that is not counted, and their medians are
 compared. One thread is measured in CPU time of the process; several threads, processes or a GPU in wall time.
@@ -13,17 +15,20 @@ from collections.abc import Callable, Sequence
 import torch
 
 from tag2mask.base.options import public
-from tag2mask.jobs.benchmark.cases import CASES, NAMES, QUICK_SHRINK
+from tag2mask.jobs.benchmark.cases import CASES, QUICK_SHRINK
 from tag2mask.jobs.benchmark.machine import describe_machine
 from tag2mask.jobs.benchmark.measuring import measure_case
 from tag2mask.jobs.benchmark.page import table_lines
 from tag2mask.jobs.benchmark.peer import NO_PEER, load_peer
+from tag2mask.jobs.benchmark.prediction import PREDICTIONS, measure_prediction
 from tag2mask.jobs.benchmark.results import BenchReport, Row
 from tag2mask.jobs.benchmark.training_step import measure_training
 
 __all__ = ["CASES", "NAMES", "BenchReport", "Row", "bench", "check_arguments", "table_lines"]
 
 ROUNDS, QUICK_ROUNDS = 7, 2
+NAMES = (*CASES, *PREDICTIONS, "training-step")
+"""Everything that --only may name."""
 
 
 @public
@@ -34,7 +39,7 @@ def bench(
     quick: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> BenchReport:
-    """Measure the kernels and a training step on this machine, against pydensecrf if it is installed.
+    """Measure kernels and a training step, against pydensecrf if it is installed, and predictions.
 
     Args:
         only: Names of the measurements, from `NAMES`; empty for all.
@@ -54,7 +59,9 @@ def bench(
     for done, name in enumerate(names):
         if progress is not None:
             progress(done, len(names), name)
-        if name == "training-step":
+        if name in PREDICTIONS:
+            rows.append(measure_prediction(name, PREDICTIONS[name], rounds, shrink=QUICK_SHRINK if quick else 1))
+        elif name == "training-step":
             rows.append(measure_training(rounds, peer, quick=quick))
         elif CASES[name].device == "cuda" and not torch.cuda.is_available():
             skipped[name] = "there is no CUDA GPU that torch can use"

@@ -85,5 +85,3 @@ CASES: dict[str, Case] = {
         device="cuda",
     ),
 }
-NAMES = (*CASES, "training-step")
-"""Everything that --only may name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tag2mask.base.tables import text_table
 from tag2mask.jobs.benchmark.results import BenchReport, Row
 
-TITLE = "Kernels and training step"
+TITLE = "Kernels, predictions and training step"
 
 
 def milliseconds(value: float | None) -> str:
@@ -13,13 +13,19 @@ def milliseconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} ms" if value < 1000 else f"{value / 1000:.2f} s"
 
 
-_HEAD = ["work", "tag2mask", "against", "pydensecrf", "ratio", "asked", ""]
+_HEAD = ["work", "tag2mask", "against", "other", "ratio", "asked", ""]
 _VERDICTS = {None: "", True: "met", False: "not met"}
 
 
 def _row_cells(row: Row) -> list[str]:
     speedup = row.measure == "speedup"
-    value = "" if row.value is None else f"{row.value:.1f} ×" if speedup else f"{100 * row.value:.2f} %"
+    value = (
+        ""
+        if row.value is None
+        else f"{row.value:.{1 if row.value >= 2 else 2}f} ×"
+        if speedup
+        else f"{100 * row.value:.2f} %"
+    )
     bar = "" if row.bar is None else f"≥ {row.bar:g} ×" if speedup else f"≤ {100 * row.bar:g} %"
     own, peer = milliseconds(row.own_ms), milliseconds(row.peer_ms)
     return [row.work, own, row.against, peer, value, bar, _VERDICTS[row.met]]

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tag2mask.config.inference import Inference
 from tag2mask.data.findings import Finding, log_findings
 from tag2mask.data.storage.pictures import PictureTooLarge, opened
 from tag2mask.inference.prediction import Prediction
-from tag2mask.inference.segmenter import Segmenter
+from tag2mask.inference.segmenter import Asked, Segmenter
 from tag2mask.inference.sources import NamedPicture
 from tag2mask.jobs.predicting import rank_page, ranking
 from tag2mask.jobs.predicting.manifest import Gathered, Manifest
@@ -147,13 +148,19 @@ def _clear(plan: Plan, manifest: Manifest) -> None:
 def _predict_share(plan: Plan, manifest: Manifest, progress: Callable[[int, int], None] | None) -> PredictSummary:
     """Predict the pictures of this process that are not done."""
     own = [plan.pictures[i] for i in plan.share.range(len(plan.pictures))]
+    known = {
+        picture.name
+        for picture in own
+        if picture.name in manifest.done and all(path.is_file() for path in plan.mask_files(picture))
+    }
+    asked = (Asked(each.path, plan.tags.get(each.file_name), each) for each in own if each.name not in known)
+    outcomes = plan.segmenter.stages(plan.inference, partial(_write_picture, plan)).run(asked)
     written: list[str] = []
     errors: dict[str, str] = {}
     too_large = 0
     for done, picture in enumerate(own, start=1):
         try:
-            known = picture.name in manifest.done and all(path.is_file() for path in plan.mask_files(picture))
-            made = None if known else _predict_picture(plan, picture)
+            made = None if picture.name in known else next(outcomes).get()
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             errors[str(picture.path)] = _reason(error, picture)
             too_large += isinstance(error, PictureTooLarge)
@@ -170,10 +177,9 @@ def _predict_share(plan: Plan, manifest: Manifest, progress: Callable[[int, int]
     )
 
 
-def _predict_picture(plan: Plan, picture: NamedPicture) -> tuple[dict[str, float], dict[str, Any]]:
+def _write_picture(plan: Plan, asked: Asked, result: Prediction) -> tuple[dict[str, float], dict[str, Any]]:
     """Write the files of one picture; its tag scores, and its review where pictures are ranked."""
-    tags = plan.tags.get(picture.file_name)
-    result = plan.segmenter.predict(picture.path, plan.inference, tags=tags)
+    picture: NamedPicture = asked.name
     name, out, formats = picture.name, plan.out, plan.formats
     if "png" in formats:
         render.save_picture(out / "overlays" / f"{name}.jpg", result.overlay())
@@ -184,7 +190,7 @@ def _predict_picture(plan: Plan, picture: NamedPicture) -> tuple[dict[str, float
         voc_archive.save_result(out, plan.competition, picture.file_name, result.mask, plan.segmenter.classes)
     if not plan.rank:
         return result.tag_scores, {}
-    review = ranking.review(result, tags, plan.segmenter.class_activation_maps, margin)
+    review = ranking.review(result, asked.tags, plan.segmenter.class_activation_maps, margin)
     return result.tag_scores, {"review": list(review)}
 
 
