@@ -48,6 +48,7 @@ OTHER_PROGRAMS = {
     "python": "tools and experiments with a parser of their own: test_benchmark.py, test_ablation.py, test_how_many.py",
     "torchrun": "starts several processes: tests/test_distributed.py; what it starts is parsed",
     "accelerate": "starts several processes: tests/test_distributed.py; what it starts is parsed",
+    "hf": "needs a network and an account",
     "mkdocs": "test_the_site_loads_nothing_from_elsewhere runs it",
 }
 """Programs in command blocks that are not run here, and why."""
