@@ -48,6 +48,10 @@ OTHER_PROGRAMS = {
     "python": "tools and experiments with a parser of their own: test_benchmark.py, test_ablation.py, test_how_many.py",
     "torchrun": "starts several processes: tests/test_distributed.py; what it starts is parsed",
     "accelerate": "starts several processes: tests/test_distributed.py; what it starts is parsed",
+    "hf": "needs a network and an account",
+    "pipx": "makes an environment from an index; what it starts is parsed",
+    "uvx": "makes an environment from an index; what it starts is parsed",
+    "docker": "needs a daemon: tests/test_release.py reads the files; what it starts is parsed",
     "mkdocs": "test_the_site_loads_nothing_from_elsewhere runs it",
 }
 """Programs in command blocks that are not run here, and why."""
@@ -114,7 +118,11 @@ def commands_of(block: Block) -> list[list[str]]:
 
 
 def launched(words: list[str]) -> list[str] | None:
-    """The command that torchrun or accelerate start in every process."""
+    """The command that torchrun or accelerate start in every process, pipx or uvx from the index, docker in an image."""
+    if words[0] in ("pipx", "uvx") or words[:2] == ["docker", "run"]:
+        starts = [i for i, word in enumerate(words) if re.fullmatch(r"tag2mask(:\w+)?", word)]
+        assert starts, f"{' '.join(words)} does not start tag2mask"
+        return ["tag2mask", *words[starts[-1] + 1 :]]
     if words[0] not in ("torchrun", "accelerate"):
         return None
     if scripts := [word for word in words if word.endswith(".py")]:
@@ -292,6 +300,10 @@ def run_commands(block: Block, monkeypatch, *, only_parsed: bool = False) -> Non
         "accelerate launch --num_processes 2 -m tag2mask train no-such-preset --data photos",
         "torchrun --nproc-per-node 2 -m something_else train small",
         "torchrun --nproc-per-node 2 tools/no_such_script.py",
+        "pipx run --spec . tag2mask paint photos",
+        "uvx --from . tag2mask train no-such-preset --data photos",
+        "uvx --from . something_else train small",
+        "docker run --rm tag2mask:cpu train small --no-such-option 3",
         "tag2mask train small --no-such-option 3",
         "tag3mask train small",
     ],
@@ -365,7 +377,7 @@ def test_commands_and_options_in_the_text_exist(path, options):
 
 
 ABLATION = {"--rows", "--second-split", "--one-seed"}
-OF_OTHERS = {"--version", "--strict", "--help-all", "--nnodes"}
+OF_OTHERS = {"--version", "--strict", "--help-all", "--nnodes", "--user", "--ipc", "--network", "--build-arg"}
 
 
 @pytest.mark.parametrize(

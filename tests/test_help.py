@@ -336,7 +336,9 @@ def test_advice_of_export_and_hub(run, photos, capsys):
     person = Session(capsys)
     words = person.run("export", run, "--format", "hub", "--out", "for the hub", progress="compare")
     person.wrote(Path("for the hub"))
-    assert any("push_to_hub" in line for line in person.lines)
+    assert "license in the model card: not stated; --license NAME does" in person.lines
+    (publish,) = [line for line in person.lines if line.startswith("to publish")]
+    assert shlex.split(publish.rpartition(": ")[2]) == ["hf", "upload", "OWNER/NAME", "for the hub"]
     pictures = str((photos / "images").resolve())
     assert words == ["tag2mask", "predict", "for the hub", pictures, "--out", "for the hub-masks"]
     person.follow(words, "predict")

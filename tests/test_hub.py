@@ -20,11 +20,14 @@ import tag2mask
 from tag2mask import evaluate
 from tag2mask.config import RetrainConfig, RunConfig, TrainConfig
 from tag2mask.config.formats import DataOptions
+from tag2mask.data import open_data
 from tag2mask.inference import hub
+from tag2mask.inference.licenses import RANDOM
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.exporting.run import export
 from tag2mask.models import build_network
 from tag2mask.runs.checkpoints import load_model, save_model
+from tag2mask.runs.places import write_record
 
 CLASSES = ("ball", "crate", "donut", "leaf", "starfish")
 
@@ -89,7 +92,9 @@ def test_no_field_publishes_a_path(kind, home, tmp_path):
     protocol["model_selection"] = f"best mIoU on {split} at step 7"
     iou = dict.fromkeys(("background", *CLASSES), 0.5)
     (run / "evaluation.json").write_text(json.dumps({"miou": 0.5, "iou": iou, "protocol": protocol}))
-    done = export(run, format="hub", out=tmp_path / "hub", limit=1)
+    with pytest.raises(ValueError, match=r"license of my-weights, with which .*state the license"):
+        export(run, format="hub", out=tmp_path / "hub", limit=1)
+    done = export(run, format="hub", out=tmp_path / "hub", limit=1, license="mit")
     for file in done.out.rglob("*"):
         assert b"a-person" not in file.read_bytes(), file
     shared = load_model(done.out)
@@ -151,6 +156,26 @@ def test_card_says_what_the_model_is(run, tmp_path, builtin):
     assert done.parity.max_difference == 0
 
 
+def test_card_says_how_many_pictures_taught_it(run, builtin, tmp_path):
+    """Of a run whose list is there; and that masks taught it where some did."""
+    data, held_out = open_data(builtin, split="train"), open_data(builtin, split="val")
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = load_model(run)[1].replace(masks_for_some=str(tmp_path / "some"))
+    save_model(copy / "model.safetensors", build_network(config, CLASSES, pretrained=False), config)
+    write_record(copy, config, data, held_out, None)
+    card = (export(copy, format="hub", limit=1).out / "README.md").read_text()
+    untagged = sum(not each.tags for each in data.pictures)
+    assert f"- {len(data.pictures)} pictures taught it, {untagged} of them without any tag; 4 were held out" in card
+    for index, name in enumerate(data.classes):
+        count = sum(index in each.tags for each in data.pictures)
+        assert f"| {index + 1} | {name} | {count} |" in card
+    assert "from image-level tags and the true masks of some pictures (some)" in card
+    (copy / "pictures.json").write_text("[]")
+    again = export(copy, format="hub", out=tmp_path / "again", limit=1).out
+    assert "pictures taught it" not in (again / "README.md").read_text()
+
+
 def test_card_without_scores_says_so(saved):
     card = huggingface_hub.ModelCard.load(saved / "README.md")
     assert "Not given." in card.content
@@ -160,7 +185,7 @@ def test_card_without_scores_says_so(saved):
 def test_card_of_a_second_step_with_odd_class_names():
     config = RetrainConfig.preset("small", masks="/b/masks")
     scores = {"miou": 0.5, "iou": {"background": None, 'a "b": c': 0.5}, "protocol": {}}
-    card = huggingface_hub.ModelCard(hub.model_card(config, ('a "b": c',), stride=16, evaluation=scores))
+    card = huggingface_hub.ModelCard(hub.model_card(config, ('a "b": c',), stride=16, first=RANDOM, evaluation=scores))
     assert card.data.model_name == 'small: a "b": c'
     assert "second step: deeplab-v2 trained on masks made from tags" in card.content
     assert "| background | - |" in card.content

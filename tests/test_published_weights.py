@@ -17,6 +17,7 @@ from torch import nn
 from tag2mask import cli
 from tag2mask.config import TrainConfig
 from tag2mask.data.readers.voc import VOC_CLASSES
+from tag2mask.inference.licenses import first_weights
 from tag2mask.inference.segmenter import Segmenter
 from tag2mask.jobs.converting.run import convert
 from tag2mask.models import build_network
@@ -414,6 +415,34 @@ def test_a_converted_start_is_the_file_itself(thin, tmp_path, log):
     assert same(converted, start(source, ("cow", "boat")).state_dict())
     assert said(log).count(CLASSIFIER.title) == 2  # the converted file still says what it is
     assert said(log).count("taken: backbone, tag classifier (2 of 20 classes, by name)") == 2
+
+
+@pytest.mark.parametrize("kind", [IMAGENET, CLASSIFIER], ids=["imagenet", "classifier"])
+def test_a_start_has_the_license_of_its_repository_also_converted(kind, thin, tmp_path):
+    source, out = tmp_path / "any-name", tmp_path / "new.safetensors"
+    if kind is IMAGENET:
+        write_params(source, {mxnet_name(name): tensor for name, tensor in values(kind).items()})
+    else:
+        torch.save(values(kind), source)
+    convert(source, to="safetensors", out=out)
+    for file in (source, out):
+        first = first_weights(TrainConfig.preset("voc-rrm", weights=str(file)))
+        assert (first.license, first.what) == (kind.license, kind.title)
+    assert (IMAGENET.license, CLASSIFIER.license) == ("apache-2.0", "mit")
+
+
+def test_the_published_models_need_a_license_that_somebody_chose(thin, tmp_path):
+    source, out = tmp_path / "RRM_final.pth", tmp_path / "rrm.safetensors"
+    torch.save(values(RRM), source)
+    convert(source, to="safetensors", out=out)
+    segmenter = Segmenter.load(out, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"license of RRM of the AAAI 2020 paper .*not known \(its publishers state none\)"
+    ):
+        segmenter.save_pretrained(tmp_path / "hub")
+    segmenter.save_pretrained(tmp_path / "hub", license="mit")
+    for file, license in ((source, None), (out, None), (tmp_path / "hub", "mit")):
+        assert first_weights(TrainConfig.preset("voc-rrm", weights=str(file))).license == license
 
 
 @pytest.mark.parametrize("kind", [RRM, RRM_ATTENTION], ids=["rrm", "attention"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,8 @@ class Export(Command):
     """Compare on at most so many of its pictures; 0 for all."""
     evaluation: Path | None = None
     """evaluation.json for the model card (hub); default the one in the run folder, if there."""
+    license: str | None = None
+    """Name of the model's license for its card (hub), such as mit; default that of the weights that it began with."""
     json: Json = False
 
     def _run(self) -> Result:
@@ -49,7 +52,11 @@ class Export(Command):
             lines.append(f"this is less than {100 * MIN_EQUAL:g} %: do not use {result.out}; use the run itself")
             return result, [*lines, next_command("ui", self.run)], 1
         if self.format == "hub":
-            lines.append(f'to publish: tag2mask.Segmenter.load({str(result.out)!r}).push_to_hub("OWNER/NAME")')
+            license = result.license or "not stated; --license NAME does"
+            lines.append(f"license in the model card: {license}")
+            lines.append(
+                f"to publish, after `hf auth login`: {shlex.join(['hf', 'upload', 'OWNER/NAME', str(result.out)])}"
+            )
         return result, [*lines, after_exporting(self.format, result.out, self.run, self.data)], 0
 
 

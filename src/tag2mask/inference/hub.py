@@ -20,8 +20,10 @@ from tag2mask.base.files import check_new_folder, write_text
 from tag2mask.base.html import rendered
 from tag2mask.config import RetrainConfig, RunConfig
 from tag2mask.data.findings import Finding
+from tag2mask.inference.licenses import FirstWeights, code_licenses, first_weights, hub_fields
 from tag2mask.models.base import SegmentationNetwork
 from tag2mask.runs.checkpoints import save_model
+from tag2mask.runs.places import PictureCounts
 from tag2mask.runs.protocol import protocol_line
 
 _ADDRESS = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -32,17 +34,31 @@ def save(
     folder: Path,
     network: SegmentationNetwork,
     config: RunConfig,
+    *,
     selection: str,
-    evaluation: Mapping[str, Any] | None,
-    findings: Sequence[Finding],
+    license: str | None,
+    findings: Sequence[Finding] = (),
+    evaluation: Mapping[str, Any] | None = None,
+    pictures: PictureCounts | None = None,
 ) -> Path:
-    """Write the folder of `Segmenter.save_pretrained`."""
+    """Write the folder of `Segmenter.save_pretrained`; `license` as `model_license` gives it."""
     check_new_folder(folder, "the folder")
+    first = first_weights(config, selection)
     config, selection = without_paths(config), named_selection(selection)
-    card = model_card(config, network.classes, stride=network.stride, selection=selection, evaluation=evaluation)
+    card = model_card(
+        config,
+        network.classes,
+        stride=network.stride,
+        first=first,
+        license=license,
+        selection=selection,
+        evaluation=evaluation,
+        pictures=pictures,
+    )
     write_text(folder / "README.md", card)
     write_text(folder / "config.json", config.to_json())
-    save_model(folder / "model.safetensors", network, config, selection=selection, findings=findings)
+    path = folder / "model.safetensors"
+    save_model(path, network, config, selection=selection, findings=findings, license=license)
     return folder
 
 
@@ -122,10 +138,13 @@ def model_card(
     classes: tuple[str, ...],
     *,
     stride: int,
+    first: FirstWeights,
+    license: str | None = None,
     selection: str = "last step",
     evaluation: Mapping[str, Any] | None = None,
+    pictures: PictureCounts | None = None,
 ) -> str:
-    """README.md of a model: what it finds, how it was trained, its scores with their protocol, how to use it."""
+    """README.md of a model: what it finds, how it was trained, its scores with their protocol, licenses, use."""
     names = ", ".join(classes) if len(classes) <= 6 else f"{', '.join(classes[:5])} and {len(classes) - 5} more"
     values: dict[str, Any] = {"rows": []}
     if evaluation is not None:
@@ -141,6 +160,11 @@ def model_card(
         title=f"{config.preset_name}: {names}",
         config=config,
         second_step=isinstance(config, RetrainConfig),
+        first=first,
+        license=license,
+        head=hub_fields(license),
+        code=code_licenses(config),
+        pictures=pictures,
         classes=classes,
         stride=stride,
         selection=selection,

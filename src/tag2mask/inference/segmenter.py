@@ -68,6 +68,7 @@ class Segmenter:
         device: str | None = None,
         selection: str = "last step",
         findings: Sequence[Finding] = (),
+        license: str | None = None,
     ) -> None:
         """Wrap a network of torch, moved to `device` if that is given, or an exported model.
 
@@ -77,8 +78,9 @@ class Segmenter:
             device: auto, cpu, cuda, mps, or None to leave the model where it is.
             selection: Which weights these are, for the evaluation protocol.
             findings: What is to be said of the model wherever it is used, see `tag2mask.runs.health`.
+            license: Its license, if its file states one.
         """
-        self.selection, self.findings = selection, tuple(findings)
+        self.selection, self.findings, self.license = selection, tuple(findings), license
         self.backend: OnnxBackend | TorchBackend
         if isinstance(model, OnnxBackend):
             self.backend, self.selection = model, model.selection
@@ -110,13 +112,14 @@ class Segmenter:
             return cls(OnnxBackend(source, device))
         need_network(source, "This", "tag2mask predict and tag2mask.Segmenter.load take ONNX files")
         from tag2mask.inference import hub
-        from tag2mask.runs.checkpoints import load_model
+        from tag2mask.runs.checkpoints import LICENSE, load_model
         from tag2mask.runs.health import model_findings
 
         model, config, metadata = load_model(hub.download(str(source)) if on_hub else Path(source))
         findings = model_findings(metadata, config)
         log_findings(findings, _log)
-        return cls(model, config, device=device, selection=metadata.get("selection", "last step"), findings=findings)
+        selection, license = metadata.get("selection", "last step"), metadata.get(LICENSE)
+        return cls(model, config, device=device, selection=selection, findings=findings, license=license)
 
     @classmethod
     @public
@@ -129,7 +132,10 @@ class Segmenter:
 
         return cls.load(hub.address(source), device=device)
 
-    def save_pretrained(self, folder: str | Path, *, evaluation: Mapping[str, Any] | None = None) -> Path:
+    @public
+    def save_pretrained(
+        self, folder: str | Path, *, evaluation: Mapping[str, Any] | None = None, license: str | None = None
+    ) -> Path:
         """Write a folder that is ready for the hub: model.safetensors, config.json and README.md, the model card.
 
         Paths of this machine are left out: of the data, the masks and the weights only the last part of the name stays.
@@ -137,16 +143,46 @@ class Segmenter:
         Args:
             folder: New or empty folder.
             evaluation: Scores for the card, as `Report.as_dict` and evaluation.json have them.
+            license: Name of the model's license, such as mit; None takes that of the weights that it began with.
 
         Raises:
             FileExistsError: the folder holds something.
+            ValueError: `license` is None, and nobody states that of the weights that the model began with.
         """
         from tag2mask.inference import hub
 
-        return hub.save(Path(folder), self.model, self.config, self.selection, evaluation, self.findings)
+        stated = self.stated_license(license)
+        return hub.save(
+            Path(folder),
+            self.model,
+            self.config,
+            selection=self.selection,
+            license=stated,
+            findings=self.findings,
+            evaluation=evaluation,
+        )
 
+    @public
+    def stated_license(self, chosen: str | None = None) -> str | None:
+        """The license that a model card states: the `chosen` one, else the model's own, else that of its first weights.
+
+        None where nothing is stated: the model began with random numbers, and no license was chosen.
+
+        Raises:
+            ValueError: no name of a license, or none was chosen and nobody states that of the first weights.
+        """
+        from tag2mask.inference.licenses import first_weights, model_license
+
+        return model_license(chosen, self.license, first_weights(self.config, self.selection))
+
+    @public
     def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, evaluation: Mapping[str, Any] | None = None
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+        license: str | None = None,
     ) -> str:
         """Upload to the hub what `save_pretrained` writes.
 
@@ -154,16 +190,18 @@ class Segmenter:
             repo_id: "owner/name" (also "hf://owner/name"); made if it is not there yet.
             private: Who may see a new repository; None is the owner's default.
             evaluation: Scores for the model card, as in evaluation.json.
+            license: As in `save_pretrained`.
 
         Returns:
             The address of the upload.
 
         Raises:
-            ValueError: no such name, or the upload failed.
+            ValueError: no such name, no license as in `save_pretrained`, or the upload failed.
         """
         from tag2mask.inference import hub
 
-        return hub.push(repo_id, partial(self.save_pretrained, evaluation=evaluation), private=private)
+        write = partial(self.save_pretrained, evaluation=evaluation, license=license)
+        return hub.push(repo_id, write, private=private)
 
     def to(self, device: str) -> Self:
         """Move the model to a device, auto, cpu, cuda or mps (an ONNX model knows cpu and cuda), and give it back.

@@ -24,6 +24,8 @@ class Kind:
     """Parts of the network that it holds, of `backbone`, `classifier`, `segmenter` and `attention`."""
     preset: str | None = None
     """Preset of the complete model that it is; None for weights to start training from."""
+    license: str | None = None
+    """Of the repository that publishes it; None where that has none, and for files of unknown origin."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -31,9 +33,9 @@ class Kind:
         return VOC_CLASSES if "classifier" in self.parts else ()
 
 
-IMAGENET = Kind("ResNet-38 (A1) trained on ImageNet, MXNet's names", ("backbone",))
+IMAGENET = Kind("ResNet-38 (A1) trained on ImageNet, MXNet's names", ("backbone",), license="apache-2.0")
 BACKBONE = Kind("ResNet-38 without branches", ("backbone",))
-CLASSIFIER = Kind("PSA's ResNet-38 tag classifier of PASCAL VOC (res38_cls)", ("backbone", "classifier"))
+CLASSIFIER = Kind("PSA's ResNet-38 tag classifier of PASCAL VOC (res38_cls)", ("backbone", "classifier"), license="mit")
 RRM = Kind("RRM of the AAAI 2020 paper (RRM_final)", ("backbone", "classifier", "segmenter"), "voc-rrm")
 RRM_ATTENTION = Kind(
     "RRM with attention (RRM(attention)_final)",

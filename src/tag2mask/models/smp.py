@@ -133,6 +133,13 @@ def build_smp(config: RetrainConfig, classes: tuple[str, ...], weights: str) -> 
         ) from error
 
 
+def is_own_encoder(name: str) -> bool:
+    """Whether smp itself has an encoder of this name, whose default weights are then not timm's."""
+    import segmentation_models_pytorch as smp
+
+    return name in smp.encoders.encoders
+
+
 def _encoder_name(name: str, smp: Any) -> str:
     """`name` as smp spells it."""
     own = smp.encoders.encoders

@@ -25,6 +25,10 @@ from tag2mask.models.published import check_finite, misfits
 from tag2mask.models.weights import read_safetensors
 from tag2mask.runs.health import FINDINGS
 
+PUBLISHED = "published: "
+"""How the `selection` of a converted model begins, before the title of the published file."""
+LICENSE = "license"
+"""Key of a model file's metadata: the license that its model card states."""
 _STATE = frozenset(
     ("model", "optimizer", "average", "step", "skipped", "nonfinite_in_a_row", "broken", "best_miou", "rng")
 )
@@ -37,6 +41,7 @@ def save_model(
     *,
     selection: str = "last step",
     findings: Sequence[Finding] = (),
+    license: str | None = None,
 ) -> None:
     """Write weights and everything needed to load them alone.
 
@@ -46,6 +51,7 @@ def save_model(
         config: Resolved config of the run, kept in the metadata.
         selection: Which model this is: "last step" or "best mIoU on val at step N".
         findings: What is to be said of the model wherever it is used, see `tag2mask.runs.health`.
+        license: Name of its license, for those who take it further.
     """
     metadata = {
         "format": "tag2mask",
@@ -56,6 +62,8 @@ def save_model(
     }
     if findings:
         metadata[FINDINGS] = json.dumps([each.as_dict() for each in findings], ensure_ascii=False)
+    if license is not None:
+        metadata[LICENSE] = license
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with _saving(path):
         write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata), durable=True)

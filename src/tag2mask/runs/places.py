@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,6 +109,32 @@ def recorded_aside(run: Path) -> frozenset[str]:
         return frozenset(json.loads((run / RECORD).read_text(encoding="utf-8"))["aside"])
     except (OSError, ValueError, KeyError, TypeError):  # of an older version; `check_record` says what is damaged
         return frozenset()
+
+
+@dataclass(frozen=True)
+class PictureCounts:
+    """How many pictures a run has learned from."""
+
+    train: int
+    untagged: int
+    """Those of `train` without any tag."""
+    held_out: int
+    """Pictures that it was validated on or has set aside."""
+    tagged: dict[str, int]
+    """Pictures of `train` by class."""
+
+
+def recorded_counts(run: Path) -> PictureCounts | None:
+    """The numbers of a run's pictures; None where no list says so."""
+    try:
+        record: dict[str, Any] = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        tags = [columns[1] for columns in record["train"].values()]
+        found = Counter(record["classes"][index] for each in tags for index in each)
+        held_out = len(record["val"]) + len(record.get("aside", ()))
+        tagged = {name: found[name] for name in record["classes"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):  # of an older version, or damaged
+        return None
+    return PictureCounts(len(tags), sum(not each for each in tags), held_out, tagged)
 
 
 def check_record(

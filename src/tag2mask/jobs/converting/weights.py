@@ -15,7 +15,7 @@ from tag2mask.config import TrainConfig
 from tag2mask.models import build_network
 from tag2mask.models.published import KINDS
 from tag2mask.models.weights import WeightsFile, read_weights
-from tag2mask.runs.checkpoints import save_model
+from tag2mask.runs.checkpoints import LICENSE, PUBLISHED, save_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,8 @@ def convert_weights(source: Path, out: Path) -> ConvertedWeights:
     if file.kind.preset is None:
         title, classes = file.title, json.dumps(list(file.classes))
         metadata = {"format": "tag2mask weights", "version": __version__, "title": title, "classes": classes}
+        if file.kind.license is not None:
+            metadata[LICENSE] = file.kind.license
         tensors = {name: tensor.contiguous() for name, tensor in file.tensors.items()}
         write_atomically(out, lambda path: save_file(tensors, path, metadata=metadata))
     else:
@@ -74,4 +76,4 @@ def _write_model(file: WeightsFile, preset: str, out: Path) -> None:
         network = build_network(config, file.classes, pretrained=False)
     counts = {name: torch.tensor(0) for name in network.state_dict() if name.endswith("num_batches_tracked")}
     network.load_state_dict({**counts, **file.tensors}, assign=True)
-    save_model(out, network, config, selection=f"published: {file.title}")
+    save_model(out, network, config, selection=f"{PUBLISHED}{file.title}")

@@ -25,12 +25,14 @@ from tag2mask import __version__
 from tag2mask.base.errors import first_line
 from tag2mask.base.files import check_file, check_new_folder, write_atomically
 from tag2mask.base.options import public
+from tag2mask.inference import hub
 from tag2mask.inference.hub import named_selection
 from tag2mask.inference.onnx_backend import session_options
 from tag2mask.inference.segmenter import Segmenter, need_network
 from tag2mask.jobs.exporting.deployed import OUTPUTS, Deployed
 from tag2mask.jobs.exporting.parity import Parity, Predict, compare, comparison_pictures
 from tag2mask.runs.checkpoints import load_model
+from tag2mask.runs.places import recorded_counts
 
 ExportFormat = Literal["onnx", "torch", "hub"]
 OPSET = 18
@@ -50,6 +52,8 @@ class ExportSummary:
     """Of the file, or of all files in the folder."""
     seconds: float
     parity: Parity
+    license: str | None = None
+    """Which the model card of the hub folder states; None where it states none, and for other formats."""
 
 
 @public
@@ -62,6 +66,7 @@ def export(
     split: str = "val",
     limit: int = 8,
     evaluation: str | Path | None = None,
+    license: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExportSummary:
     """Write a model for use elsewhere and measure how near it is to the network.
@@ -78,15 +83,22 @@ def export(
         split: Split of `data`; its tags and masks are not read.
         limit: Compare on at most so many pictures of `data`; 0 for all.
         evaluation: evaluation.json of `tag2mask evaluate --out` for the model card; default that of the run folder.
+        license: Name of the model's license for its card, such as mit; None takes that of the weights that it began
+            with.
         progress: Called with (pictures compared, all).
 
     Raises:
         FileExistsError: `out` is there.
-        ValueError: an unknown format, a missing package, or a network that cannot be exported for every size.
+        ValueError: an unknown format, a missing package, a network that cannot be exported for every size, or a hub
+            folder without `license` where nobody states that of the first weights.
     """
     began = time.monotonic()
     if format not in _PLACES:
         raise ValueError(f"--format must be one of {', '.join(_PLACES)}, got {format!r}.")
+    if format != "hub" and (evaluation, license) != (None, None):
+        raise ValueError(
+            f"--evaluation and --license are for the model card, which only the format hub has; got --format {format}."
+        )
     need_network(run, "export", "it is exported already, and its kind cannot be changed")
     folder = _folder_of(run)
     path = _new_place(format, out, folder)
@@ -94,11 +106,20 @@ def export(
     # a copy that an export may take apart
     model = copy.deepcopy(segmenter.model).cpu().requires_grad_(False).eval()
     reference = Segmenter(model, segmenter.config, selection=segmenter.selection, findings=segmenter.findings)
+    stated = segmenter.stated_license(license) if format == "hub" else None
     pictures, origin = comparison_pictures(data, split, limit)
     _log.info("writing %s", path)
     if format == "hub":
-        scores = _evaluation(evaluation, folder)
-        reference.save_pretrained(path, evaluation=scores)
+        hub.save(
+            path,
+            model,
+            segmenter.config,
+            selection=segmenter.selection,
+            license=stated,
+            findings=segmenter.findings,
+            evaluation=_evaluation(evaluation, folder),
+            pictures=None if folder is None else recorded_counts(folder),
+        )
         predict = _by_segmenter(Segmenter(*load_model(path)[:2], device="cpu"))
     elif format == "torch":
         export_torch(reference, path)
@@ -109,7 +130,9 @@ def export(
     parity = compare(reference, predict, pictures, origin=origin, progress=progress)
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     size = sum(p.stat().st_size for p in files)
-    return ExportSummary(format=format, out=path, size_bytes=size, seconds=time.monotonic() - began, parity=parity)
+    return ExportSummary(
+        format=format, out=path, size_bytes=size, seconds=time.monotonic() - began, parity=parity, license=stated
+    )
 
 
 def _folder_of(run: str | Path | Segmenter) -> Path | None:
