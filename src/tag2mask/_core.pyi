@@ -11,18 +11,19 @@ class Lattice:
     @property
     def vertices(self) -> int: ...
 
-def lattice(features: NDArray[np.float32]) -> Lattice: ...
+def lattice(features: NDArray[np.float32]) -> Lattice | None: ...
 def filter(
     lattice: Lattice, values: NDArray[np.float32], out: NDArray[np.float32], transpose: bool, threads: int
 ) -> None: ...
 def bilateral_filter(
-    rgb: NDArray[np.uint8],
+    rgb: NDArray[np.uint8] | NDArray[np.float32],
     values: NDArray[np.float32],
     out: NDArray[np.float32],
     sigma_xy: float,
     sigma_rgb: float,
     transpose: bool,
     threads: int,
+    filled: bool = False,
 ) -> None: ...
 def dense_crf(
     rgb: NDArray[np.uint8],
@@ -37,6 +38,8 @@ def dense_crf(
     bilateral_compat: float,
     iterations: int,
     threads: int,
+    energies: bool = False,
+    filled: bool = False,
 ) -> int: ...
 def clear_cache() -> None: ...
 def cache_size() -> int: ...
