@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import exact
 import numpy as np
 import pytest
 import torch
+from lattice_twin import lattice_filter
 
-from tag2mask import filtering
-from tag2mask.filtering import Lattice, TorchLattice, clear_cache, load_core
+from tag2mask import filtering, torch_lattice
+from tag2mask.filtering import Lattice, TorchLattice, bilateral_filter, clear_cache, load_core
 from tag2mask.torch_lattice import CHUNK, _simplex_keys, picture_features
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -235,7 +237,7 @@ def test_where_simplices_cannot_be_numbered_pixels_stand_for_themselves() -> Non
     f = numbers(8, 300) * 16
     cell, rank = torch.zeros(8, 300, dtype=torch.int64), torch.zeros(8, 300, dtype=torch.int64)
     span = [25] * 8  # about that of f: the vertices fit into 64 bits, the simplices do not
-    assert torch.equal(_simplex_keys(cell, rank, [0] * 8, span, None, 1)[0], torch.arange(300))
+    assert torch.equal(_simplex_keys(cell, rank, [0] * 8, span, None, 1), torch.arange(300))
     core, twin = Lattice(f, backend="core"), Lattice(f, backend="torch")
     values = numbers(2, 300, seed=1)
     assert core.num_vertices == twin.num_vertices
@@ -296,16 +298,18 @@ def test_thin_and_constant_pictures(backend: str, size: tuple[int, int]) -> None
 def test_bad_inputs(backend: str) -> None:
     rgb = photo()
     bad = [
-        (lambda: Lattice(torch.zeros(9, 5), backend=backend), "D from 1 to 8"),
+        (lambda: Lattice(torch.zeros(65, 5), backend=backend), "D from 1 to 64"),
         (lambda: Lattice(torch.zeros(2, 0), backend=backend), "N at least 1"),
         (lambda: Lattice(torch.zeros(2, 5, dtype=torch.int64), backend=backend), "float tensor"),
         (lambda: Lattice(torch.tensor([[0.0, float("nan")]]), backend=backend), "NaN"),
         (lambda: Lattice(torch.tensor([[0.0, float("inf")]]), backend=backend), "infinite"),
-        (lambda: Lattice(numbers(8, 50) * 1e5, backend=backend), "larger sigma"),
-        (lambda: Lattice(numbers(2, 50) + 1e9, backend=backend), "larger sigma"),
+        (lambda: Lattice(numbers(5, 50) * 1e12, backend=backend), "larger sigma"),
         (lambda: Lattice(numbers(2, 50) * 1e30, backend=backend), "larger sigma"),
         (lambda: Lattice(torch.full((2, 5), 3e38), backend=backend), "larger sigma|infinite"),
-        (lambda: Lattice.bilateral(rgb.float(), 10, 15, backend=backend), "uint8"),
+        (lambda: Lattice.bilateral(rgb.int(), 10, 15, backend=backend), "uint8 or float, got int32"),
+        (lambda: Lattice.bilateral(rgb.float() + 200, 10, 15, backend=backend), "from .* to .* undo a network's"),
+        (lambda: Lattice.bilateral(rgb.float() / 60 - 2, 10, 15, backend=backend), "levels of 0-255"),
+        (lambda: Lattice.bilateral(rgb.float() * float("nan"), 10, 15, backend=backend), "from nan to nan"),
         (lambda: Lattice.bilateral(rgb[None], 10, 15, backend=backend), r"\[3, H, W\]"),
         (lambda: Lattice.bilateral(rgb, 0, 15, backend=backend), "sigma_xy"),
         (lambda: Lattice.bilateral(rgb, 10, float("nan"), backend=backend), "sigma_rgb"),
@@ -315,6 +319,133 @@ def test_bad_inputs(backend: str) -> None:
         (lambda: Lattice.gaussian((4, 4), 3, backend=backend).filter(torch.zeros(2, 15)), r"\[n, 16\]"),
         (lambda: Lattice.gaussian((4, 4), 3, backend=backend).filter(torch.zeros(2, 16).long()), "float"),
         (lambda: Lattice(torch.zeros(2, 5), backend="fast"), "backend"),
+    ]
+    for call, message in bad:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@needs_core
+def test_the_core_alone_refuses_what_the_twin_takes() -> None:
+    bad = [
+        (torch.zeros(9, 5), "up to 8 rows of features, got 9; or take backend='auto'"),
+        (numbers(8, 50) * 1e5, "larger sigma; or take backend='auto'"),
+        (numbers(2, 50) + 1e9, "larger sigma"),
+    ]
+    for features, message in bad:
+        with pytest.raises(ValueError, match=message):
+            Lattice(features, backend="core")
+        assert Lattice(features).num_vertices > 0
+
+
+@pytest.mark.parametrize(("dims", "reach"), [(9, 3), (12, 40), (24, 2), (5, 3e4), (3, 1e6)])
+def test_many_rows_and_large_features_equal_a_plain_lattice(dims: int, reach: float) -> None:
+    f = numbers(dims, 300) * reach
+    f[:, 150:] = f[:, :150] + numbers(dims, 150, seed=1) * 0.3  # pairs of neighbors, however large the space is
+    values = numbers(3, 300, seed=2)
+    lattice = Lattice(f)
+    got, want = lattice.filter(values).numpy(), lattice_filter(f.numpy(), values.numpy(), block=1)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * want.max())
+    alone = lattice_filter(f.numpy()[:, :1], np.ones((1, 1)), block=1)[0, 0]
+    assert (want > 1.2 * alone * values.numpy()).any()  # neighbors hear of each other
+    other = numbers(3, 300, seed=3)
+    torch.testing.assert_close((lattice.transpose(other) * values).sum(), (other * lattice.filter(values)).sum())
+
+
+def test_pixels_beyond_float32_cells_stay_apart() -> None:
+    # Cells of these features are 1e8 and more: pairs of equal pixels share what they hold, others nothing.
+    f, values = numbers(4, 200) * 1e8, numbers(2, 200, seed=1)
+    out = Lattice(torch.cat([f, f], 1)).filter(torch.cat([values, values.flip(0)], 1))
+    share = Lattice(f).filter(torch.ones(1, 200))
+    assert bool(((share > 0.2) & (share < 1.01)).all())
+    torch.testing.assert_close(out, (share * (values + values.flip(0))).repeat(1, 2))
+
+
+def test_one_word_and_several_number_the_same_lattice(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, picture = three_pictures()
+    values = numbers(837, 7, seed=1)
+    want = TorchLattice(torch.cat(features, 1), picture, 3)
+    monkeypatch.setattr(torch_lattice, "WORD", 2**20)
+    monkeypatch.setattr(torch_lattice, "PART", 2**10)
+    got = TorchLattice(torch.cat(features, 1), picture, 3, wide=True)
+    assert got.vertices == want.vertices
+    torch.testing.assert_close(got.rows(values), want.rows(values))
+    torch.testing.assert_close(got.rows(values, transpose=True), want.rows(values, transpose=True))
+    with pytest.raises(ValueError, match="fewer pictures"):
+        TorchLattice(torch.cat(features, 1), picture, 3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float_pictures(backend: str) -> None:
+    rgb, values = photo(), numbers(2, 40, 48)
+    want = Lattice.bilateral(rgb, 10, 15, backend=backend).filter(values)
+    assert torch.equal(Lattice.bilateral(rgb.float(), 10, 15, backend=backend).filter(values), want)
+    between = rgb * 0.9 + 7.3
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(48.0), indexing="ij")
+    f = torch.stack([x / 10, y / 10, *(between / 15)]).flatten(1)
+    got = Lattice.bilateral(between, 10, 15, backend=backend).filter(values)
+    torch.testing.assert_close(got, Lattice(f, backend=backend).filter(values.flatten(1)).reshape(values.shape))
+    assert not torch.allclose(got, want, rtol=1e-2)
+    rounded = (rgb.double() / 255 - 0.45) / 0.22 * 0.22 * 255 + 0.45 * 255  # some a little below 0 or above 255
+    rounded[:, 0, 0], rounded[:, 0, 1] = -1e-4, 255.0001
+    Lattice.bilateral(rounded, 10, 15, backend="torch")
+
+
+def test_a_float_picture_of_0_to_1_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="no level of rgb is above .* multiply by 255") as caught:
+        Lattice.bilateral(photo() / 255.0, 10, 15)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Lattice.bilateral(torch.full((3, 4, 5), 1e-5), 10, 15)  # a black picture whose normalization was undone
+        Lattice.bilateral(torch.ones(3, 4, 5, dtype=torch.uint8), 10, 15)
+
+
+def pictures() -> torch.Tensor:
+    """uint8 [3, 3, 20, 24], unlike each other."""
+    return torch.stack([photo(20, 24), photo(20, 24).flip(0, 2), 255 - photo(20, 24)])
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_equals_one_lattice_each(backend: str, kind: torch.dtype, transpose: bool) -> None:
+    rgb, values = pictures().to(kind), numbers(3, 11, 20, 24)
+    if kind is not torch.uint8:
+        rgb = rgb * 0.95 + 3.3
+    got = bilateral_filter(rgb, values, 10, 15, transpose=transpose, backend=backend)
+    for one, some, result in zip(rgb, values, got, strict=True):
+        lattice = Lattice.bilateral(one, 10, 15, backend=backend)
+        want = lattice.transpose(some) if transpose else lattice.filter(some)
+        torch.testing.assert_close(result, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_is_differentiable_in_any_precision() -> None:
+    rgb, values = pictures()[:2, :, :3, :4], numbers(2, 1, 3, 4, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: bilateral_filter(rgb, v, 10, 15), values)
+    assert torch.autograd.gradcheck(lambda v: bilateral_filter(rgb, v, 10, 15, transpose=True), values)
+    half = values.detach().half().requires_grad_()
+    out = bilateral_filter(rgb, half, 10, 15)
+    assert out.dtype is torch.float16
+    want = bilateral_filter(rgb, half.detach().float(), 10, 15)
+    torch.testing.assert_close(out.detach(), want.half())
+    out.float().sum().backward()
+    want = bilateral_filter(rgb, torch.ones(2, 1, 3, 4), 10, 15, transpose=True)
+    torch.testing.assert_close(half.grad, want.half())
+
+
+def test_a_batch_is_refused_by_name() -> None:
+    rgb, values = pictures(), numbers(3, 2, 20, 24)
+    bad = [
+        (lambda: bilateral_filter(rgb, values[0], 10, 15), r"values must be a float tensor \[B, n, H, W\]"),
+        (lambda: bilateral_filter(rgb, values.long(), 10, 15), "values must be a float"),
+        (lambda: bilateral_filter(rgb, values[:0], 10, 15), "not empty"),
+        (lambda: bilateral_filter(rgb[:2], values, 10, 15), r"rgb must be a tensor \[3, 3, 20, 24\]"),
+        (lambda: bilateral_filter(rgb.int(), values, 10, 15), "uint8 or float"),
+        (lambda: bilateral_filter(rgb * 2.0, values, 10, 15), "levels of 0-255"),
+        (lambda: bilateral_filter(rgb, values, 0, 15), "sigma_xy"),
+        (lambda: bilateral_filter(rgb, values, 10, -1), "sigma_rgb"),
+        (lambda: bilateral_filter(rgb, values.double(), 10, 15, backend="core"), "backend 'core'"),
     ]
     for call, message in bad:
         with pytest.raises(ValueError, match=message):

@@ -164,6 +164,25 @@ def test_energy_from_the_kernel_matrix(gradient: str, backend: str) -> None:
     torch.testing.assert_close(probs.grad, slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_energy_of_float_pictures(scale: float, backend: str) -> None:
+    rgb, probs, labels, valid = energy_case()
+    losses, slopes = [], []
+    for picture in (rgb, rgb.float(), rgb * 0.9 + 10.4):
+        leaf = probs.clone().requires_grad_()
+        loss = dense_energy_loss(picture, leaf, labels, valid, 15.0, 6.0, scale, weight=1.0, backend=backend)
+        loss.backward()
+        losses.append(loss.detach())
+        slopes.append(leaf.grad)
+    assert torch.equal(losses[0], losses[1]) and torch.equal(slopes[0], slopes[1])
+    unlabeled, small = torch.full_like(labels, 255), (rgb * 0.9 + 10.4)[..., :: round(1 / scale), :: round(1 / scale)]
+    got = dense_energy_loss(rgb * 0.9 + 10.4, probs, unlabeled, None, 15.0, 6.0, scale, weight=1.0, backend=backend)
+    q = torch.nn.functional.interpolate(probs, scale_factor=scale, mode="bilinear")
+    filtered = torch.stack([Lattice.bilateral(x, 6.0 * scale, 15.0).filter(y) for x, y in zip(small, q, strict=True)])
+    torch.testing.assert_close(got, -(q * filtered).sum() / 2, rtol=1e-5, atol=0)
+
+
 def test_exact_gradient_passes_gradcheck() -> None:
     # The gate must not move with the probabilities: 1 on unlabeled pixels, 0 where a labeled one is above 1.
     rgb, probs, labels, valid = energy_case(1, 2, 6, torch.float64)
@@ -336,7 +355,9 @@ def test_bad_inputs() -> None:
         (lambda: balanced_cross_entropy(seg, labels.int()), "int64"),
         (lambda: balanced_cross_entropy(seg, labels.clamp(max=3)), r"0\.\.2"),
         (lambda: balanced_cross_entropy(seg, labels - 2), r"0\.\.2"),
-        (lambda: dense_energy_loss(rgb.float(), probs, labels, valid), "rgb must be uint8"),
+        (lambda: dense_energy_loss(rgb.int(), probs, labels, valid), "rgb must be uint8 or float"),
+        (lambda: dense_energy_loss(rgb / 60 - 2, probs, labels, valid), "levels of 0-255"),
+        (lambda: dense_energy_loss(rgb * float("nan"), probs, labels, valid), "leave no NaN"),
         (lambda: dense_energy_loss(rgb[..., :-1], probs, labels, valid), "rgb must be"),
         (lambda: dense_energy_loss(rgb, probs[0], labels, valid), "probs must be"),
         (lambda: dense_energy_loss(rgb, probs, labels.int(), valid), "labels must be int64"),

@@ -38,6 +38,12 @@ def main() -> None:
     assert np.allclose(q.sum(2), 1, atol=1e-5), "marginals do not sum to 1"
     scores[1, 0, 2, 3, 4] = np.nan
     assert _core.dense_crf(rgb, scores, present, None, q, 3.0, 3.0, 20.0, 13.0, 10.0, 5, 2) == 1, "NaN is not reported"
+
+    values = rng.uniform(size=(2, 4, 17, 23)).astype(np.float32)
+    from_bytes, from_floats = np.empty_like(values), np.empty_like(values)
+    _core.bilateral_filter(rgb, values, from_bytes, 20.0, 13.0, False, 2)
+    _core.bilateral_filter(rgb.astype(np.float32), values, from_floats, 20.0, 13.0, False, 1)
+    assert np.array_equal(from_bytes, from_floats), "bytes and floats of equal levels are filtered differently"
     print(f"{_core.__file__}: {_core.instruction_set()} kernels, {platform.machine()}, {platform.python_version()}")
 
 

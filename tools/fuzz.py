@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tag2mask.compat.bilateralfilter import bilateralfilter_batch
 from tag2mask.crf import CRFParams, dense_crf
-from tag2mask.filtering import Lattice, load_core
+from tag2mask.filtering import Lattice, bilateral_filter, load_core
 from tag2mask.losses import dense_energy_loss
+from tag2mask.torch_lattice import picture_features
 
 SIZES = (1, 1, 2, 3, 5, 7, 8, 9, 13, 17, 23, 31, 32)
 
@@ -133,7 +135,7 @@ def fuzz_crf(draw: Draw) -> None:
 
 def fuzz_lattice(draw: Draw) -> None:
     """`Lattice` against its torch twin, with gradients, and its refusals."""
-    dims, pixels, channels = draw.randint(1, 8), draw.choice((1, 2, 3, 9, 50, 200)), draw.choice((1, 3, 8, 9, 33))
+    dims, pixels, channels = draw.randint(1, 12), draw.choice((1, 2, 3, 9, 50, 200)), draw.choice((1, 3, 8, 9, 33))
     features = (draw.numbers(dims, pixels) - 0.5) * draw.choice((0.0, 1.0, 5.0, 20.0))
     values = draw.numbers(channels, pixels) - 0.5
     dtype = draw.choice((torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16))
@@ -195,7 +197,37 @@ def fuzz_energy(draw: Draw) -> None:
     broken = probs.clone()
     broken[tuple(draw.randrange(n) for n in broken.shape)] = float("nan")
     refused(lambda: run(broken))  # NaN or ValueError: what counts is that nothing else is raised
-    assert refused(lambda: dense_energy_loss(rgb.float(), probs, ids, valid)), "a float picture was taken"
+    if min(height, width) > 1:
+        whole, kind = [dense_energy_loss(x, probs, ids, valid) for x in (rgb, rgb.float())], probs.dtype
+        assert torch.equal(*whole), f"whole levels as floats give another energy of {kind}"
+    assert refused(lambda: dense_energy_loss(rgb.float() - 256, probs, ids, valid)), "colors below 0 were taken"
+
+
+def fuzz_batch(draw: Draw) -> None:
+    """`bilateral_filter` and the stand-in for the extension `bilateralfilter` against the torch twin."""
+    batch, channels = draw.randint(1, 3), draw.choice((1, 3, 8, 9, 33))
+    height, width = draw.choice(SIZES), draw.choice(SIZES)
+    rgb = draw.picture(batch, height, width) * draw.choice((1, 1.0, 0.71))
+    values = draw.numbers(batch, channels, height, width) - 0.5
+    dtype = draw.choice((torch.float32, torch.float32, torch.float16, torch.bfloat16))
+    sigmas, transpose = (draw.choice((5.0, 100.0)), draw.choice((4.0, 50.0))), draw.chance(0.5)
+    got = bilateral_filter(draw.laid_out(rgb), draw.laid_out(values.to(dtype)), *sigmas, transpose=transpose)
+    plain = values.to(dtype).float()
+    want = bilateral_filter(rgb, plain, *sigmas, transpose=transpose, backend="torch")
+    room = 1e-5 * (height * width) ** 0.5 + {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(dtype, 0.0) * height * width
+    assert got.dtype is dtype, f"{dtype} values gave {got.dtype}"
+    expect_close(got, want, room + 1e-5, "the filter of a batch and its twin")
+
+    out, rest = torch.zeros(values.shape), -height * width % 4
+    sizes = batch, channels, height, width
+    bilateralfilter_batch(draw.laid_out(rgb), draw.laid_out(values), out, *sizes, *reversed(sigmas))
+    for picture, some, result in zip(rgb, values, out, strict=True):
+        features = picture_features((height, width), sigmas[0], rgb=picture[None], sigma_rgb=sigmas[1])
+        lattice = Lattice(torch.nn.functional.pad(features, (0, rest)), backend="torch")
+        filled = lattice.filter(torch.nn.functional.pad(some.flatten(1), (0, rest)))[:, : height * width]
+        expect_close(
+            result.flatten(1), filled, 1e-4 + 1e-5 * (height * width) ** 0.5, "the stand-in and a filled lattice"
+        )
 
 
 def main() -> int:
@@ -207,7 +239,7 @@ def main() -> int:
     for seed in range(first, first + cases):
         draw = Draw(seed)
         try:
-            draw.choice((fuzz_crf, fuzz_lattice, fuzz_energy))(draw)
+            draw.choice((fuzz_crf, fuzz_lattice, fuzz_energy, fuzz_batch))(draw)
         except Exception as error:  # whatever it is, it is a finding
             failed += 1
             where = traceback.extract_tb(error.__traceback__)[-1]

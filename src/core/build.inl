@@ -86,33 +86,52 @@ struct Packing {
     int shift[kMaxDims];
 };
 
+// Bounds of one channel of a picture; false when a value is infinite or NaN.
+template <class T>
+bool bounds_of_channel(const T* plane, const Features& features, float& low, float& high) {
+    low = high = 0.0f;
+    if (features.pixels == 0) return true;
+    std::int64_t at[kBlock];
+    Walk(features.order, 0).next(1, at);
+    auto least = +plane[at[0]], most = least;  // bytes are compared as integers
+    int wrong = 0;
+    Walk walk(features.order, 0);
+    for (std::int64_t p = 0; p < features.pixels; p += kBlock) {
+        const int count = static_cast<int>(features.pixels - p < kBlock ? features.pixels - p : kBlock);
+        const bool row = walk.next(count, at);
+        for (int k = 0; k < count; ++k) {
+            const auto x = +plane[row ? at[0] + k : at[k]];
+            least = x < least ? x : least;
+            most = x > most ? x : most;
+            wrong |= x - x != 0;
+        }
+    }
+    low = static_cast<float>(least), high = static_cast<float>(most);
+    return wrong == 0;
+}
+
+// Bounds of each feature of a picture; false when one is infinite or NaN.
+bool bounds_of_picture(const Features& features, float* low, float* high) {
+    const Colors& colors = features.colors;
+    low[0] = low[1] = 0.0f;
+    high[0] = static_cast<float>(features.order.width - 1) / features.sigma_xy;
+    high[1] = static_cast<float>(features.order.height - 1) / features.sigma_xy;
+    bool good = true;
+    for (int i = 2; i < features.dims; ++i) {
+        const std::int64_t begin = (i - 2) * colors.plane;
+        good = (colors.bytes != nullptr ? bounds_of_channel(colors.bytes + begin, features, low[i], high[i])
+                                        : bounds_of_channel(colors.floats + begin, features, low[i], high[i]))
+               && good;
+        low[i] /= features.sigma_rgb, high[i] /= features.sigma_rgb;
+    }
+    float wrong = 0.0f;
+    for (int i = 0; i < features.dims; ++i) wrong += (high[i] - low[i]) * 0.0f;
+    return good && wrong == 0.0f;
+}
+
 // Bounds of each feature; false when one is infinite or NaN.
 bool bounds_of(const Features& features, float* low, float* high) {
-    if (features.values == nullptr) {
-        low[0] = low[1] = 0.0f;
-        high[0] = static_cast<float>(features.order.width - 1) / features.sigma_xy;
-        high[1] = static_cast<float>(features.order.height - 1) / features.sigma_xy;
-        for (int i = 2; i < features.dims; ++i) {
-            const std::uint8_t* const plane = features.rgb + (i - 2) * features.plane;
-            int a = 255, b = 0;
-            Walk walk(features.order, 0);
-            std::int64_t at[kBlock];
-            for (std::int64_t p = 0; p < features.pixels; p += kBlock) {
-                const int count = static_cast<int>(features.pixels - p < kBlock ? features.pixels - p : kBlock);
-                const bool row = walk.next(count, at);
-                for (int k = 0; k < count; ++k) {
-                    const int x = plane[row ? at[0] + k : at[k]];
-                    a = x < a ? x : a;
-                    b = x > b ? x : b;
-                }
-            }
-            low[i] = static_cast<float>(a) / features.sigma_rgb;
-            high[i] = static_cast<float>(b) / features.sigma_rgb;
-        }
-        float wrong = 0.0f;
-        for (int i = 0; i < features.dims; ++i) wrong += (high[i] - low[i]) * 0.0f;
-        return wrong == 0.0f;
-    }
+    if (features.values == nullptr) return bounds_of_picture(features, low, high);
     for (int i = 0; i < features.dims; ++i) {
         const float* f = features.values + i * features.pixels;
         F8 low8 = splat<F8>(f[0]), high8 = low8, wrong8 = {};
@@ -139,6 +158,10 @@ template <int D>
 Status pack_bounds(const Features& features, const float* scale, Packing& packing) {
     float least[kMaxDims], most[kMaxDims];
     if (!bounds_of(features, least, most)) return Status::not_finite;
+    for (int i = 0; features.with_origin && i < D; ++i) {
+        least[i] = least[i] < 0.0f ? least[i] : 0.0f;
+        most[i] = most[i] > 0.0f ? most[i] : 0.0f;
+    }
     double lo[D + 1] = {}, hi[D + 1] = {};  // interval of each elevated coordinate
     for (int i = 0; i < D; ++i) {
         const double low = static_cast<double>(least[i]) * scale[i], high = static_cast<double>(most[i]) * scale[i];
@@ -155,6 +178,16 @@ Status pack_bounds(const Features& features, const float* scale, Packing& packin
         for (double reach = 1.0; reach < span; reach *= 2.0) ++bit;
     }
     return bit <= 64 ? Status::ok : Status::too_fine;
+}
+
+// One channel of up to eight pixels, side by side in a row or not.
+template <class T>
+T2M_INLINE void load_channel(const T* plane, bool row, int count, const std::int64_t* at, float* x) {
+    if (row && count == kLanes) {
+        for (int p = 0; p < kLanes; ++p) x[p] = static_cast<float>(plane[at[0] + p]);
+    } else {
+        for (int p = 0; p < count; ++p) x[p] = static_cast<float>(plane[row ? at[0] + p : at[p]]);
+    }
 }
 
 // The features of pixels in order, up to eight at a time.
@@ -182,18 +215,18 @@ struct Reader {
             const F8 steps = {0, 1, 2, 3, 4, 5, 6, 7};
             store(x[0], steps + static_cast<float>(at[0] % order.stride - order.left));
             if (D > 1) store(x[D > 1], splat<F8>(static_cast<float>(at[0] / order.stride - order.top)));
-            for (int i = 2; i < D; ++i) {
-                const std::uint8_t* const bytes = features.rgb + (i - 2) * features.plane + at[0];
-                for (int p = 0; p < kLanes; ++p) x[i][p] = static_cast<float>(bytes[p]);
-            }
         } else {
             for (int p = 0; p < count; ++p) {
                 const std::int64_t where = row ? at[0] + p : at[p];
                 x[0][p] = static_cast<float>(where % order.stride - order.left);
                 x[D > 1][p] = static_cast<float>(where / order.stride - order.top);
-                const std::uint8_t* const bytes = features.rgb + where;
-                for (int i = 2; i < D; ++i) x[i][p] = static_cast<float>(bytes[(i - 2) * features.plane]);
             }
+        }
+        const Colors& colors = features.colors;
+        for (int i = 2; i < D; ++i) {
+            const std::int64_t begin = (i - 2) * colors.plane;
+            if (colors.bytes != nullptr) load_channel(colors.bytes + begin, row, count, at, x[i]);
+            else load_channel(colors.floats + begin, row, count, at, x[i]);
         }
         for (int i = 0; i < D; ++i) f[i] = load<F8>(x[i]) / (i < 2 ? features.sigma_xy : features.sigma_rgb);
     }
@@ -385,6 +418,14 @@ Status build_dims(Lattice& out, const Features& features) {
             }
             out.cell[static_cast<std::size_t>(start + p)] = static_cast<std::int32_t>(last_cell);
         }
+    }
+    if (features.with_origin) {
+        F8 origin[D] = {};
+        Located<D> at;
+        locate<D>(origin, scale, b.packing, at);
+        bool fresh = false;
+        const std::int64_t cell = insert(b.cells, at.key[0], at.ranks[0], fresh);
+        if (cell < 0 || (fresh && !b.add_corners(at.key[0], at.ranks[0], cell))) return Status::out_of_memory;
     }
     out.vertices = static_cast<std::int32_t>(b.verts.used);
     return b.add_links() ? Status::ok : Status::out_of_memory;

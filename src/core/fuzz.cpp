@@ -176,12 +176,14 @@ std::shared_ptr<Lattice> lattice_or_refusal(const Floats& features, int dims, st
     try {
         lattice = make_lattice(features.data(), dims, pixels);
     } catch (const std::invalid_argument& error) {
-        const bool says_infinite = std::strstr(error.what(), "NaN or infinite") != nullptr;
-        expect(says_infinite == !finite, std::string("the refusal does not fit the features: ") + error.what());
-        expect(!finite || !certainly_fits(features, dims), "features that fit were refused as too fine");
+        expect(!finite, std::string("finite features were refused: ") + error.what());
         return nullptr;
     }
     expect(finite, "features that are not finite were taken");
+    if (lattice == nullptr) {
+        expect(!certainly_fits(features, dims), "features that fit were refused as too fine");
+        return nullptr;
+    }
     expect(lattice->dims == dims && lattice->pixels == pixels, "dims or pixels of the lattice are wrong");
     expect(lattice->vertices >= 1 && lattice->vertices <= pixels * (dims + 1),
            "the number of vertices is out of range");
@@ -260,6 +262,22 @@ void fuzz_lattice(Draw& draw) {
 
 // ------------------------------------------------------------------------------------ bilateral filter
 
+// Features of picture `i` of a batch, and of the pixels that fill it up.
+Floats features_of_picture(const FilterBatch& b, std::int64_t i, std::int64_t filling, float sigma_xy, float sigma_rgb) {
+    const std::int64_t n = b.height * b.width, all = n + filling;
+    Floats features(static_cast<std::size_t>(5 * all));
+    for (std::int64_t p = 0; p < n; ++p) {
+        features[static_cast<std::size_t>(p)] = static_cast<float>(p % b.width) / sigma_xy;
+        features[static_cast<std::size_t>(all + p)] = static_cast<float>(p / b.width) / sigma_xy;
+        for (std::int64_t c = 0; c < 3; ++c) {
+            const std::int64_t at = (3 * i + c) * n + p;
+            const float level = b.rgb != nullptr ? static_cast<float>(b.rgb[at]) : b.float_rgb[at];
+            features[static_cast<std::size_t>((2 + c) * all + p)] = level / sigma_rgb;
+        }
+    }
+    return features;
+}
+
 void fuzz_bilateral(Draw& draw) {
     FilterBatch b{};
     b.batch = draw.whole(1, 3), b.channels = draw.of<std::int64_t>({1, 2, 3, 8, 9, 21, 33});
@@ -273,9 +291,14 @@ void fuzz_bilateral(Draw& draw) {
         rgb.insert(rgb.end(), one.begin(), one.end());
     }
     rgb.shrink_to_fit();
+    Floats float_rgb(rgb.begin(), rgb.end());
+    const float stretch = draw.of<float>({1.0f, 0.37f, -1.0f}), shift = draw.of<float>({0.0f, -300.0f, 0.4f});
+    for (float& x : float_rgb) x = x * stretch + shift;
     const Floats values = draw.reals(static_cast<std::size_t>(b.batch * b.channels * n), -1, 1);
     Floats out(values.size(), kNaN);
-    b.rgb = rgb.data(), b.values = values.data(), b.out = out.data();
+    if (draw.chance(0.5)) b.rgb = rgb.data();
+    else b.float_rgb = float_rgb.data();
+    b.values = values.data(), b.out = out.data(), b.filled = draw.chance(0.5);
     const bool transpose = draw.chance(0.5);
     try {
         bilateral_filter(b, sigma_xy, sigma_rgb, transpose, static_cast<int>(draw.whole(1, 4)));
@@ -283,25 +306,32 @@ void fuzz_bilateral(Draw& draw) {
         expect(sigma_xy < 0.1f || sigma_rgb < 0.1f, "a bilateral filter of ordinary widths was refused");
         return;
     }
+    const std::int64_t filling = b.filled ? (4 - n % 4) % 4 : 0, all = n + filling;
     for (std::int64_t i = 0; i < b.batch; ++i) {
-        Floats features(static_cast<std::size_t>(5 * n));
-        for (std::int64_t p = 0; p < n; ++p) {
-            features[static_cast<std::size_t>(p)] = static_cast<float>(p % b.width) / sigma_xy;
-            features[static_cast<std::size_t>(n + p)] = static_cast<float>(p / b.width) / sigma_xy;
-            for (std::int64_t c = 0; c < 3; ++c) {
-                features[static_cast<std::size_t>((2 + c) * n + p)] =
-                    static_cast<float>(rgb[static_cast<std::size_t>((3 * i + c) * n + p)]) / sigma_rgb;
+        const auto lattice = make_lattice(features_of_picture(b, i, filling, sigma_xy, sigma_rgb).data(), 5, all);
+        expect(lattice != nullptr, "features of a picture that was filtered were refused");
+        Floats padded(static_cast<std::size_t>(b.channels * all)), got(padded.size()), mask(padded.size());
+        for (std::int64_t c = 0; c < b.channels; ++c) {
+            for (std::int64_t p = 0; p < n; ++p) {
+                const auto to = static_cast<std::size_t>(c * all + p), from = static_cast<std::size_t>((i * b.channels + c) * n + p);
+                padded[to] = values[from], got[to] = out[from], mask[to] = 1.0f;
             }
         }
-        const auto lattice = make_lattice(features.data(), 5, n);
-        const auto from = static_cast<std::ptrdiff_t>(i * b.channels * n),
-                   to = from + static_cast<std::ptrdiff_t>(b.channels * n);
-        const Floats want = filtered(*lattice, Floats(values.begin() + from, values.begin() + to),
-                                     static_cast<int>(b.channels), transpose);
-        const Floats got(out.begin() + from, out.begin() + to);
+        Floats want = filtered(*lattice, padded, static_cast<int>(b.channels), transpose);
+        for (std::size_t k = 0; k < want.size(); ++k) want[k] *= mask[k];
         expect(gap(got, want) <= 1e-5 * (10.0 + 4 * std::sqrt(static_cast<double>(n))),
                "bilateral_filter and filter differ by " + text(gap(got, want)));
     }
+    if (b.rgb != nullptr) return;
+    float_rgb[static_cast<std::size_t>(draw.whole(0, static_cast<std::int64_t>(float_rgb.size()) - 1))] =
+        draw.of<float>({kNaN, kInfinity, -kInfinity});
+    try {
+        bilateral_filter(b, sigma_xy, sigma_rgb, transpose, 1);
+    } catch (const std::invalid_argument& error) {
+        expect(std::strstr(error.what(), "NaN or infinite") != nullptr, "colors that are not finite are called otherwise");
+        return;
+    }
+    expect(false, "colors that are not finite were taken");
 }
 
 // ------------------------------------------------------------------------------------------ dense CRF
@@ -310,8 +340,14 @@ struct CRFCase {
     CRFBatch b{};
     Bytes rgb, present, valid;
     Floats scores;
-    bool has_valid = false;
+    bool has_valid = false, energies = false, filled = false;
     std::int64_t n = 0;
+
+    // What marginals are in proportion to where there is no message.
+    double strength(std::size_t at) const {
+        return energies ? std::exp(-static_cast<double>(scores[at]))
+                        : static_cast<double>(std::min(std::max(scores[at], 1e-5f), 1.0f));
+    }
 
     std::size_t at(std::int64_t i, std::int64_t r, std::int64_t l, std::int64_t p) const {
         return static_cast<std::size_t>((((i * b.runs + r) * b.labels) + l) * n + p);
@@ -329,6 +365,7 @@ struct CRFCase {
         batch.rgb = rgb.data(), batch.scores = scores.data(), batch.present = present.data();
         batch.valid = has_valid ? valid.data() : nullptr;
         batch.marginals = out.data();
+        batch.energies = energies, batch.filled = filled;
         return dense_crf(batch, settings, threads);
     }
 };
@@ -353,6 +390,18 @@ void draw_valid(Draw& draw, CRFCase& c) {
 }
 
 void fill_scores(Draw& draw, CRFCase& c) {
+    c.filled = draw.chance(0.3), c.energies = !c.has_valid && draw.chance(0.4);
+    if (c.energies) {
+        const double reach = draw.of<double>({1, 10, 300});
+        c.scores = draw.reals(static_cast<std::size_t>(c.b.batch * c.b.runs * c.b.labels * c.n), -reach / 2, reach / 2);
+        for (std::int64_t i = 0; i < c.b.batch * c.b.runs && draw.chance(0.5); ++i) {  // a forbidden label
+            const std::int64_t l = draw.whole(0, c.b.labels - 1);
+            bool others = false;
+            for (std::int64_t k = 0; k < c.b.labels; ++k) others = others || (k != l && c.is_present(i / c.b.runs, k));
+            for (std::int64_t p = 0; others && p < c.n; p += 3) c.scores[c.at(i / c.b.runs, i % c.b.runs, l, p)] = kInfinity;
+        }
+        return;
+    }
     c.scores = draw.reals(static_cast<std::size_t>(c.b.batch * c.b.runs * c.b.labels * c.n), 0, 1);
     if (draw.chance(0.2))
         std::fill(c.scores.begin(), c.scores.end(), draw.of<float>({0.0f, -0.0f, 1.0f, 1e-45f, 0.25f}));
@@ -423,13 +472,13 @@ void check_marginals(const CRFCase& c, const CRFSettings& settings, const Floats
                     expect(c.is_present(i, l) || x == kUntouched, "an absent label was written to");
                     if (!c.is_present(i, l)) continue;
                     expect(x >= 0.0f && x <= 1.00001f, "a marginal is " + text(x));
-                    sum += x, scores += std::min(std::max(c.scores[c.at(i, r, l, p)], 1e-5f), 1.0f), ++labels;
+                    sum += x, scores += c.strength(c.at(i, r, l, p)), ++labels;
                 }
                 expect(labels == 0 || std::fabs(sum - 1) < 2e-5, "marginals sum to " + text(sum));
                 if (labels == 0 || (settings.iterations > 0 && c.is_valid(i, p))) continue;
                 for (std::int64_t l = 0; l < c.b.labels; ++l) {  // softmax(-unary)
                     if (!c.is_present(i, l)) continue;
-                    const double want = std::min(std::max(c.scores[c.at(i, r, l, p)], 1e-5f), 1.0f) / scores;
+                    const double want = c.strength(c.at(i, r, l, p)) / scores;
                     expect(std::fabs(q[c.at(i, r, l, p)] - want) < 1e-5,
                            "without a message a marginal is " + text(q[c.at(i, r, l, p)]) + ", not " + text(want));
                 }

@@ -139,16 +139,25 @@ private:
     std::int64_t x_ = 0, y_ = 0, first_ = 0, wide_ = 0;  // the strip begins at column first_
 };
 
+// The colors of a picture [3][plane], as bytes or as floats; neither where place alone counts.
+struct Colors {
+    const std::uint8_t* bytes = nullptr;
+    const float* floats = nullptr;
+    std::int64_t plane = 0;  // pixels of the whole picture
+
+    T2M_INLINE bool any() const { return bytes != nullptr || floats != nullptr; }
+};
+
 // What a lattice is built of: features [dims][pixels], or a picture with x / sigma_xy, y / sigma_xy of its pixels and,
-// where `rgb` is set, r / sigma_rgb, g / sigma_rgb, b / sigma_rgb.
+// where it has colors, r / sigma_rgb, g / sigma_rgb, b / sigma_rgb.
 struct Features {
     int dims = 0;
     std::int64_t pixels = 0;
-    const float* values = nullptr;      // null: a picture
-    const std::uint8_t* rgb = nullptr;  // [3][plane]
-    std::int64_t plane = 0;             // pixels of the whole picture
+    const float* values = nullptr;  // null: a picture
+    Colors colors;
     Order order;
     float sigma_xy = 1, sigma_rgb = 1;
+    bool with_origin = false;  // also the vertices around a pixel whose features are all 0 and which holds no value
 };
 
 constexpr int kBlock = 16;  // pixels that go through the mean field together
@@ -209,8 +218,9 @@ struct Kernels {
     // in and out [channels][pixels]
     Status (*filter)(const Lattice& lattice, const float* in, float* out, int channels, bool transpose,
                      const Crew& crew);
-    // planes [count] to log(clip(score, 1e-5, 1)) as in MeanField; false when a score is NaN
-    bool (*load_scores)(const float* const* planes, int count, const Order& order, std::int64_t pixels, float* out);
+    // planes [count] to log(clip(score, 1e-5, 1)), or of energies to -energy, as in MeanField; false when one is NaN
+    bool (*load_scores)(const float* const* planes, int count, const Order& order, std::int64_t pixels, bool energies,
+                        float* out);
     Status (*mean_field)(const MeanField& job, const Crew& crew);
     Status (*labels)(const LabelJob& job, const Crew& crew);
 };

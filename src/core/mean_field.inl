@@ -6,7 +6,7 @@
 
 static_assert(kBlock % kWidth<Wide> == 0, "a block is whole vectors");
 
-bool load_scores(const float* const* planes, int count, const Order& order, std::int64_t pixels, float* out) {
+bool load_scores(const float* const* planes, int count, const Order& order, std::int64_t pixels, bool energies, float* out) {
     typedef typename Integers<Wide>::Type I;
     I wrong = {};
     Walk walk(order, 0);
@@ -24,7 +24,7 @@ bool load_scores(const float* const* planes, int count, const Order& order, std:
             for (int h = 0; h < kBlock; h += kWidth<Wide>) {
                 const Wide raw = load<Wide>(out + h);
                 wrong |= raw != raw;
-                store(out + h, logarithm(smaller(larger(raw, splat<Wide>(1e-5f)), splat<Wide>(1.0f))));
+                store(out + h, energies ? -raw : logarithm(smaller(larger(raw, splat<Wide>(1e-5f)), splat<Wide>(1.0f))));
             }
         }
     }

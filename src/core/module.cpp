@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "pictures.hpp"
@@ -47,8 +48,9 @@ void filter(const tag2mask::Lattice& lattice, const In<float, 2>& values, const 
     tag2mask::filter(lattice, values.data(), out.data(), static_cast<int>(values.shape(0)), transpose, threads);
 }
 
-void bilateral_filter(const In<std::uint8_t, 4>& rgb, const In<float, 4>& values, const Out<float, 4>& out, float sigma_xy,
-                      float sigma_rgb, bool transpose, int threads) {
+template <class T>
+void bilateral_filter(const In<T, 4>& rgb, const In<float, 4>& values, const Out<float, 4>& out, float sigma_xy,
+                      float sigma_rgb, bool transpose, int threads, bool filled) {
     check(same_shape(values, out) && rgb.shape(0) == values.shape(0) && rgb.shape(1) == 3 && rgb.shape(2) == values.shape(2)
               && rgb.shape(3) == values.shape(3),
           "rgb must be [B, 3, H, W], values and out [B, n, H, W]");
@@ -57,7 +59,9 @@ void bilateral_filter(const In<std::uint8_t, 4>& rgb, const In<float, 4>& values
     b.channels = static_cast<std::int64_t>(values.shape(1));
     b.height = static_cast<std::int64_t>(values.shape(2));
     b.width = static_cast<std::int64_t>(values.shape(3));
-    b.rgb = rgb.data(), b.values = values.data(), b.out = out.data();
+    if constexpr (std::is_same_v<T, float>) b.float_rgb = rgb.data();
+    else b.rgb = rgb.data();
+    b.values = values.data(), b.out = out.data(), b.filled = filled;
     const nb::gil_scoped_release released;
     tag2mask::bilateral_filter(b, sigma_xy, sigma_rgb, transpose, threads);
 }
@@ -65,12 +69,13 @@ void bilateral_filter(const In<std::uint8_t, 4>& rgb, const In<float, 4>& values
 std::int64_t dense_crf(const In<std::uint8_t, 4>& rgb, const In<float, 5>& scores, const In<std::uint8_t, 2>& present,
                        const std::optional<In<std::uint8_t, 3>>& valid, const Out<float, 5>& out, float gaussian_sxy,
                        float gaussian_compat, float bilateral_sxy, float bilateral_srgb, float bilateral_compat,
-                       int iterations, int threads) {
+                       int iterations, int threads, bool energies, bool filled) {
     check(same_shape(scores, out) && rgb.shape(0) == scores.shape(0) && rgb.shape(1) == 3 && rgb.shape(2) == scores.shape(3)
               && rgb.shape(3) == scores.shape(4) && present.shape(0) == scores.shape(0) && present.shape(1) == scores.shape(2),
           "rgb must be [B, 3, H, W], scores and out [B, R, K, H, W], present [B, K]");
     check(!valid.has_value() || (valid->shape(0) == rgb.shape(0) && valid->shape(1) == rgb.shape(2) && valid->shape(2) == rgb.shape(3)),
           "valid must be [B, H, W]");
+    check(!energies || !valid.has_value(), "energies go without valid");
     tag2mask::CRFBatch b{};
     b.batch = static_cast<std::int64_t>(scores.shape(0));
     b.runs = static_cast<std::int64_t>(scores.shape(1));
@@ -79,6 +84,7 @@ std::int64_t dense_crf(const In<std::uint8_t, 4>& rgb, const In<float, 5>& score
     b.width = static_cast<std::int64_t>(scores.shape(4));
     b.rgb = rgb.data(), b.scores = scores.data(), b.present = present.data(), b.marginals = out.data();
     b.valid = valid.has_value() ? valid->data() : nullptr;
+    b.energies = energies, b.filled = filled;
     const tag2mask::CRFSettings settings{gaussian_sxy,   gaussian_compat,  bilateral_sxy,
                                          bilateral_srgb, bilateral_compat, iterations};
     const nb::gil_scoped_release released;
@@ -111,14 +117,21 @@ NB_MODULE(_core, m) {
         .def_prop_ro("dims", [](const tag2mask::Lattice& l) { return l.dims; })
         .def_prop_ro("pixels", [](const tag2mask::Lattice& l) { return l.pixels; })
         .def_prop_ro("vertices", [](const tag2mask::Lattice& l) { return l.vertices; });
-    m.def("lattice", &lattice, "features"_a.noconvert(), "Lattice of float32 features [D, N].");
+    m.def("lattice", &lattice, "features"_a.noconvert(),
+          "Lattice of float32 features [D, N]; None where 64 bits cannot number its cells.");
     m.def("filter", &filter, "lattice"_a, "values"_a.noconvert(), "out"_a.noconvert(), "transpose"_a, "threads"_a,
           "Unnormalized filter of float32 [n, N] into out.");
-    m.def("bilateral_filter", &bilateral_filter, "rgb"_a.noconvert(), "values"_a.noconvert(), "out"_a.noconvert(), "sigma_xy"_a,
-          "sigma_rgb"_a, "transpose"_a, "threads"_a, "Unnormalized bilateral filter of each picture of a batch into out.");
+    const auto define_bilateral_filter = [&m](auto* function) {
+        m.def("bilateral_filter", function, "rgb"_a.noconvert(), "values"_a.noconvert(), "out"_a.noconvert(), "sigma_xy"_a,
+              "sigma_rgb"_a, "transpose"_a, "threads"_a, "filled"_a = false,
+              "Unnormalized bilateral filter of each picture of a batch into out.");
+    };
+    define_bilateral_filter(&bilateral_filter<std::uint8_t>);
+    define_bilateral_filter(&bilateral_filter<float>);
     m.def("dense_crf", &dense_crf, "rgb"_a.noconvert(), "scores"_a.noconvert(), "present"_a.noconvert(), "valid"_a.none(),
           "out"_a.noconvert(), "gaussian_sxy"_a, "gaussian_compat"_a, "bilateral_sxy"_a, "bilateral_srgb"_a, "bilateral_compat"_a,
-          "iterations"_a, "threads"_a, "Mean field of each picture into out; the index of a picture with a NaN score, or -1.");
+          "iterations"_a, "threads"_a, "energies"_a = false, "filled"_a = false,
+          "Mean field of each picture into out; the index of a picture with a NaN score, or -1.");
     m.def("labels", &labels, "maps"_a.noconvert(), "allowed"_a.none(), "out"_a.noconvert(), "threads"_a,
           "Most probable label of each pixel by the mean over maps of logits [K, h, w], resized to out [H, W].");
     m.def("clear_cache", &tag2mask::clear_cache,

@@ -173,15 +173,16 @@ Order order_of(const Region& region, std::int64_t width, std::int64_t strip) {
     return o;
 }
 
-// Of the pixels of a region: place and color, or the place alone where `rgb` is null.
-Features features_of(const Order& order, std::int64_t pixels, const std::uint8_t* rgb, std::int64_t plane,
-                     float sigma_xy, float sigma_rgb) {
+// Of the pixels of a region: place, and color where there is any.
+Features features_of(const Order& order, std::int64_t pixels, float sigma_xy, const Colors& colors = {},
+                     float sigma_rgb = 1.0f, bool filled = false) {
     Features f;
-    f.dims = rgb != nullptr ? 5 : 2;
+    f.dims = colors.any() ? 5 : 2;
     f.pixels = pixels;
-    f.rgb = rgb, f.plane = plane;
+    f.colors = colors;
     f.order = order;
     f.sigma_xy = sigma_xy, f.sigma_rgb = sigma_rgb;
+    f.with_origin = filled && pixels % 4 != 0;  // place alone has a pixel at 0 anyway
     return f;
 }
 
@@ -225,7 +226,7 @@ std::shared_ptr<Lattice> spatial_lattice(const Region& region, const Order& orde
         const std::lock_guard<std::mutex> lock(cache_mutex);
         if (auto found = find()) return found;
     }
-    auto made = normalized(features_of(order, region.pixels, nullptr, 0, sigma, 1.0f));
+    auto made = normalized(features_of(order, region.pixels, sigma));
     if (region.index.empty()) {
         const std::lock_guard<std::mutex> lock(cache_mutex);
         if (auto found = find()) return found;
@@ -377,11 +378,12 @@ bool crf_picture(const CRFBatch& b, const CRFSettings& settings, std::int64_t pi
     const int planes = job.stack.planes();
     Buffer<float> log_scores;
     if (!log_scores.resize(static_cast<std::size_t>(blocks * kBlock * planes))) throw std::bad_alloc();
-    if (!kernels().load_scores(scores.data(), planes, order, region.pixels, log_scores.data)) return false;
+    if (!kernels().load_scores(scores.data(), planes, order, region.pixels, b.energies, log_scores.data)) return false;
 
     const auto spatial = spatial_lattice(region, order, settings.gaussian_sxy);
-    const auto bilateral = normalized(features_of(order, region.pixels, b.rgb + picture * 3 * n, n,
-                                                  settings.bilateral_sxy, settings.bilateral_srgb));
+    const Colors colors{b.rgb + picture * 3 * n, nullptr, n};
+    const auto bilateral = normalized(features_of(order, region.pixels, settings.bilateral_sxy, colors,
+                                                  settings.bilateral_srgb, b.filled));
     job.spatial = spatial.get();
     job.spatial_compat = settings.gaussian_compat;
     job.bilateral = bilateral.get();
@@ -451,7 +453,11 @@ void require(Status status) {
 std::shared_ptr<Lattice> make_lattice(const float* features, int dims, std::int64_t pixels) {
     Features f;
     f.dims = dims, f.pixels = pixels, f.values = features;
-    return built(f);
+    auto lattice = std::make_shared<Lattice>();
+    const Status status = kernels().build(*lattice, f);
+    if (status == Status::too_fine) return nullptr;
+    require(status);
+    return lattice;
 }
 
 std::int64_t dense_crf(const CRFBatch& batch, const CRFSettings& settings, int threads) {
@@ -473,8 +479,12 @@ void bilateral_filter(const FilterBatch& batch, float sigma_xy, float sigma_rgb,
     const std::int64_t n = batch.height * batch.width;
     const Region region = region_of(nullptr, batch.height, batch.width);
     for_each_picture(batch.batch, batch.height * batch.width, threads, [&](std::int64_t i, const Crew& crew) {
+        Colors colors;
+        if (batch.rgb != nullptr) colors.bytes = batch.rgb + i * 3 * n;
+        else colors.floats = batch.float_rgb + i * 3 * n;
+        colors.plane = n;
         const auto lattice =
-            built(features_of(order_of(region, batch.width, kNoStrips), n, batch.rgb + i * 3 * n, n, sigma_xy, sigma_rgb));
+            built(features_of(order_of(region, batch.width, kNoStrips), n, sigma_xy, colors, sigma_rgb, batch.filled));
         const std::int64_t at = i * batch.channels * n;
         require(kernels().filter(*lattice, batch.values + at, batch.out + at, static_cast<int>(batch.channels), transpose, crew));
     });

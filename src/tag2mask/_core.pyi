@@ -13,18 +13,19 @@ class Lattice:
     @property
     def vertices(self) -> int: ...
 
-def lattice(features: NDArray[np.float32]) -> Lattice: ...
+def lattice(features: NDArray[np.float32]) -> Lattice | None: ...
 def filter(
     lattice: Lattice, values: NDArray[np.float32], out: NDArray[np.float32], transpose: bool, threads: int
 ) -> None: ...
 def bilateral_filter(
-    rgb: NDArray[np.uint8],
+    rgb: NDArray[np.uint8] | NDArray[np.float32],
     values: NDArray[np.float32],
     out: NDArray[np.float32],
     sigma_xy: float,
     sigma_rgb: float,
     transpose: bool,
     threads: int,
+    filled: bool = False,
 ) -> None: ...
 def dense_crf(
     rgb: NDArray[np.uint8],
@@ -39,6 +40,8 @@ def dense_crf(
     bilateral_compat: float,
     iterations: int,
     threads: int,
+    energies: bool = False,
+    filled: bool = False,
 ) -> int: ...
 def labels(
     maps: Sequence[NDArray[np.float32]], allowed: NDArray[np.uint8] | None, out: NDArray[np.uint8], threads: int

@@ -65,7 +65,28 @@ def dense_crf(
     return run(rgb, stacked, params, valid, present).reshape(scores.shape).to(scores.device)
 
 
-def _on_core(rgb: Tensor, scores: Tensor, params: CRFParams, valid: Tensor | None, present: Tensor) -> Tensor:
+@torch.no_grad()
+def reference_marginals(rgb: Tensor, energies: Tensor, params: CRFParams) -> Tensor:
+    """Marginals as of the published code, for the stand-ins of it; on the compiled core alone.
+
+    Unlike `dense_crf` it takes the unary energies themselves, and fills a picture up to a multiple of four pixels with
+    some whose features are 0, which hold no value but whose vertices take part in the blur.
+
+    Args:
+        rgb: uint8 [B, 3, H, W].
+        energies: float32 [B, R, L, H, W], +inf where a label is forbidden, but not all of a pixel; no NaN.
+        params: as of `dense_crf`.
+
+    Returns:
+        Shape of `energies`.
+    """
+    present = torch.ones(energies.shape[0], energies.shape[2], dtype=torch.bool)
+    return _on_core(rgb, energies, params, None, present, as_reference=True)
+
+
+def _on_core(
+    rgb: Tensor, scores: Tensor, params: CRFParams, valid: Tensor | None, present: Tensor, *, as_reference: bool = False
+) -> Tensor:
     core = pick_core("core", scores)
     assert core is not None  # pick_core raises where the core is missing
     if not bool(present.any(1).all()):
@@ -84,6 +105,8 @@ def _on_core(rgb: Tensor, scores: Tensor, params: CRFParams, valid: Tensor | Non
         params.bilateral_compat,
         params.iterations,
         torch.get_num_threads(),
+        energies=as_reference,
+        filled=as_reference,
     )
     if bad >= 0:
         raise ValueError(NAN_SCORES.format(bad))

@@ -1,11 +1,11 @@
-"""Fast Gaussian filtering in up to eight dimensions on the permutohedral lattice.
+"""Fast Gaussian filtering in many dimensions on the permutohedral lattice.
 
 Adams, Baek & Davis 2010 with the conventions of Krähenbühl & Koltun 2011: features elevated by `sqrt(2/3) (D + 1)`,
 blur `v + (n1 + n2) / 2` along each of the `D + 1` axes in order, slice scale `1 / (1 + 2^-D)`. The lattice returns
 about half to two thirds of the exact Gaussian sum; the published weights assume that.
 
-Two implementations of the same arithmetic: a compiled core (CPU, float32) and a torch twin (`torch_lattice.py`, any
-device and dtype).
+Two implementations of the same arithmetic: a compiled core (CPU, float32, up to eight dimensions) and a torch twin
+(`torch_lattice.py`, any device and dtype, up to 64).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from tag2mask.base.processes import survive_forks
-from tag2mask.torch_lattice import TorchLattice, picture_features, spatial_twin
+from tag2mask.torch_lattice import TOO_FINE, TorchLattice, picture_features, spatial_twin
 
 Backend = Literal["auto", "core", "torch"]
 
-MAX_DIMS = 8
-"""Most feature dimensions of a lattice."""
+CORE_DIMS, MAX_DIMS = 8, 64
+"""Most feature dimensions of a lattice on the core, and of any."""
 
 survive_forks(partial(torch.set_num_threads, 1))
 
@@ -75,16 +75,16 @@ class _Filter(torch.autograd.Function):
     """Linear, so the gradient is the transposed filter, itself differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, lattice: Lattice, transpose: bool) -> Tensor:
+    def forward(ctx: Any, values: Tensor, lattice: Lattice | PictureBatch, transpose: bool) -> Tensor:
         ctx.lattice, ctx.transpose = lattice, transpose
-        return lattice._run(values, transpose)
+        return lattice.run(values, transpose)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return apply_filter(grads[0], ctx.lattice, not ctx.transpose), None, None
 
 
-def apply_filter(values: Tensor, lattice: Lattice, transpose: bool) -> Tensor:
+def apply_filter(values: Tensor, lattice: Lattice | PictureBatch, transpose: bool) -> Tensor:
     """`_Filter` with types."""
     return cast(Tensor, _Filter.apply(values, lattice, transpose))
 
@@ -93,14 +93,15 @@ class Lattice:
     """A Gaussian filter over N pixels with D features each, built once and applied to any number of channels.
 
     Args:
-        features: float [D, N], coordinates already divided by their standard deviations; D from 1 to 8.
-        backend: `core` (compiled, float32 on the CPU), `torch` (any device and dtype) or `auto`, which takes the core
-            where it can. With float64 values `auto` filters on the torch twin.
+        features: float [D, N], coordinates already divided by their standard deviations; D from 1 to 64.
+        backend: `core` (compiled, float32 on the CPU, D up to 8), `torch` (any device and dtype) or `auto`, which takes
+            the core where it can. The torch twin, several times slower, serves also where features span so many cells
+            that 64 bits do not number them, and filters float64 values.
 
     The core filters 65536 pixels or more with `torch.get_num_threads()` threads, whose number then moves the last bits.
 
     Raises:
-        ValueError: wrong shape or type, NaN, or so small a sigma that the cells overflow 64 bits.
+        ValueError: wrong shape or type, NaN, or so small a sigma that the cells cannot be numbered.
     """
 
     def __init__(self, features: Tensor, *, backend: Backend = "auto") -> None:
@@ -116,9 +117,14 @@ class Lattice:
         self._backend: Backend = backend
         self._twin: TorchLattice | None = None
         core = pick_core(backend, features)
-        self._core: Any = None if core is None else core.lattice(self._features.numpy())
-        if core is None:
-            self._twin = TorchLattice(self._features)
+        fits = core is not None and len(features) <= CORE_DIMS
+        self._core: Any = core.lattice(self._features.numpy()) if core is not None and fits else None
+        if self._core is not None:
+            return
+        if backend == "core":
+            reason = TOO_FINE if fits else f"the core takes up to {CORE_DIMS} rows of features, got {len(features)}"
+            raise ValueError(f"{reason}; or take backend='auto' or 'torch'")
+        self._twin = TorchLattice(self._features, wide=True)
 
     @classmethod
     def bilateral(
@@ -134,7 +140,7 @@ class Lattice:
         """Position and color of the pixels of a picture.
 
         Args:
-            rgb: uint8 [3, H, W].
+            rgb: [3, H, W], uint8, or float in the same levels of 0-255 (not 0-1), whole or not.
             sigma_xy: spatial width in pixels.
             sigma_rgb: color width in levels of 0-255.
             valid: bool [H, W]; False leaves a pixel out of the lattice, its filtered value is 0.
@@ -142,10 +148,12 @@ class Lattice:
             dtype: arithmetic of the lattice; float64 takes the torch twin.
 
         Raises:
-            ValueError: wrong shapes or types, a sigma that is not greater than 0, or no valid pixel.
+            ValueError: wrong shapes or types, float levels that are NaN or beyond 0-255, a sigma that is not greater
+                than 0, or no valid pixel.
         """
-        if not isinstance(rgb, Tensor) or rgb.ndim != 3 or rgb.shape[0] != 3 or rgb.dtype is not torch.uint8:
-            raise ValueError(f"rgb must be a uint8 tensor [3, H, W], got {describe(rgb)}")
+        if not isinstance(rgb, Tensor) or rgb.ndim != 3 or rgb.shape[0] != 3:
+            raise ValueError(f"rgb must be a tensor [3, H, W], uint8 or float, got {describe(rgb)}")
+        check_levels(rgb)
         check_sigma("sigma_xy", sigma_xy)
         check_sigma("sigma_rgb", sigma_rgb)
         size = (int(rgb.shape[1]), int(rgb.shape[2]))
@@ -223,12 +231,13 @@ class Lattice:
         out = apply_filter(flat[:, index], self, transpose)
         return torch.zeros_like(flat).index_copy(1, index, out).reshape(values.shape)
 
-    def _run(self, values: Tensor, transpose: bool) -> Tensor:
+    def run(self, values: Tensor, transpose: bool) -> Tensor:
+        """`filter` or `transpose` of [n, N] without checks and without a gradient."""
         if self._core is None or values.dtype is torch.float64 or values.device.type != "cpu":
             if self._backend == "core":
                 raise ValueError(f"backend 'core' takes float32 values on the CPU, got {describe(values)}")
             if self._twin is None:
-                self._twin = TorchLattice(self._features)
+                self._twin = TorchLattice(self._features, wide=True)
             return self._twin.filter(values, transpose=transpose)
         core = load_core()
         assert core is not None  # self._core came from it
@@ -236,6 +245,102 @@ class Lattice:
         out = torch.empty_like(source)
         core.filter(self._core, source.numpy(), out.numpy(), transpose, torch.get_num_threads())
         return out.to(values.dtype)
+
+
+def bilateral_filter(
+    rgb: Tensor,
+    values: Tensor,
+    sigma_xy: float,
+    sigma_rgb: float,
+    *,
+    transpose: bool = False,
+    backend: Backend = "auto",
+) -> Tensor:
+    """`Lattice.bilateral(rgb[b], ...).filter(values[b])` of every picture of a batch, in one call.
+
+    On the CPU `torch.get_num_threads()` threads share the pictures; differentiable in `values`. No pixel is left out of
+    the lattices: set `values` to 0 where a picture is padding.
+
+    Args:
+        rgb: [B, 3, H, W], uint8, or float in the same levels of 0-255.
+        values: float [B, n, H, W].
+        sigma_xy: spatial width in pixels.
+        sigma_rgb: color width in levels of 0-255.
+        transpose: the adjoint of the filter.
+        backend: `core`, `torch`, or `auto` for the core where it can be used.
+
+    Returns:
+        Shape, dtype and device of `values`; unnormalized: divide by the filter of ones for an average.
+
+    Raises:
+        ValueError: wrong shapes or types, float levels that are NaN or beyond 0-255, or a sigma that is not greater
+            than 0.
+    """
+    if not isinstance(values, Tensor) or values.ndim != 4 or not values.is_floating_point() or 0 in values.shape:
+        raise ValueError(f"values must be a float tensor [B, n, H, W] and not empty, got {describe(values)}")
+    shape = [values.shape[0], 3, *values.shape[2:]]
+    if not isinstance(rgb, Tensor) or list(rgb.shape) != shape:
+        raise ValueError(f"rgb must be a tensor {shape} to go with values {list(values.shape)}, got {describe(rgb)}")
+    check_levels(rgb)
+    check_sigma("sigma_xy", sigma_xy)
+    check_sigma("sigma_rgb", sigma_rgb)
+    return apply_filter(values, PictureBatch(rgb.to(values.device), sigma_xy, sigma_rgb, backend), transpose)
+
+
+class PictureBatch:
+    """The filters of `bilateral_filter` for checked arguments; on torch all pictures share one lattice, built once."""
+
+    def __init__(self, rgb: Tensor, sigma_xy: float, sigma_rgb: float, backend: Backend) -> None:
+        self.rgb, self.sigma_xy, self.sigma_rgb, self.backend = rgb, sigma_xy, sigma_rgb, backend
+        self._twin: TorchLattice | None = None
+
+    def run(self, values: Tensor, transpose: bool = False) -> Tensor:
+        """Filter (or its adjoint) of [B, n, H, W] without a gradient."""
+        source = values.detach().to(torch.promote_types(values.dtype, torch.float32)).contiguous()
+        if (core := pick_core(self.backend, source)) is not None:
+            out = torch.empty_like(source)
+            rgb = (self.rgb if self.rgb.dtype is torch.uint8 else self.rgb.to(torch.float32)).contiguous().numpy()
+            threads = torch.get_num_threads()
+            core.bilateral_filter(rgb, source.numpy(), out.numpy(), self.sigma_xy, self.sigma_rgb, transpose, threads)
+            return out.to(values.dtype)
+        batch, channels, height, width = source.shape
+        if self._twin is None:
+            features = picture_features(
+                (height, width),
+                self.sigma_xy,
+                rgb=self.rgb,
+                sigma_rgb=self.sigma_rgb,
+                device=source.device,
+                dtype=source.dtype,
+            )
+            picture = torch.arange(batch, device=source.device).repeat_interleave(height * width)
+            self._twin = TorchLattice(features, picture, batch)
+        by_pixel = source.permute(0, 2, 3, 1).reshape(-1, channels)
+        out = self._twin.rows(by_pixel, transpose=transpose).to(values.dtype)
+        return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2).contiguous()
+
+
+def check_levels(rgb: Tensor) -> None:
+    """Refuse colors that are neither uint8 nor float levels of 0-255.
+
+    Half a level beyond is taken for rounding, such as undoing a network's normalization leaves behind.
+    """
+    if rgb.dtype is torch.uint8 or rgb.numel() == 0:
+        return
+    if not rgb.is_floating_point():
+        raise ValueError(f"rgb must be uint8 or float, got {describe(rgb)}")
+    low, high = (float(x) for x in rgb.detach().aminmax())
+    if not (low >= -0.5 and high <= 255.5):
+        raise ValueError(
+            f"rgb must hold levels of 0-255, got values from {low:g} to {high:g}; undo a network's normalization "
+            "(rgb * std + mean), multiply by 255 what lies in 0-1, and leave no NaN"
+        )
+    if 0.01 < high <= 1:
+        warnings.warn(
+            f"no level of rgb is above {high:g}, so that all of its pixels are alike to the filter; levels are 0-255: "
+            "multiply by 255 what lies in 0-1",
+            stacklevel=3,
+        )
 
 
 def check_sigma(name: str, value: float) -> None:

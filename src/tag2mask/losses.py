@@ -16,8 +16,7 @@ from torch import Tensor
 
 from tag2mask.base.team import ALONE, Team
 from tag2mask.config import BACKGROUND, IGNORE, SegmentationLoss
-from tag2mask.filtering import Backend, check_sigma, describe, pick_core
-from tag2mask.torch_lattice import TorchLattice, picture_features
+from tag2mask.filtering import Backend, PictureBatch, check_levels, check_sigma, describe
 
 __all__ = [
     "balanced_cross_entropy",
@@ -170,7 +169,7 @@ def dense_energy_loss(
     at others only under `torch.use_deterministic_algorithms(True)`.
 
     Args:
-        rgb: uint8 [B, 3, H, W].
+        rgb: [B, 3, H, W], uint8, or float in the same levels of 0-255 (not 0-1), whole or not.
         probs: float [B, K, H, W], softmax of the logits.
         labels: int64 [B, H, W]; 255 where unlabeled.
         valid: bool [B, H, W], or None for all True.
@@ -184,7 +183,8 @@ def dense_energy_loss(
         team: Processes that share the batch.
 
     Raises:
-        ValueError: wrong shapes or types, a width or scale that is not greater than 0, or an unknown gradient.
+        ValueError: wrong shapes or types, float levels that are NaN or beyond 0-255, a width or scale that is not
+            greater than 0, or an unknown gradient.
     """
     for name, value in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy), ("scale", scale)):
         check_sigma(name, value)
@@ -192,60 +192,30 @@ def dense_energy_loss(
     if valid is None:
         valid = torch.ones_like(labels, dtype=torch.bool)
     rgb_small, labels_small, valid_small = (
-        F.interpolate(x.to(torch.float32), scale_factor=scale, mode="nearest")
+        F.interpolate(_at_least_float32(x), scale_factor=scale, mode="nearest")
         for x in (rgb, labels[:, None], valid[:, None])
     )
+    if rgb.dtype is torch.uint8:
+        rgb_small = rgb_small.to(torch.uint8)
     small = F.interpolate(_at_least_float32(probs), scale_factor=scale, mode="bilinear", align_corners=False)
     mask = valid_small.to(small.dtype)
     with torch.no_grad():
         gate = torch.where(labels_small == IGNORE, 1.0, (mask - small.amax(1, keepdim=True)).clamp(min=0))
-    kernel = _Kernel(rgb_small.to(torch.uint8), sigma_xy * scale, sigma_rgb, backend)
+    kernel = PictureBatch(rgb_small, sigma_xy * scale, sigma_rgb, backend)
     energy = _Energy.apply(small * mask, gate, kernel, gradient)
     return team.total(cast(Tensor, energy)) * (weight / team.number(len(probs)))
-
-
-class _Kernel:
-    """Bilateral filters of a batch of pictures; on torch all of them in one lattice."""
-
-    def __init__(self, rgb: Tensor, sigma_xy: float, sigma_rgb: float, backend: Backend) -> None:
-        self.rgb, self.sigma_xy, self.sigma_rgb, self.backend = rgb, sigma_xy, sigma_rgb, backend
-        self._twin: TorchLattice | None = None
-
-    def filter(self, values: Tensor, *, transpose: bool = False) -> Tensor:
-        """Filter (or its adjoint) of [B, n, h, w], each picture on its own lattice."""
-        if (core := pick_core(self.backend, values)) is not None:
-            out = torch.empty(values.shape)
-            rgb, source = self.rgb.contiguous().numpy(), values.contiguous().numpy()
-            threads = torch.get_num_threads()
-            core.bilateral_filter(rgb, source, out.numpy(), self.sigma_xy, self.sigma_rgb, transpose, threads)
-            return out
-        batch, channels, height, width = values.shape
-        if self._twin is None:
-            features = picture_features(
-                (height, width),
-                self.sigma_xy,
-                rgb=self.rgb,
-                sigma_rgb=self.sigma_rgb,
-                device=values.device,
-                dtype=values.dtype,
-            )
-            picture = torch.arange(batch, device=values.device).repeat_interleave(height * width)
-            self._twin = TorchLattice(features, picture, batch)
-        by_pixel = values.permute(0, 2, 3, 1).reshape(-1, channels)
-        out = self._twin.rows(by_pixel, transpose=transpose)
-        return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
 
 class _Energy(torch.autograd.Function):
     """`-sum S q (K q)` with the published or the exact gradient in q."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, gate: Tensor, kernel: _Kernel, gradient: str) -> Tensor:
-        filtered = kernel.filter(q)
+    def forward(ctx: Any, q: Tensor, gate: Tensor, kernel: PictureBatch, gradient: str) -> Tensor:
+        filtered = kernel.run(q)
         if ctx.needs_input_grad[0]:
             slope = 2 * gate * filtered
             if gradient == "exact":
-                slope = gate * filtered + kernel.filter(gate * q, transpose=True)
+                slope = gate * filtered + kernel.run(gate * q, transpose=True)
             ctx.save_for_backward(slope)
         return -(gate * q * filtered).sum()
 
@@ -267,17 +237,18 @@ def _check_energy(
         raise ValueError(
             f"at scale {scale} nothing is left of pictures of {height} x {width}; enlarge them or raise scale"
         )
-    wanted: list[tuple[str, Tensor | None, torch.dtype, list[int]]] = [
-        ("rgb", rgb, torch.uint8, [batch, 3, height, width]),
-        ("labels", labels, torch.int64, [batch, height, width]),
-        ("valid", valid, torch.bool, [batch, height, width]),
+    kinds = torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64
+    wanted: list[tuple[str, Tensor | None, str, tuple[torch.dtype, ...], list[int]]] = [
+        ("rgb", rgb, "uint8 or float", kinds, [batch, 3, height, width]),
+        ("labels", labels, "int64", (torch.int64,), [batch, height, width]),
+        ("valid", valid, "bool", (torch.bool,), [batch, height, width]),
     ]
-    for name, value, dtype, shape in wanted:
-        if value is not None and (value.dtype is not dtype or list(value.shape) != shape):
+    for name, value, kind, dtypes, shape in wanted:
+        if value is not None and (value.dtype not in dtypes or list(value.shape) != shape):
             raise ValueError(
-                f"{name} must be {str(dtype).removeprefix('torch.')} {shape} to go with probs {list(probs.shape)}, "
-                f"got {describe(value)}"
+                f"{name} must be {kind} {shape} to go with probs {list(probs.shape)}, got {describe(value)}"
             )
+    check_levels(rgb)
 
 
 def class_distance_loss(seg_logits: Tensor, features: Tensor, *, team: Team = ALONE) -> Tensor:

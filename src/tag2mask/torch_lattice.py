@@ -25,6 +25,11 @@ would add alone, so the list of a vertex is cut into chunks."""
 MAX_CELL = {torch.float32: 2.0e6, torch.float64: 2.0**50}
 """Largest coordinate, in cells, at which a dtype still tells the cells apart."""
 
+WORD, PART = 2**62, 2**30
+"""The number of a lattice point is below `WORD`; where one word does not hold it, each of several is below `PART`."""
+
+TOO_FINE = "features span too many lattice cells to be numbered; divide them by a larger sigma"
+
 
 class TorchLattice:
     """Lattices of one or many pictures, built once and applied to any number of channels.
@@ -33,31 +38,34 @@ class TorchLattice:
         features: float [D, N], coordinates over their standard deviations, of the pixels of all pictures.
         picture: int [N], ascending, the picture of a pixel; None where there is one.
         pictures: number of pictures; pixels of different pictures never meet.
+        wide: take features too that span more cells than 64 bits number or than float32 tells apart, at some cost.
 
     Raises:
-        ValueError: values that are not finite, or too many cells to be numbered in 64 bits.
+        ValueError: values that are not finite, or too many cells.
     """
 
-    def __init__(self, features: Tensor, picture: Tensor | None = None, pictures: int = 1) -> None:
+    def __init__(
+        self, features: Tensor, picture: Tensor | None = None, pictures: int = 1, *, wide: bool = False
+    ) -> None:
         device = work_device(features.device)
         features = features.detach().to(device, torch.promote_types(features.dtype, torch.float32))
         picture = None if picture is None else picture.to(device)
         dims, pixels = features.shape
         self.dims, self.pixels = dims, pixels
-        cell, rank, weights, low, span = _locate(features)
-        simplex_keys, strides = _simplex_keys(cell, rank, low, span, picture, pictures)
+        cell, rank, weights, low, span = _locate(features, wide)
+        places = _places([dims + 1, *span, pictures], wide)
         # Neighboring pixels mostly share a simplex: corners are found once for each of these.
-        simplex, pixel_order, begins = _distinct(simplex_keys)
+        simplex, pixel_order, begins = _distinct(_simplex_keys(cell, rank, low, span, picture, pictures))
         some_pixel = pixel_order.index_select(0, begins)
         some_picture = None if picture is None else picture.index_select(0, some_pixel)
-        corner_keys = _corner_keys(cell, rank, low, strides, some_picture, some_pixel).flatten()
-        vertex, corner_order, vertex_begins = _distinct(corner_keys)
+        corners = _Points(_corner_words(cell, rank, low, places, some_picture, some_pixel))
+        vertex, corner_order, vertex_begins = _distinct(corners.keys)
         self.vertices = len(vertex_begins)
         kind = _kind((dims + 1) * self.pixels)
         # Row 0 stands for every missing vertex and holds 0.
         self.slice_rows = (vertex + 1).to(kind).reshape(-1, dims + 1).index_select(0, simplex)
         self.slice_weights = weights / (2.0 ** (dims + 1) + 2)  # 1 / (1 + 2^-D), and a half for each blur
-        self.blur_rows = _neighbors(corner_keys[corner_order[vertex_begins]], strides)
+        self.blur_rows = _neighbors(corners, corner_order[vertex_begins], places[: dims + 1])
 
         # The list of a vertex: for each (simplex, corner) at it, the pixels of this simplex.
         members = _lengths(begins, self.pixels)
@@ -133,8 +141,8 @@ def _sums(rows: Tensor, table: Tensor, weights: Tensor | None = None, starts: Te
     return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights)
 
 
-def _locate(features: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int], list[int]]:
-    """Where each pixel lies.
+def _locate(features: Tensor, wide: bool) -> tuple[Tensor, Tensor, Tensor, list[int], list[int]]:
+    """Where each pixel lies; if `wide`, in float64 where float32 does not tell the cells apart.
 
     Returns:
         cell int64 [D, N] and rank int64 [D, N] of the pixel's simplex, barycentric weights [N, D + 1] of its corners,
@@ -150,7 +158,9 @@ def _locate(features: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int], list[i
         elevated[j] = elevated[0] - j * scaled[j - 1]
         elevated[0] += scaled[j - 1]
     cell = (elevated / (dims + 1)).round()
-    low, span = _bounds(cell)
+    bounds = _bounds(cell, wide)
+    if bounds is None:
+        return _locate(features.double(), wide)
     part = elevated.sub_(cell, alpha=dims + 1)
     rank = torch.arange(dims + 1, dtype=torch.int8, device=features.device)[:, None].repeat(1, pixels)
     for i in range(dims):
@@ -168,56 +178,99 @@ def _locate(features: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int], list[i
     weights = by_rank.flip(0)
     weights[1:] -= by_rank.flip(0)[:-1]
     weights[0] -= by_rank[0] - 1
-    return (cell[:dims] + move[:dims]).long(), whole_rank[:dims], weights.T.contiguous(), low, span
+    return (cell[:dims] + move[:dims]).long(), whole_rank[:dims], weights.T.contiguous(), *bounds
 
 
-def _bounds(cell: Tensor) -> tuple[list[int], list[int]]:
-    """Lower bound and number of values of each coordinate; four more than its range, for corners and neighbors."""
+def _bounds(cell: Tensor, wide: bool) -> tuple[list[int], list[int]] | None:
+    """Lower bound and number of values of each coordinate; four more than its range, for corners and neighbors.
+
+    None where float32 does not tell the cells apart but float64 may be taken.
+    """
     low, high = torch.stack([cell[:-1].amin(1), cell[:-1].amax(1)]).tolist()
     if not all(map(math.isfinite, low + high)):
         raise ValueError("features hold NaN or infinite values; the lattice needs finite ones")
     if max(map(abs, low + high)) > MAX_CELL[cell.dtype]:
-        raise ValueError("features span too many lattice cells to be told apart; divide them by a larger sigma")
+        if wide and cell.dtype is torch.float32:
+            return None
+        raise ValueError(TOO_FINE)
     return [int(a) - 4 for a in low], [int(b) - int(a) + 9 for a, b in zip(low, high, strict=True)]
+
+
+def _places(sizes: list[int], wide: bool) -> list[tuple[int, int]]:
+    """Where the coordinates of a vertex go that have so many values each: into which word, times which stride.
+
+    A vertex has coordinates k + (D + 1) q_i with one remainder k: it is numbered by k, q and its picture. One word
+    holds them, or if `wide` as many as it takes.
+    """
+    most = WORD
+    if math.prod(sizes) > WORD:
+        most = PART
+        if not wide or max(sizes) > PART:
+            raise ValueError(TOO_FINE + (", or give fewer pictures at a time" if sizes[-1] > 1 else ""))
+    places, word, stride = [], 0, 1
+    for size in sizes:
+        if stride * size > most:
+            word, stride = word + 1, 1
+        places.append((word, stride))
+        stride *= size
+    return places
 
 
 def _simplex_keys(
     cell: Tensor, rank: Tensor, low: list[int], span: list[int], picture: Tensor | None, pictures: int
-) -> tuple[Tensor, list[int]]:
-    """One number per simplex, [N], and the stride of each coordinate in the number of a vertex."""
+) -> Tensor:
+    """One number per simplex, [N]; where one word does not hold them every pixel stands for itself."""
     dims = len(cell)
-    # A vertex has coordinates k + (D + 1) q_i with one remainder k: number them by (picture, q, k).
-    strides = [dims + 1]
-    for size in span:
-        strides.append(strides[-1] * size)
-    if strides[-1] * pictures >= 2**62:
-        raise ValueError(
-            "features span too many lattice cells to be numbered in 64 bits; divide them by a larger sigma"
-            + (", or give fewer pictures at a time" if pictures > 1 else "")
-        )
     orders = (dims + 1) ** dims
-    if strides[-1] * pictures * orders >= 2**62 * (dims + 1):
-        return torch.arange(cell.shape[1], device=cell.device), strides  # every pixel stands for itself
-    key = torch.zeros_like(cell[0]) if picture is None else picture * (strides[-1] // (dims + 1))
-    for q, bound, stride in zip(cell, low, strides[:-1], strict=True):
-        key = torch.add(key, q - bound, alpha=stride // (dims + 1))
+    if math.prod(span) * pictures * orders >= WORD:
+        return torch.arange(cell.shape[1], device=cell.device)
+    key, stride = torch.zeros_like(cell[0]), 1
+    for q, bound, size in zip(cell, low, span, strict=True):
+        key = torch.add(key, q - bound, alpha=stride)
+        stride *= size
+    if picture is not None:
+        key = torch.add(key, picture, alpha=stride)
     key = key * orders
     for i in range(dims):
         key = torch.add(key, rank[i], alpha=(dims + 1) ** i)
-    return key, strides
+    return key
 
 
-def _corner_keys(
-    cell: Tensor, rank: Tensor, low: list[int], strides: list[int], picture: Tensor | None, pixels: Tensor
-) -> Tensor:
-    """Numbers of the D + 1 vertices of the simplices of some pixels, [n, D + 1]."""
+def _corner_words(
+    cell: Tensor, rank: Tensor, low: list[int], places: list[tuple[int, int]], picture: Tensor | None, pixels: Tensor
+) -> list[Tensor]:
+    """Words of the D + 1 vertices of the simplices of some pixels, each [n (D + 1)]."""
     dims = len(cell)
     remainder = torch.arange(dims + 1, device=cell.device)
-    keys = remainder.repeat(len(pixels), 1)
-    for i in range(dims):
+    words = [remainder.repeat(len(pixels), 1)]
+    words += [torch.zeros_like(words[0])] * places[-1][0]
+    for i, (word, stride) in enumerate(places[1 : dims + 1]):
         q, below = cell[i].index_select(0, pixels) - low[i], rank[i].index_select(0, pixels)[:, None] > dims - remainder
-        keys = torch.add(keys, q[:, None] - below.long(), alpha=strides[i])
-    return keys if picture is None else keys + (picture * strides[-1])[:, None]
+        words[word] = torch.add(words[word], q[:, None] - below.long(), alpha=stride)
+    if picture is not None:
+        word, stride = places[-1]
+        words[word] = words[word] + (picture * stride)[:, None]
+    return [word.flatten() for word in words]
+
+
+class _Points:
+    """One number for each lattice point of a list: its word, or the number of what precedes and the last word."""
+
+    def __init__(self, words: list[Tensor]) -> None:
+        self.words, self.keys = words, words[0]
+        self._known: list[Tensor] = []
+        for word in words[1:]:
+            ascending = self.keys.sort().values
+            self._known.append(ascending[torch.diff(ascending, prepend=ascending[:1] - 1) > 0])
+            self.keys = torch.searchsorted(self._known[-1], self.keys) * PART + word
+
+    def find(self, words: list[Tensor]) -> Tensor:
+        """The numbers of other points; of those that are not in the list any that no point has."""
+        key = words[0]
+        for known, word in zip(self._known, words[1:], strict=True):
+            at = torch.searchsorted(known, key).clamp(max=len(known) - 1)
+            key = torch.where(known[at] == key, at * PART + word, -1)
+        return key
 
 
 def _distinct(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,16 +311,22 @@ def _kind(count: int) -> torch.dtype:
     return torch.int32 if count < 2**31 else torch.int64
 
 
-def _neighbors(keys: Tensor, strides: list[int]) -> Tensor:
+def _neighbors(corners: _Points, vertices: Tensor, places: list[tuple[int, int]]) -> Tensor:
     """Rows to be added up by the blur along each axis, [D + 1, V + 1, 4].
 
     Each vertex twice and its two neighbors, row 0 where there is none: twice the blur, which the slice makes good.
     """
-    dims = len(strides) - 1
+    dims, keys = len(places) - 1, corners.keys[vertices]
     own = torch.arange(1, len(keys) + 1, device=keys.device)
-    unit = torch.tensor([*strides[:-1], 0], device=keys.device)
-    back = torch.where(keys % (dims + 1) == 0, keys + (dims - sum(strides[:-1])), keys - 1)
-    wanted = back + unit[:, None]
+    lowest = corners.words[0][vertices] % (dims + 1) == 0
+    words = []
+    for number, word in enumerate(corners.words):
+        units = [stride if at == number else 0 for at, stride in places]
+        units, step = units[1:], units[0]
+        here = word[vertices]
+        back = torch.where(lowest, here + (dims * step - sum(units)), here - step)
+        words.append(back + torch.tensor([*units, 0], device=keys.device)[:, None])
+    wanted = corners.find(words)
     found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     hit = keys[found] == wanted
     first = torch.where(hit, found + 1, 0)

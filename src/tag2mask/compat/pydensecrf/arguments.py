@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tag2mask.compat.arrays import as_array
+
 Floats = NDArray[np.float32]
 Kind = TypeVar("Kind", bound=IntEnum)
 Compat = float | Floats
@@ -20,12 +22,10 @@ Compat = float | Floats
 
 
 def to_tensor(
-    name: str, value: object, shape: tuple[int | None, ...], dtype: Any = np.float32, *, ordered: bool = True
+    name: str, value: Any, shape: tuple[int | None, ...], dtype: Any = np.float32, *, ordered: bool = True
 ) -> Tensor:
     """Copy of an array after a check of type, shape (None: any size) and, where `ordered`, memory order."""
-    kind = np.dtype(dtype)
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a numpy array of {kind}, got {type(value).__name__}")
+    kind, value = np.dtype(dtype), as_array(name, value)
     if value.dtype != kind:
         raise ValueError(f"{name} must be {kind}, got {value.dtype}; convert it with .astype(np.{kind})")
     fits = value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
@@ -41,15 +41,13 @@ def compatibility(value: Compat, labels: int) -> Tensor:
     """The compatibility as a number or a matrix [L, L], in the sign of an energy."""
     if is_number(value):
         factor = torch.tensor(-float(value), dtype=torch.float32)
-    elif not isinstance(value, np.ndarray):
-        raise TypeError(f"compat must be a number or a float32 array, got {type(value).__name__}")
-    elif value.ndim == 1:
-        factor = to_tensor("compat", value, (labels,)).diag()
-    elif value.ndim == 2:
-        matrix = to_tensor("compat", value, (labels, labels))
+    elif (array := as_array("compat, where it is no number,", value)).ndim == 1:
+        factor = to_tensor("compat", array, (labels,)).diag()
+    elif array.ndim == 2:
+        matrix = to_tensor("compat", array, (labels, labels))
         factor = (matrix + matrix.T) / 2
     else:
-        raise ValueError(f"compat must be a number, a vector or a matrix, got an array of {value.ndim} dimensions")
+        raise ValueError(f"compat must be a number, a vector or a matrix, got an array of {array.ndim} dimensions")
     if not bool(factor.isfinite().all()):
         raise ValueError("compat holds NaN or infinite values; it must be finite")
     return factor

@@ -12,10 +12,12 @@ Semantics as measured on pydensecrf2 1.1, where `U` is the unary energy [L, N] a
 - the pixels of a lattice are filled up to a multiple of four with pixels whose features are 0. They hold no value, but
   the vertices around them take part in the blur.
 
-`DenseCRF2D.inference` of the usual model runs in one piece by `tag2mask.crf.dense_crf`, anything else step by step.
+`DenseCRF2D.inference` of the usual model runs in one piece on the core of `tag2mask.crf.dense_crf`, anything else step
+by step.
 
 Unlike the original it refuses what made that crash or read foreign memory, and an inference without a unary. It takes
-and returns plain arrays where the original has a matrix class of its own.
+numpy arrays, memoryviews and other buffers, and torch tensors, and returns numpy arrays where the original has a matrix
+class of its own.
 """
 
 from __future__ import annotations
@@ -31,16 +33,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tag2mask.compat.arrays import as_array
+from tag2mask.compat.filled import filled_lattice, filter_filled
 from tag2mask.compat.pydensecrf.arguments import Compat, Floats, compatibility, member, to_tensor, whole_number, widths
 from tag2mask.config import CRFParams
-from tag2mask.crf import MIN_SCORE, dense_crf
-from tag2mask.filtering import MAX_DIMS, Lattice
-
-BLOCK = 4
-"""pydensecrf's lattice takes pixels in fours."""
-
-MAX_FEATURE = 1e6
-"""Beyond it float32 no longer tells the cells of the lattice apart."""
+from tag2mask.crf import reference_marginals
+from tag2mask.filtering import Lattice, load_core
 
 MAX_PLAIN_FEATURE = 1e3
 """Up to here every lattice of a picture can be numbered in 64 bits, so that building it may wait."""
@@ -103,7 +101,7 @@ class _Pairwise:
         self.normalization = member(NormalizationType, "normalization", norm_type)
         self.compat = compatibility(compat, labels)
         self.plain: tuple[float, ...] = ()
-        """Where `dense_crf` has the same term: the width of a Gaussian, or the widths in pixels and levels."""
+        """Where the core has the same term: the width of a Gaussian, or the widths in pixels and levels."""
         self._make_lattice = make_lattice
 
     @cached_property
@@ -120,9 +118,7 @@ class _Pairwise:
 
     def filter(self, values: Tensor) -> Tensor:
         """`K values` of [n, N]."""
-        padding = self.lattice.num_pixels - self.pixels
-        padded = torch.nn.functional.pad(values, (0, padding)) if padding else values
-        return self.lattice.filter(padded)[:, : self.pixels]
+        return filter_filled(self.lattice, values)
 
     def energy(self, q: Tensor) -> Tensor:
         """Energy [L, N] that the marginals q cause at each pixel and label."""
@@ -185,9 +181,13 @@ class DenseCRF:
     def addPairwiseEnergy(
         self, features: Floats, compat: Compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
     ) -> None:
-        """Gaussian term over features [D, nvar], already divided by their widths; D from 1 to 8."""
+        """Gaussian term over features [D, nvar], already divided by their widths.
+
+        D from 1 to 64, any size; with more than eight rows, or features so large that 64 bits do not number the cells
+        of their lattice, it is filtered on torch, several times slower.
+        """
         rows = to_tensor("features", features, (None, self._nvar))
-        self._add(lambda: _filled_lattice(rows), compat, kernel, normalization)
+        self._add(lambda: filled_lattice(rows), compat, kernel, normalization)
 
     def _add(
         self,
@@ -223,10 +223,10 @@ class DenseCRF:
     def stepInference(self, Q: Floats, tmp1: Floats, tmp2: Floats) -> None:
         """One step, written into `Q`; the work arrays are left alone."""
         unary = self._need_unary()
-        q = self._marginals(Q)
-        if not Q.flags.writeable:
+        q, out = self._marginals(Q), as_array("Q", Q)
+        if not out.flags.writeable:
             raise ValueError("Q is read-only, but stepInference writes into it; hand over Q.copy()")
-        Q[...] = _mean_field_step(unary, self._terms, q).numpy()
+        out[...] = _mean_field_step(unary, self._terms, q).numpy()
 
     def klDivergence(self, Q: Floats) -> float:
         """Divergence of marginals `Q` from the CRF up to a constant: `sum Q (log Q + unary + pairwise energy)`.
@@ -272,7 +272,7 @@ class DenseCRF2D(DenseCRF):
         sigma_x, sigma_y = widths("sxy", sxy, 2)
         size = self._size  # a term that held the CRF would keep both until the garbage is collected
         if sigma_x != sigma_y:
-            self._add(lambda: _filled_lattice(_positions(size, sigma_x, sigma_y)), compat, kernel, normalization)
+            self._add(lambda: filled_lattice(_positions(size, sigma_x, sigma_y)), compat, kernel, normalization)
         else:  # without padding, which would only repeat the pixel at (0, 0)
             plain = (sigma_x,) if self._coarse(sigma_x) else ()
             self._add(lambda: Lattice.gaussian(size, sigma_x), compat, kernel, normalization, plain)
@@ -292,17 +292,18 @@ class DenseCRF2D(DenseCRF):
         """
         sigma_x, sigma_y = widths("sxy", sxy, 2)
         sigmas = widths("srgb", srgb, 3)
-        if isinstance(rgbim, np.ndarray) and rgbim.ndim == 3 and rgbim.shape[2] != 3:
+        picture = as_array("rgbim", rgbim)
+        if picture.ndim == 3 and picture.shape[2] != 3:
             raise ValueError(
-                f"rgbim must be an RGB picture {[*self._size, 3]}, got {list(rgbim.shape)}; for other channels hand "
+                f"rgbim must be an RGB picture {[*self._size, 3]}, got {list(picture.shape)}; for other channels hand "
                 "the features of utils.create_pairwise_bilateral to addPairwiseEnergy"
             )
         size = self._size
-        rgb = to_tensor("rgbim", rgbim, (*size, 3), np.uint8).permute(2, 0, 1)
+        rgb = to_tensor("rgbim", picture, (*size, 3), np.uint8).permute(2, 0, 1)
 
         def make_lattice() -> Lattice:
             colors = rgb.flatten(1) / torch.tensor(sigmas, dtype=torch.float32)[:, None]
-            return _filled_lattice(torch.cat([_positions(size, sigma_x, sigma_y), colors]))
+            return filled_lattice(torch.cat([_positions(size, sigma_x, sigma_y), colors]))
 
         even = sigma_x == sigma_y and len(set(sigmas)) == 1
         plain = (sigma_x, sigmas[0]) if even and self._coarse(sigma_x, sigmas[0]) else ()
@@ -312,22 +313,20 @@ class DenseCRF2D(DenseCRF):
     def inference(self, niter: int) -> Floats:
         """As `DenseCRF.inference`.
 
-        In one piece where `dense_crf` computes the same: a bilateral term and at most one Gaussian term, each with one
-        width for x and y, one for the colors, a number for `compat` and the symmetric normalization; energies of a
-        pixel no further apart than `-log(1e-5)`; a number of pixels that need not be filled up. The last bits may
-        then differ from those of `stepInference`.
+        In one piece where the compiled core has the model: a bilateral term and at most one Gaussian term, each with
+        one width for x and y, one for the colors, a number for `compat` and the symmetric normalization. The last bits
+        may then differ from those of `stepInference`.
         """
         steps, unary = whole_number("niter", niter, 0), self._need_unary()
         params = self._params(steps)
-        scores = None if params is None else _scores(unary)
-        if self._rgb is None or params is None or scores is None:
+        if self._rgb is None or params is None or load_core() is None:
             return super().inference(steps)
-        q = dense_crf(self._rgb[None], scores.reshape(1, self._nlabels, *self._size), params)
-        return q[0].flatten(1).numpy()
+        q = reference_marginals(self._rgb[None], unary.reshape(1, 1, self._nlabels, *self._size), params)
+        return q.reshape(unary.shape).numpy()
 
     def _params(self, steps: int) -> CRFParams | None:
-        """With these `dense_crf` computes the same; None where there are none."""
-        if sorted(len(term.plain) for term in self._terms) not in ([2], [1, 2]) or self._nvar % BLOCK:
+        """With these the core computes the same; None where there are none."""
+        if sorted(len(term.plain) for term in self._terms) not in ([2], [1, 2]):
             return None
         params = CRFParams(gaussian_compat=0.0, iterations=steps)
         for term in self._terms:
@@ -348,20 +347,3 @@ def _positions(size: tuple[int, int], sigma_x: float, sigma_y: float) -> Tensor:
     """`x / sigma_x, y / sigma_y` of every pixel, [2, h w]."""
     y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in size), indexing="ij")
     return torch.stack([x / sigma_x, y / sigma_y]).flatten(1)
-
-
-def _filled_lattice(features: Tensor) -> Lattice:
-    """Lattice of features [D, N] and of the pixels that fill it up to a multiple of `BLOCK`."""
-    if not 1 <= len(features) <= MAX_DIMS:
-        raise ValueError(f"features must have 1 to {MAX_DIMS} rows, got {len(features)}")
-    if not bool((features.abs() <= MAX_FEATURE).all()):
-        raise ValueError(
-            f"features hold NaN or values beyond {MAX_FEATURE:g}; they must be coordinates divided by their widths"
-        )
-    return Lattice(torch.nn.functional.pad(features, (0, -features.shape[1] % BLOCK)))
-
-
-def _scores(unary: Tensor) -> Tensor | None:
-    """Scores [L, N] in [1e-5, 1] of which `unary` is -log up to a number for each pixel; None if it spans more."""
-    exponent = unary.amin(0) - unary
-    return exponent.exp_() if float(exponent.min()) >= math.log(MIN_SCORE) - 1e-6 else None

@@ -1,17 +1,21 @@
 """Unaries and features for `DenseCRF`, with the names, arguments and results of `pydensecrf.utils`.
 
-Where the original goes on with senseless values (labels that wrap around, channels left unscaled) or raises an
-`AssertionError`, `ZeroDivisionError` or `IndexError`, these functions raise a `ValueError`.
+Where the original goes on with senseless values (labels that wrap around) or raises an `AssertionError`,
+`ZeroDivisionError` or `IndexError`, these functions raise a `ValueError`. Arrays may be numpy arrays, memoryviews and
+other buffers, or torch tensors of any device. Imports no torch.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tag2mask.compat.arrays import as_array
 
 Floats = NDArray[np.float32]
 
@@ -29,7 +33,7 @@ def unary_from_labels(labels: NDArray[Any], n_labels: int, gt_prob: float, zero_
     Raises:
         ValueError: no integers, a label out of range, `n_labels` or `gt_prob` out of range.
     """
-    _need_array("labels", labels)
+    labels = as_array("labels", labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be integers, got {labels.dtype}; convert them with .astype(np.int64)")
     if n_labels < 2:
@@ -68,7 +72,7 @@ def unary_from_softmax(sm: NDArray[Any], scale: float | None = None, clip: float
     Raises:
         ValueError: NaN, or `scale` out of range.
     """
-    _need_array("sm", sm)
+    sm = as_array("sm", sm)
     if sm.ndim == 0 or not np.issubdtype(sm.dtype, np.number) or np.iscomplexobj(sm):
         raise ValueError(f"sm must be an array of probabilities, labels first, got {sm.dtype} {list(sm.shape)}")
     if np.isnan(sm).any():
@@ -90,56 +94,65 @@ def softmax_to_unary(sm: NDArray[Any], GT_PROB: float = 1) -> Floats:
     return unary_from_softmax(sm, None if GT_PROB == 1 else GT_PROB, clip=None)
 
 
-def create_pairwise_gaussian(sdims: Sequence[float], shape: Sequence[int]) -> Floats:
+def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int]) -> Floats:
     """Features float32 [D, N] of the positions in a grid, one row for each axis, in the order of the axes.
 
     `DenseCRF2D.addPairwiseGaussian` puts x before y, so its lattice differs a little from that of (height, width).
 
     Args:
-        sdims: width of each axis.
+        sdims: width of each axis, or one for all.
         shape: size of each axis.
 
     Raises:
         ValueError: not one width greater than 0 for each axis.
     """
-    _check_widths("sdims", sdims, len(shape))
+    if isinstance(sdims, Sequence | np.ndarray) and len(sdims) < len(shape):  # the original mixes the rows up
+        raise ValueError(f"sdims must be {len(shape)} numbers, one for each axis, or one number for all, got {sdims}")
     mesh = np.indices(tuple(shape), np.float32)
-    for row, sigma in zip(mesh, sdims, strict=True):
-        row /= sigma
+    _divide(mesh, "sdims", sdims, "axes")
     return mesh.reshape(len(shape), -1)
 
 
 def create_pairwise_bilateral(
-    sdims: Sequence[float], schan: float | Sequence[float], img: NDArray[Any], chdim: int = -1
+    sdims: float | Sequence[float], schan: float | Sequence[float], img: NDArray[Any], chdim: int = -1
 ) -> Floats:
     """Features float32 [D, N] of the positions in an image, in the order of its axes, and of its channels.
 
+    As in the original, axes and channels for which there is no width are not scaled; here a warning says so.
+
     Args:
-        sdims: width of each axis but that of the channels.
+        sdims: width of each axis but that of the channels, or one for all.
         schan: width of each channel, or one for all.
         img: image of any number of axes.
         chdim: the axis of the channels; -1 for an image without one.
 
     Raises:
-        ValueError: no such axis, or not one width greater than 0 for each axis and channel.
+        ValueError: no such axis, more widths than axes or channels, or one that is not greater than 0.
     """
-    _need_array("img", img)
+    img = as_array("img", img)
     if not -1 <= chdim < img.ndim:
         raise ValueError(f"chdim must be an axis of img, 0 to {img.ndim - 1}, or -1 for none, got {chdim}")
     channels = img[None] if chdim == -1 else np.moveaxis(img, chdim, 0)
-    colors = channels.astype(np.float32).reshape(len(channels), -1)
-    widths = schan if isinstance(schan, Sequence | np.ndarray) else [schan] * len(colors)
-    _check_widths("schan", widths, len(colors))
-    for row, sigma in zip(colors, widths, strict=True):
-        row /= sigma
-    return np.concatenate([create_pairwise_gaussian(sdims, channels.shape[1:]), colors])
+    colors = channels.astype(np.float32)
+    mesh = np.indices(colors.shape[1:], np.float32)
+    _divide(colors, "schan", schan, "channels")
+    _divide(mesh, "sdims", sdims, "axes")
+    return np.concatenate([mesh, colors]).reshape(len(mesh) + len(colors), -1)
 
 
-def _need_array(name: str, value: object) -> None:
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a numpy array, got {type(value).__name__}")
-
-
-def _check_widths(name: str, widths: Sequence[float], count: int) -> None:
-    if len(widths) != count or not all(np.isfinite(v) and v > 0 for v in widths):
-        raise ValueError(f"{name} must be {count} numbers greater than 0, one for each axis or channel, got {widths}")
+def _divide(rows: Floats, name: str, widths: float | Sequence[float], kind: str) -> None:
+    """Divide each row by its width, in place."""
+    each = list(widths) if isinstance(widths, Sequence | np.ndarray) else [widths] * len(rows)
+    if not 0 < len(each) <= len(rows) or not all(isinstance(v, Real) and np.isfinite(v) and v > 0 for v in each):
+        raise ValueError(
+            f"{name} must be {len(rows)} numbers greater than 0, one for each of the {kind}, or one number for all, "
+            f"got {widths}"
+        )
+    if len(each) < len(rows):
+        warnings.warn(
+            f"{name} has {len(each)} widths for {len(rows)} {kind}: the last {len(rows) - len(each)} are left "
+            "unscaled, as in pydensecrf. Give one number for all, or a width for each (1 leaves one unscaled).",
+            stacklevel=3,
+        )
+    for row, width in zip(rows, each, strict=False):
+        row /= width

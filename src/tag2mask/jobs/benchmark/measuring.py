@@ -14,20 +14,19 @@ from torch import Tensor
 
 from tag2mask.config import CRFParams
 from tag2mask.crf import dense_crf
-from tag2mask.filtering import clear_cache
+from tag2mask.filtering import PictureBatch, clear_cache
 from tag2mask.jobs.benchmark.cases import ENERGY_PEER, Case
 from tag2mask.jobs.benchmark.inputs import pictures, score_maps, shrunk, size_text
 from tag2mask.jobs.benchmark.peer import peer_processes, peer_work
 from tag2mask.jobs.benchmark.results import Row
 from tag2mask.jobs.benchmark.timing import interleave, threads, timed
-from tag2mask.losses import _Kernel
 
 
 def own_work(case: Case, rgb: Tensor, scores: Tensor) -> Callable[[], Any]:
     """One round of tag2mask on uint8 [B, 3, H, W] and scores [B, R, L, H, W]; it gives the marginals."""
     rgb, scores = rgb.to(case.device), scores.to(case.device)
     if case.energy:  # widths of the published loss at half size
-        return lambda: _Kernel(rgb, 50.0, 15.0, "auto").filter(scores[:, 0])
+        return lambda: PictureBatch(rgb, 50.0, 15.0, "auto").run(scores[:, 0])
 
     def crf() -> Tensor:
         out = dense_crf(rgb, scores, case.params, backend=case.backend)
