@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tag2mask.base.arrays import label_counts
@@ -57,7 +58,7 @@ def write_plain_folder(
     become label PNG with ids outside the class list as 255, and splits become splits/NAME.txt.
     """
     own = tuple(splits) or list_splits(source, options=options)
-    sets = _open(source, own, options)
+    sets = open_splits(source, own, options)
     first = next(iter(sets.values()))
     pictures = {picture.name: picture for each in sets.values() for picture in each.pictures}
     # groups are not seen in names: what they are split into is written down
@@ -86,12 +87,15 @@ def write_plain_folder(
     )
 
 
-def _open(source: Path, own: Sequence[str], options: DataOptions) -> dict[str, PictureSet]:
-    """The splits of a data set, or its two halves by hash."""
-    sets = {name: read_split(source, split=name, options=options) for name in own or ("train",)}
+def open_splits(
+    source: Path, own: Sequence[str], options: DataOptions, *, need_tags: bool = True
+) -> dict[str, PictureSet]:
+    """The splits `own` of a data set, or its two halves by hash where it has none."""
+    read = partial(read_split, source, need_tags=need_tags, options=options)
+    sets = {name: read(split=name) for name in own or ("train",)}
     if not own:
         try:
-            sets["val"] = read_split(source, split="val", options=options)
+            sets["val"] = read(split="val")
         except SplitError as error:  # a single picture
             _log.info("%s", error)
     return sets
