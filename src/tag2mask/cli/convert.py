@@ -77,7 +77,8 @@ _IMPORTS = {
     "coco": "give it to pycocotools, FiftyOne or detectron2, or to CVAT as COCO 1.0",
     "yolo": "put the pictures into images/ beside labels/ and give data.yaml to Ultralytics",
     "label-studio": "set Settings, Labeling Interface to the .xml beside it, then import the .json",
-    "cvat": "Actions, Upload annotations, Segmentation mask 1.1 in a task with the same pictures",
+    "cvat": "Actions, Upload annotations, Segmentation mask 1.1 in a task with the same pictures, "
+    "without Convert masks to polygons",
     "geojson": "drop a file on its open picture in QuPath",
     "voc": "add the pictures as JPEGImages/",
 }
