@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mask_cases import CLASSES, hard_masks, iou, write_masks
 from PIL import Image
+from test_outputs import semantic_world
 
 from tag2mask.jobs.converting.masks import convert_masks
 from tag2mask.outputs import OutputOptions
@@ -245,6 +246,26 @@ def test_cvat_keeps_holes_and_pieces(folder, tmp_path, to, instances):
                 back[as_mask(a, labels.shape)] = CLASSES.index(names[a.label]) + 1
             lost += np.count_nonzero(back != labels)
     assert lost > 0.1 * sum(labels.size for labels in SHOWN.values())
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_ultralytics_semantic_by_its_loader(tmp_path, monkeypatch, link):
+    """Its SemanticDataset finds every mask, accepts its ids, and loads every pixel, 255 as ignored."""
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "settings"))
+    library = pytest.importorskip("ultralytics", minversion="8.4.52")
+    masks = semantic_world(tmp_path)
+    out = convert(tmp_path, tmp_path / "u", "ultralytics-semantic", link=link)
+    monkeypatch.setattr("ultralytics.data.utils.check_font", lambda name: None)  # it would be fetched
+    about = library.data.utils.check_det_dataset(str(out / "data.yaml"))
+    assert about["nc"] == 1 + len(CLASSES)
+    config = library.cfg.get_cfg(overrides={"task": "semantic", "imgsz": 32})
+    data = library.data.build.build_yolo_dataset(config, about["train"], 1, about, mode="val", rect=False)
+    assert type(data).__name__ == "SemanticDataset"
+    assert len(data.labels) == len(masks)
+    for index, label in enumerate(data.labels):
+        name = label["im_file"].split("/images/")[1][:-4]
+        np.testing.assert_array_equal(data.load_mask(index), masks[name])
+    assert data[0]["semantic_mask"].max() == 255
 
 
 def test_voc_by_datumaro(folder, tmp_path):

@@ -33,8 +33,6 @@ class Convert(Command):
     """--to masks: the data set whose pictures were annotated."""
     splits: tuple[str, ...] = ()
     """Splits of the data set to write; default all."""
-    link: bool = False
-    """Hard links to the pictures instead of copies."""
     classes: Path | None = None
     """Masks: file with a class per line, in the order of the labels; default classes.txt beside the masks."""
     images: Path | None = None
@@ -81,6 +79,7 @@ _IMPORTS = {
     "without Convert masks to polygons",
     "geojson": "drop a file on its open picture in QuPath",
     "voc": "add the pictures as JPEGImages/",
+    "ultralytics-semantic": "give data.yaml to Ultralytics: yolo semantic train data=data.yaml model=yolo26n-sem.pt",
 }
 """What to do with the files, in the words of docs/formats.md."""
 

@@ -15,7 +15,7 @@ from tag2mask.data.exports.drawn import Export
 from tag2mask.data.exports.indexed import read_png_masks
 from tag2mask.data.exports.label_studio import read_label_studio_masks
 from tag2mask.data.exports.labelme import is_labelme, labelme_files, read_labelme_masks
-from tag2mask.data.exports.yolo import read_yolo_masks
+from tag2mask.data.exports.yolo import label_files, read_yolo_masks
 from tag2mask.data.masks.labels import VOC_FOLDERS
 from tag2mask.data.readers.coco import coco_files, is_coco, json_files
 from tag2mask.data.readers.cvat import cvat_files
@@ -61,7 +61,7 @@ FORMATS: dict[str, Format] = {
     "labelme": Format("*.json with shapes (LabelMe)", labelme_files, read_labelme_masks, is_labelme),
     "yolo": Format(
         "labels/*.txt with data.yaml or classes.txt (YOLO)",
-        lambda root: [root] if is_yolo(root) else [],
+        lambda root: [root] if is_yolo(root) and label_files(root) else [],
         lambda root, found: read_yolo_masks(root),
         lambda path: path.suffix in (".yaml", ".yml") and is_yolo(path.parent),
     ),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +13,10 @@ from pathlib import Path
 from tag2mask.base.arrays import label_counts
 from tag2mask.base.files import make_folder_atomically, write_lines, write_text
 from tag2mask.config.formats import DataOptions
-from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_split
+from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, read_split
 from tag2mask.data.findings import Finding
 from tag2mask.data.masks.tally import MaskTally
-from tag2mask.data.storage.pictures import is_stored, read_ids
+from tag2mask.data.storage.pictures import place_picture, read_ids
 from tag2mask.data.storage.result_names import result_names
 from tag2mask.data.storage.tables import class_indices, read_classes, read_tag_table
 from tag2mask.outputs.render import save_mask
@@ -167,12 +165,4 @@ def _place(path: Path, place: Path, *, link: bool) -> None:
     """
     if place.exists():
         raise DataError(f"{place} is there already: two pictures differ in letter case or accents only. Rename one.")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if link and not is_stored(path):
-        try:
-            os.link(path.resolve(), place)  # resolved: a link to a link would break with it
-            return
-        except OSError as error:
-            _log.debug("%s is copied: %s", path, error)
-    with open_picture(path) as file, place.open("wb") as copy:
-        shutil.copyfileobj(file, copy)
+    place_picture(path, place, link=link)

@@ -55,6 +55,8 @@ def convert_masks(
         raise ValueError(f"--out {out} must end in {suffix}: --to {format} writes one file.")
     if format == "label-studio" and (beside := out.with_suffix(".xml")).exists():
         raise FileExistsError(f"--out {out}: {beside} exists. Choose another name or remove it")
+    if images is None and FORMATS[format].has_pictures:
+        raise ValueError(f"--to {format} writes the pictures too: give their folder as --images DIR.")
     folder = source / "masks" if (source / "masks").is_dir() else source
     masks, findings = mask_pngs(folder)
     names, codes = named_codes(folder, classes, mask_ids)
@@ -71,7 +73,7 @@ def convert_masks(
             for done, (name, (file_name, file)) in enumerate(zip(masks, pictures, strict=True), start=1):
                 labels = read_mask(masks[name], codes, None if file is None else shown_size(file))
                 np.add(counts, label_counts(labels), out=counts)
-                add(LabeledPicture(name, file_name, labels))
+                add(LabeledPicture(name, file_name, labels, path=file))
                 if progress is not None:
                     progress(done, len(masks))
 

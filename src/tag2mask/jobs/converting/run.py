@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def convert(
             For the other formats (docs/formats.md) a folder of indexed PNG files NAME.png with labels 0..C and 255,
             searched with its sub-folders; or a folder with such a folder `masks` in it.
         to: `folder`, the plain folder; `safetensors`, the weights of this package; `masks`, label PNG;
-            `coco`, `yolo`, `label-studio`, `cvat`, `geojson` or `voc`, masks for annotation tools.
+            `coco`, `yolo`, `label-studio`, `cvat`, `geojson`, `voc` or `ultralytics-semantic`, masks for other tools.
         out: New folder or file, as the format wants it: `NAME.safetensors`, `NAME.json`, `NAME.zip`.
         data: For `masks`: the data set whose pictures were annotated (docs/data.md), for names, sizes and classes.
         splits: Splits of a data set to write; default all. Pictures of no split are left out. Without splits of its
@@ -69,6 +70,8 @@ def convert(
         raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
     check_folder(out.absolute().parent)
     reading = DataOptions.merged(data_options, fields)
+    options = options or OutputOptions()
+    link = link or options.link
     if (data is not None) != (to == "masks"):
         raise ValueError(
             "--to masks and --data go together: the data set whose pictures were annotated says the names, sizes and "
@@ -83,7 +86,7 @@ def convert(
             out=out,
             classes=None if classes is None else Path(classes),
             images=None if images is None else Path(images),
-            options=options,
+            options=replace(options, link=link),
             mask_ids=reading.mask_ids,
             progress=progress,
         )
