@@ -14,6 +14,8 @@ import data_formats
 import numpy as np
 from PIL import Image
 
+from tag2mask.data import voc_palette
+
 CLASSES = {"ball": "cat", "crate": "cow", "donut": "dog", "leaf": "horse", "starfish": "sheep"}
 """The classes of the built-in set, and what the pages call them."""
 VOC_IDS = np.array([0, 8, 10, 12, 13, 17], np.uint8)
@@ -56,6 +58,7 @@ def write_world(root: Path) -> None:
     held_out = root / "runs" / "demo" / "data" / "images"
     held_out.mkdir(parents=True)
     shutil.copy(photos / "images" / "a.jpg", held_out / "val_0000.jpg")
+    _export(photos, root / "export.zip")
     (root / "first.txt").write_text("a.jpg\nb.jpg\n")
     (root / "corrected").mkdir()
     shutil.copy(photos / "masks" / "a.png", root / "corrected")
@@ -123,10 +126,17 @@ def _saved_to_disk(root: Path) -> None:
     Dataset.from_dict(rows, features=features).save_to_disk(root)
 
 
-def _cvat_export(root: Path) -> None:
-    """What comes back from CVAT when nothing was corrected: the zip that the page has made, unpacked."""
-    with zipfile.ZipFile(root.with_name("first") / "cvat.zip") as archive:
-        archive.extractall(root)
+def _export(photos: Path, path: Path) -> None:
+    """What comes back from CVAT, Segmentation mask 1.1: the true masks in colors."""
+    names = (photos / "classes.txt").read_text().split()
+    colors = [",".join(map(str, color)) for color in voc_palette()[: len(names) + 1].tolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        lines = (f"{name}:{color}::\n" for name, color in zip(("background", *names), colors, strict=True))
+        archive.writestr("labelmap.txt", "# label:color_rgb:parts:actions\n" + "".join(lines))
+        for mask in sorted((photos / "masks").iterdir()):
+            content = io.BytesIO()
+            Image.fromarray(voc_palette()[np.asarray(Image.open(mask))]).save(content, "PNG")
+            archive.writestr(f"SegmentationClass/{mask.name}", content.getvalue())
 
 
 def _tiles(root: Path) -> None:
@@ -158,6 +168,5 @@ FOLDERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "A Hugging Face data set on disk": ("pets", _saved_to_disk),
     "WebDataset shards": ("shards", _shards),
     "To a plain folder": ("coco", data_formats.coco),
-    "Masks from CVAT": ("export", _cvat_export),
 }
 """The folder that a section speaks of, written anew before its blocks run."""

@@ -22,6 +22,7 @@ import torch
 from data_formats import Tagged
 from mask_cases import even_odd
 from PIL import Image
+from test_masks_in_readers import TOOLS, come_back
 from test_output_readers import as_mask, check_voc, grown, painted, yolo_polygons
 from test_outputs import brush_decode, colors_to_ids
 
@@ -258,7 +259,7 @@ def model(forty, tmp_path_factory) -> Path:
 
 # -- out ---------------------------------------------------------------------------------------------------------------
 
-ALL = ("png", "coco", "yolo", "label-studio", "cvat", "geojson", "voc", "comp6")
+ALL = ("png", "coco", "yolo", "label-studio", "cvat", "geojson", "voc", "ultralytics-semantic", "comp6")
 
 
 class Predicted:
@@ -382,6 +383,14 @@ def test_geojson(some):
     compare(found, some)
 
 
+def test_ultralytics_semantic(some):
+    for kind in some.objects():
+        root = kind / "ultralytics-semantic"
+        compare({path.stem: np.array(Image.open(path)) for path in (root / "masks").iterdir()}, some)
+        pictures = {path.name: path.read_bytes() for path in some.pictures.iterdir()}
+        assert {path.name: path.read_bytes() for path in (root / "images").iterdir()} == pictures
+
+
 VOC_IDS = np.array([0, *(VOC_CLASSES.index(name) + 1 for name in CLASSES)])
 
 
@@ -489,6 +498,23 @@ def test_label_studio_by_its_sdk(every):
                 pairs.append((CLASSES.index(result["value"]["brushlabels"][0]) + 1, shown))
             found[name] = painted(size, pairs)
         compare(found, every)
+
+
+@pytest.mark.formats
+@pytest.mark.parametrize("kind", ["plain", "polygons", "instances"])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_masks_come_back_through_the_tool(every, tmp_path, tool, kind):
+    """predict, the tool's format, the tool's library, its export, masks: equal pixels."""
+    through, data_format = TOOLS[tool]
+    files = tmp_path / "files"
+    shutil.copytree(getattr(every, kind), files)
+    shutil.copytree(every.pictures, files / "images")
+    rows = "".join(f"{path.name},\n" for path in sorted(every.pictures.iterdir()))
+    photos = tmp_path / "photos"
+    shutil.copytree(every.pictures, photos / "images")
+    (photos / "tags.csv").write_text(f"file_name,tags\n{rows}")
+    (photos / "classes.txt").write_text("\n".join(CLASSES))
+    come_back(through(files, tmp_path / "tool"), photos, every.masks, tmp_path, data_format)
 
 
 @pytest.mark.formats

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from mask_cases import CLASSES, hard_masks, iou, write_masks
 from PIL import Image
+from test_outputs import semantic_world
 
 from tag2mask.jobs.converting.masks import convert_masks
 from tag2mask.outputs import OutputOptions
+from tag2mask.outputs.outlines import trace
 
 pytestmark = [
     pytest.mark.formats,
@@ -195,6 +197,75 @@ def test_cvat_by_datumaro(folder, tmp_path, instances):
     with zipfile.ZipFile(convert(folder, tmp_path / "c.zip", "cvat", instances=instances)) as archive:
         archive.extractall(tmp_path / "tree")
     check_voc(dm, tmp_path / "tree", SHOWN, CLASSES)
+
+
+def kept_by_cvat(mask):
+    """A mask as CVAT stores it, run lengths of the rows of its box, and back."""
+    y, x = np.nonzero(mask)
+    box = (slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1))
+    flat = mask[box].ravel()
+    runs = np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1), flat.size])
+    back = np.zeros(mask.shape, bool)
+    back[box] = np.repeat((np.arange(len(runs)) % 2 == 1) ^ flat[0], runs).reshape(back[box].shape)
+    return back
+
+
+@pytest.mark.parametrize("instances", [False, True])
+@pytest.mark.parametrize("to", ["cvat", "coco"])
+def test_cvat_keeps_holes_and_pieces(folder, tmp_path, to, instances):
+    """As CVAT uploads: datumaro reads, and each mask becomes an object of its own, one per class or per region.
+
+    Of "Segmentation mask 1.1" it makes polygons unless it is told not to: holes and more are lost.
+    """
+    dm = pytest.importorskip("datumaro")
+    if to == "cvat":
+        with zipfile.ZipFile(convert(folder, tmp_path / "c.zip", "cvat", instances=instances)) as archive:
+            archive.extractall(tmp_path / "tree")
+        data = dm.Dataset.import_from(str(tmp_path / "tree"), "voc_segmentation")
+    else:
+        (tmp_path / "tree" / "annotations").mkdir(parents=True)
+        (tmp_path / "tree" / "images").symlink_to(folder / "images")
+        place = tmp_path / "tree" / "annotations" / "instances_default.json"
+        convert(folder, place, "coco", instances=instances)
+        data = dm.Dataset.import_from(str(tmp_path / "tree"), "coco_instances")
+    names = [label.name for label in data.categories()[dm.AnnotationType.label]]
+    lost = 0
+    for item in data:
+        labels = SHOWN[item.id]
+        masks = [a for a in item.annotations if a.type == dm.AnnotationType.mask]
+        pairs = [(CLASSES.index(names[a.label]) + 1, np.asarray(a.image).astype(bool)) for a in masks]
+        stored = [(label, kept_by_cvat(mask)) for label, mask in pairs]
+        np.testing.assert_array_equal(painted(labels.shape, stored), labels, err_msg=item.id)
+        regions = [len(trace(labels == label)[0]) for label in range(1, len(CLASSES) + 1)]
+        assert len(masks) == (min(sum(regions), 254) if instances else np.count_nonzero(regions))
+        polygons = dm.Dataset.from_iterable([item], categories=data.categories(), media_type=dm.Image)
+        for each in polygons.transform("masks_to_polygons"):
+            shapes = [a for a in each.annotations if a.type == dm.AnnotationType.polygon]
+            back = np.zeros(labels.shape, int)
+            for a in shapes:
+                back[as_mask(a, labels.shape)] = CLASSES.index(names[a.label]) + 1
+            lost += np.count_nonzero(back != labels)
+    assert lost > 0.1 * sum(labels.size for labels in SHOWN.values())
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_ultralytics_semantic_by_its_loader(tmp_path, monkeypatch, link):
+    """Its SemanticDataset finds every mask, accepts its ids, and loads every pixel, 255 as ignored."""
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "settings"))
+    library = pytest.importorskip("ultralytics", minversion="8.4.52")
+    masks = semantic_world(tmp_path)
+    out = convert(tmp_path, tmp_path / "u", "ultralytics-semantic", link=link)
+    monkeypatch.setattr("ultralytics.data.utils.check_font", lambda name: None)  # it would be fetched
+    about = library.data.utils.check_det_dataset(str(out / "data.yaml"))
+    assert about["nc"] == 1 + len(CLASSES)
+    config = library.cfg.get_cfg(overrides={"task": "semantic", "imgsz": 32})
+    data = library.data.build.build_yolo_dataset(config, about["train"], 1, about, mode="val", rect=False)
+    assert type(data).__name__ == "SemanticDataset"
+    assert len(data.labels) == len(masks)
+    for index, label in enumerate(data.labels):
+        name = label["im_file"].split("/images/")[1][:-4]
+        np.testing.assert_array_equal(data.load_mask(index), masks[name])
+    assert data[0]["semantic_mask"].max() == 255
 
 
 def test_voc_by_datumaro(folder, tmp_path):

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import yaml
 from mask_cases import CLASSES, blobs, even_odd, hard_masks, iou, write_masks
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -348,6 +349,45 @@ def test_voc_goes_back_into_this_package(folder):
     assert data.classes == ("dog", "cat")
     np.testing.assert_array_equal(read_mask(data.pictures[0].mask, data.mask_codes), animals["a"])
     assert convert_masks(out / "SegmentationClass", format="coco", out=folder / "c.json").classes == ("dog", "cat")
+
+
+def semantic_world(root, suffix=".jpg"):
+    """Masks of the usual kind with their pictures, one of them in a sub-folder and one with a 255."""
+    rng = np.random.default_rng(4)
+    masks = {"a b": blobs(rng, (20, 30), 3), "sub/größe": blobs(rng, (24, 16), 3, free=0.0)}
+    masks["a b"][:5] = 255
+    write_masks(root, masks)
+    for name, labels in masks.items():
+        path = root / "images" / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*labels.shape, 3), dtype=np.uint8)).save(path)
+    return masks
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_ultralytics_semantic(tmp_path, link):
+    masks = semantic_world(tmp_path)
+    out = convert(tmp_path, "ultralytics-semantic", images=tmp_path / "images", link=link)
+    for name, labels in masks.items():
+        image = Image.open(out / "masks" / f"{name}.png")
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.array(image), labels)
+        copy, picture = out / "images" / f"{name}.jpg", tmp_path / "images" / f"{name}.jpg"
+        assert copy.read_bytes() == picture.read_bytes()
+        assert copy.samefile(picture) == link
+    about = yaml.safe_load((out / "data.yaml").read_text("utf-8"))
+    assert about["names"] == dict(enumerate(["background", *CLASSES]))
+    assert (about["masks_dir"], about["train"], about["val"]) == ("masks", "images", "images")
+    assert len(list(out.rglob("*"))) == 9  # nothing but two pictures, two masks, their folders and data.yaml
+
+
+def test_ultralytics_semantic_refuses_what_it_would_lose(tmp_path):
+    semantic_world(tmp_path, ".gif")
+    with pytest.raises(ValueError, match="writes the pictures too: give their folder"):
+        convert(tmp_path, "ultralytics-semantic")
+    with pytest.raises(ValueError, match=r"Ultralytics reads no \.gif: save a b\.gif as PNG"):
+        convert(tmp_path, "ultralytics-semantic", images=tmp_path / "images")
+    assert not list(tmp_path.glob("*out*"))
 
 
 # --- the folder ---

@@ -13,25 +13,26 @@ from tag2mask.cli.common import Command, Json, Result, finding_lines
 from tag2mask.config.formats import DataOptions, MaskFormat, OutputOptions
 
 if TYPE_CHECKING:
+    from tag2mask.jobs.converting.exports import ConvertedExport
     from tag2mask.jobs.converting.folders import ConvertedData
     from tag2mask.jobs.converting.masks import ConvertedMasks
     from tag2mask.jobs.converting.weights import ConvertedWeights
 
 
 class Convert(Command):
-    """Data sets to a plain folder, masks to the formats of annotation tools, published weights to ours."""
+    """Data sets to a plain folder, masks to and from annotation tools, published weights to ours."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
-    """Folder of a data set; folder of masks NAME.png; or a published file of weights (docs/weights.md)."""
-    to: Literal["folder", "safetensors"] | MaskFormat
-    """folder: the plain folder of a data set. safetensors: a model, or weights to start from. The others: masks for
-    annotation tools (docs/formats.md)."""
+    """Folder of a data set or of masks NAME.png, export of an annotation tool, or published weights."""
+    to: Literal["folder", "safetensors", "masks"] | MaskFormat
+    """folder: plain folder of a data set. safetensors: a model, or weights to start from. masks: label PNG of an
+    export. The others: masks for annotation tools (docs/formats.md)."""
     out: Path
     """New folder, or new file NAME.safetensors, .json (coco, label-studio) or .zip (cvat)."""
+    data: Path | None = None
+    """--to masks: the data set whose pictures were annotated."""
     splits: tuple[str, ...] = ()
     """Splits of the data set to write; default all."""
-    link: bool = False
-    """Hard links to the pictures instead of copies."""
     classes: Path | None = None
     """Masks: file with a class per line, in the order of the labels; default classes.txt beside the masks."""
     images: Path | None = None
@@ -41,6 +42,7 @@ class Convert(Command):
     json: Json = False
 
     def _run(self) -> Result:
+        from tag2mask.jobs.converting.exports import ConvertedExport
         from tag2mask.jobs.converting.folders import ConvertedData
         from tag2mask.jobs.converting.masks import ConvertedMasks
         from tag2mask.jobs.converting.run import convert
@@ -49,17 +51,35 @@ class Convert(Command):
             result = convert(**self.arguments(), progress=bar.update)
         if isinstance(result, ConvertedMasks):
             return result, _mask_lines(result), 0
+        if isinstance(result, ConvertedExport):
+            return result, self._export_lines(result), 0
         lines = _data_lines(result) if isinstance(result, ConvertedData) else _weights_lines(self.source, result)
         return result, lines, 0
 
+    def _export_lines(self, result: ConvertedExport) -> list[str]:
+        lines = [
+            f"{self.source} is {result.title}: {result.num_masks} masks ({result.num_empty} without object) of "
+            f"the {result.num_images} pictures of {self.data}",
+            f"classes: {', '.join(result.classes)}",
+        ]
+        if result.ignored_share:
+            lines.append(f"not known: {result.ignored_share:.1%} of the pixels, which are 255")
+        lines += [*finding_lines(result.findings), f"masks: {result.out}"]
+        reading = {name: value for name, value in self.data_options.asked().items() if name not in _OF_EXPORT}
+        return [*lines, next_command("train", "small", data=self.data, **reading, masks_for_some=result.out)]
 
+
+_OF_EXPORT = ("unlabeled", "others", "mask_ids")
+"""How data are read, of the export."""
 _IMPORTS = {
     "coco": "give it to pycocotools, FiftyOne or detectron2, or to CVAT as COCO 1.0",
     "yolo": "put the pictures into images/ beside labels/ and give data.yaml to Ultralytics",
     "label-studio": "set Settings, Labeling Interface to the .xml beside it, then import the .json",
-    "cvat": "Actions, Upload annotations, Segmentation mask 1.1 in a task with the same pictures",
+    "cvat": "Actions, Upload annotations, Segmentation mask 1.1 in a task with the same pictures, "
+    "without Convert masks to polygons",
     "geojson": "drop a file on its open picture in QuPath",
     "voc": "add the pictures as JPEGImages/",
+    "ultralytics-semantic": "give data.yaml to Ultralytics: yolo semantic train data=data.yaml model=yolo26n-sem.pt",
 }
 """What to do with the files, in the words of docs/formats.md."""
 

@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "convert": (
         "tag2mask convert coco --to folder --out photos",
         "tag2mask convert results --to label-studio --out tasks.json --images new_pictures",
+        "tag2mask convert export.zip --to masks --data photos --out corrected",
         "tag2mask convert RRM_final.pth --to safetensors --out rrm.safetensors",
     ),
     "ui": ("tag2mask ui runs/photos", "tag2mask ui runs/photos --ranked results --pictures new_pictures"),

@@ -103,6 +103,8 @@ class OutputOptions:
     """Pixels by which polygons may miss the outline; 0 is exact."""
     picture_prefix: str = "/data/local-files/?d="
     """What label-studio puts before a picture's path."""
+    link: bool = False
+    """Hard links to pictures instead of copies, where they are written."""
 
     def __post_init__(self) -> None:
         require(self.shapes in ("rle", "polygons"), f"--shapes must be rle or polygons, got {self.shapes!r}.")
@@ -110,7 +112,7 @@ class OutputOptions:
         require(fine, f"--tolerance is a number of pixels, 0 or more, got {self.tolerance}.")
 
 
-MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc"]
+MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc", "ultralytics-semantic"]
 """Formats of annotation tools that masks are written in (docs/formats.md)."""
 OutputFormat = Literal["png", "ids", "npz", "comp5", "comp6", MaskFormat]
 """`predict --format`."""
@@ -127,6 +129,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "cvat": ("cvat.zip",),
     "geojson": ("geojson/NAME.geojson",),
     "voc": ("voc/SegmentationClass/NAME.png", "voc/SegmentationObject/NAME.png"),
+    "ultralytics-semantic": ("ultralytics-semantic/masks/NAME.png", "ultralytics-semantic/images/"),
 }
 """What `predict` writes below OUT in each format: whole files, folders, and the files of each picture NAME."""
 

@@ -17,6 +17,7 @@ from tag2mask.outputs.cvat import cvat_writer
 from tag2mask.outputs.geojson import geojson_writer
 from tag2mask.outputs.label_studio import check_label_studio, label_studio_writer
 from tag2mask.outputs.objects import Add, Check, LabeledPicture, Wanted, Writer, check_names
+from tag2mask.outputs.semantic import check_semantic, semantic_writer
 from tag2mask.outputs.voc import check_tree, check_voc, voc_writer
 from tag2mask.outputs.yolo import check_yolo, yolo_writer
 
@@ -29,6 +30,8 @@ class Format(NamedTuple):
     writer: Writer
     check: Check | None = None
     """What it demands beyond `check_names`; a writer fails at nothing that its check has let through."""
+    has_pictures: bool = False
+    """Whether it holds the pictures too."""
 
 
 FORMATS: dict[str, Format] = {
@@ -38,6 +41,7 @@ FORMATS: dict[str, Format] = {
     "cvat": Format(cvat_writer, partial(check_tree, format="cvat", ignored=False)),
     "geojson": Format(geojson_writer),
     "voc": Format(voc_writer, check_voc),
+    "ultralytics-semantic": Format(semantic_writer, check_semantic, has_pictures=True),
 }
 PLACES = {name: place_of(RESULTS[name][0]) for name in FORMATS}
 """What `predict` calls the file or folder of a format, below OUT."""

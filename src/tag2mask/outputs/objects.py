@@ -33,6 +33,8 @@ class LabeledPicture:
     """uint8 [H, W] in {0..C, 255}."""
     scores: Mapping[str, float] | None = None
     """Tag score per class name in 0..1, where there are some."""
+    path: Path | None = None
+    """The picture itself, where it is known."""
 
     @property
     def size(self) -> tuple[int, int]:

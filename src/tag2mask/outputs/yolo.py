@@ -15,19 +15,19 @@ INSET = 0.02
 """Pixels by which outlines are drawn in; see `yolo_writer`."""
 
 
-def check_yolo(wanted: Wanted) -> None:
-    """What YOLO cannot hold.
+def check_yolo(wanted: Wanted, format: str = "yolo") -> None:
+    """What Ultralytics' layout of pictures and labels, or masks, cannot hold.
 
     Raises:
         ValueError: as `check_stems`; or a picture in a folder called images: the labels of images/images/a.jpg are
             looked for as images/labels/a.txt, so that it would be taken for a negative.
     """
-    check_stems(wanted, "yolo")
+    check_stems(wanted, format)
     for name in wanted.file_names:
         if "images" in name.split("/")[:-1]:
             raise ValueError(
-                f"yolo cannot hold {name}: its readers look for labels beside the last folder called images, and below "
-                "images/ of the written folder that would be another one. Give the folder images itself as the "
+                f"{format} cannot hold {name}: its readers look for labels beside the last folder called images, and "
+                "below images/ of the written folder that would be another one. Give the folder images itself as the "
                 "pictures', or rename it."
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tag2mask.config.formats import DataOptions
 from tag2mask.data.dataset import DataError, MissingDataError
@@ -88,6 +88,11 @@ def _chosen(there: dict[Path, str], root: Path) -> list[Path]:
     return by_task[tasks[0]] if tasks else []
 
 
+def is_coco(path: Path) -> bool:
+    """Whether a file is one of COCO with categories, by a look at its beginning."""
+    return _lacks(path) == ""
+
+
 def no_coco(root: Path) -> MissingDataError:
     """The error where no COCO file has categories, which says what the files hold that are there."""
     told = [f"{path.relative_to(root).as_posix()} holds {lacks}" for path, lacks in _found(root).items()]
@@ -157,6 +162,30 @@ def _near(path: Path, root: Path, split: str) -> tuple[str, ...]:
 
 def _read(path: Path, near: tuple[str, ...]) -> tuple[list[Entry], dict[Any, str]]:
     """The pictures, and the names of the categories by id."""
+    file = read_coco(path)
+    entries = []
+    for item in file.images:
+        found = tuple(dict.fromkeys(file.names[part["category_id"]] for part in file.parts[item["id"]]))
+        entries.append(Entry(picture_of(path, item), found, f"{path} image {item['id']}", near, labeled=bool(found)))
+    return entries, file.names
+
+
+class CocoFile(NamedTuple):
+    """A COCO file, checked."""
+
+    images: list[dict[str, Any]]
+    parts: dict[Any, list[dict[str, Any]]]
+    """What bears categories, by the id of its image, in the order of the file: annotations, or panoptic segments."""
+    names: dict[Any, str]
+    """Of the categories, by id."""
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Images, annotations and categories of a file.
+
+    Raises:
+        DataError: they are not as COCO defines them.
+    """
     data = read_json(path)
     images, annotations, categories = (_objects(path, data, key) for key in _KEYS)
     name_of: dict[Any, str] = {}
@@ -167,13 +196,13 @@ def _read(path: Path, near: tuple[str, ...]) -> tuple[list[Entry], dict[Any, str
                 f"{path}: the categories {name_of[key]!r} and {name!r} have the same id {key}. Give each its own, and "
                 "correct the annotations."
             )
-    tags: dict[Any, dict[str, None]] = {_id(path, "image", item): {} for item in images}
-    if len(tags) != len(images):
+    parts: dict[Any, list[dict[str, Any]]] = {_id(path, "image", item): [] for item in images}
+    if len(parts) != len(images):
         raise DataError(f"{path}: two images have the same id. Give each its own.")
     for item in annotations:
         where = f"{path} annotation {item.get('id', item.get('file_name'))}"
         image = _key(item.get("image_id"))
-        if image not in tags:
+        if image not in parts:
             raise DataError(
                 f"{where}: there is no image with the id {item.get('image_id')!r}. Remove it or add the image."
             )
@@ -183,14 +212,13 @@ def _read(path: Path, near: tuple[str, ...]) -> tuple[list[Entry], dict[Any, str
                     f"{where}: there is no category with the id {part.get('category_id')!r}; categories: "
                     f"{', '.join(f'{key} {name}' for key, name in name_of.items())}. Correct it or add the category."
                 )
-            tags[image][name_of[part["category_id"]]] = None
-    entries = []
-    for item in images:
-        found = tuple(tags[item["id"]])
-        # LVIS has addresses alone
-        name = _text(path, "image", item, "file_name" if "file_name" in item or "coco_url" not in item else "coco_url")
-        entries.append(Entry(name, found, f"{path} image {item['id']}", near, labeled=bool(found)))
-    return entries, name_of
+            parts[image].append(part)
+    return CocoFile(images, parts, name_of)
+
+
+def picture_of(path: Path, item: dict[str, Any]) -> str:
+    """The file name of an image; LVIS has addresses alone."""
+    return _text(path, "image", item, "file_name" if "file_name" in item or "coco_url" not in item else "coco_url")
 
 
 def _segments(item: dict[str, Any], where: str) -> list[dict[str, Any]]:

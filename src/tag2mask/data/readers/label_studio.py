@@ -24,7 +24,7 @@ from tag2mask.data.storage.tables import read_json, read_text, shown, split_tags
 
 _PICTURE_KEYS = ("image", "img", "picture", "photo", "url")
 _CHOICE_KEYS = frozenset(("choice", "choices", "tag", "tags", "label", "labels", "class", "classes"))
-_OWN_KEYS = frozenset(
+OWN_KEYS = frozenset(
     (
         "id", "inner_id", "project", "annotation_id", "annotator", "created_at", "updated_at", "updated_by",
         "lead_time", "agreement", "file_upload", "meta", "predictions", "drafts", "total_annotations",
@@ -35,6 +35,9 @@ _OWN_KEYS = frozenset(
 """What Label Studio itself writes beside the data and the results."""
 _JSON_HEAD = re.compile(r"\s*\[\s*\{")
 _JSON_SIGNS = ('"annotations"', '"completions"', '"annotation_id"', '"lead_time"', '"choice"', '"choices"')
+
+_HEAD, _PART, _LONGEST_SIGN = 1 << 12, 1 << 20, 32
+"""Bytes that are looked at."""
 
 
 class _Row(NamedTuple):
@@ -101,9 +104,27 @@ def list_label_studio(root: Path, options: DataOptions) -> Listing:
 
 def label_studio_files(root: Path) -> list[Path]:
     """Exports in the data folder, by a look at their beginning."""
-    heads = ((path, head_of(path)) for path in sorted(json_files(root)))
-    found = [path for path, head in heads if _JSON_HEAD.match(head) and any(sign in head for sign in _JSON_SIGNS)]
+    found = [path for path in sorted(json_files(root)) if is_tasks(path)]
     return found + sorted(path for path in root.glob("*.csv") if _looks_like_csv(head_of(path, 4096)))
+
+
+def is_tasks(path: Path, *, predicted: bool = False) -> bool:
+    """Whether a JSON file holds tasks: a list, and a word of theirs, before which may come the bytes of a brush.
+
+    Args:
+        path: The file.
+        predicted: Whether tasks that have predictions alone count.
+    """
+    if not _JSON_HEAD.match(head_of(path, _HEAD)):
+        return False
+    signs = [sign.encode() for sign in (*_JSON_SIGNS, *(['"predictions"'] if predicted else ()))]
+    with path.open("rb") as file:
+        before = b""
+        while part := file.read(_PART):
+            if any(sign in before + part for sign in signs):
+                return True
+            before = part[-_LONGEST_SIGN:]
+    return False
 
 
 def _looks_like_csv(head: str) -> bool:
@@ -166,14 +187,10 @@ def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> tuple[list[_Row], lis
         data, annotations = task.get("data"), task.get("annotations", task.get("completions", []))
         if not isinstance(data, dict) or not isinstance(annotations, list):
             raise DataError(f"{where}: needs data and a list of annotations. Export it as JSON or JSON-MIN.")
-        key = _picture_key(data, where)
+        key = picture_key(data, where)
         picture = data[key]
         others |= dict.fromkeys(other for other, text in data.items() if other != key and _names_picture(text))
-        done = [
-            each
-            for each in annotations
-            if isinstance(each, dict) and not (each.get("was_cancelled") or each.get("skipped"))
-        ]
+        done = [each for each in annotations if is_done(each)]
         if not done:
             rows.append(_Row(picture, (), (), where, labeled=False, predicted=bool(task.get("predictions"))))
         for annotation in done:
@@ -182,6 +199,11 @@ def _full_rows(path: Path, tasks: list[dict[str, Any]]) -> tuple[list[_Row], lis
                 raise DataError(f"{where}: result must be a list of objects. Export it as JSON or JSON-MIN.")
             rows.append(_row(picture, [(str(e.get("from_name", "")), e.get("value"), e) for e in results], where))
     return rows, list(others)
+
+
+def is_done(annotation: Any) -> bool:
+    """Whether somebody has made an annotation, and not skipped the task."""
+    return isinstance(annotation, dict) and not (annotation.get("was_cancelled") or annotation.get("skipped"))
 
 
 def _row(picture: str, results: Iterable[tuple[str, Any, Mapping[str, Any]]], where: str) -> _Row:
@@ -231,9 +253,9 @@ def _flat_rows(tasks: list[tuple[str, dict[str, Any]]], path: Path, separator: s
     structured: set[str] = set()
     labeled: set[str] = set()
     for where, task in tasks:
-        picture_key = _picture_key(task, where)
+        key_of_picture = picture_key(task, where)
         for key, value in task.items():
-            if key in _OWN_KEYS or key == picture_key:
+            if key in OWN_KEYS or key == key_of_picture:
                 continue
             if isinstance(value, str):
                 texts.add(key)
@@ -254,7 +276,7 @@ def _flat_rows(tasks: list[tuple[str, dict[str, Any]]], path: Path, separator: s
             if isinstance(value, str):
                 value = {"choices": list(split_tags(value, separator))} if key in keys else None
             results.append((key, value, {}))
-        row = _row(task[_picture_key(task, where)], results, where)
+        row = _row(task[picture_key(task, where)], results, where)
         empty = not row.choices and not row.shapes and not row.unread
         rows.append(row._replace(labeled=not (empty and says and not task.get("annotation_id"))))
     return rows, sorted(texts - keys)
@@ -282,9 +304,9 @@ def _names_picture(value: Any) -> bool:
     return isinstance(value, str) and any(map(is_picture, address_paths(value)))
 
 
-def _picture_key(data: Mapping[str, Any], where: str) -> str:
+def picture_key(data: Mapping[str, Any], where: str) -> str:
     """The field that holds the picture: called image or so, or the first that looks like one."""
-    texts = [key for key, value in data.items() if isinstance(value, str) and value and key not in _OWN_KEYS]
+    texts = [key for key, value in data.items() if isinstance(value, str) and value and key not in OWN_KEYS]
     usual = [key for key in _PICTURE_KEYS if key in texts]
     looking = [key for key in texts if _names_picture(data[key])]
     for key in (*usual, *looking):

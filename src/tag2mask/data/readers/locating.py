@@ -167,7 +167,7 @@ def locate(
         DataError: absolute, with `..`, a link out of the folder, or more than one picture it could mean.
     """
     reference = nfc(reference) if isinstance(reference, str) else reference
-    if (found := _known(files, reference, where, near, foreign=foreign)) is not None:
+    if (found := among(files, reference, where, near, foreign=foreign)) is not None:
         return found
     remote = is_address(reference)
     wanted = _ends_of(str(reference)) if remote or foreign else _local(reference, where)
@@ -194,14 +194,15 @@ def locate(
 def found_at(files: PictureFiles, reference: str, near: Sequence[str] = ()) -> str | None:
     """As `locate`, but None where that raises, without a look at the disk."""
     try:
-        return _known(files, nfc(reference), "", near)
+        return among(files, nfc(reference), "", near)
     except DataError:
         return None
 
 
-def _known(
-    files: PictureFiles, reference: object, where: str, near: Sequence[str], *, foreign: bool = False
+def among(
+    files: PictureFiles, reference: object, where: str, near: Sequence[str] = (), *, foreign: bool = False
 ) -> str | None:
+    """As `locate`, but None where it is not here, without a look at the disk."""
     folders = folders_near(near)
     for folder in folders:
         if f"{folder}{reference}" in files.known:

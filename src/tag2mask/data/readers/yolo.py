@@ -171,15 +171,22 @@ def _listed(files: PictureFiles, relative: str) -> _Members:
 
 
 def _tags(path: Path, names: dict[int, str], source: Path) -> tuple[str, ...]:
-    tags: dict[str, None] = {}
-    for line, text in numbered_lines(path):
-        number = text.split()[0]
-        if not re.fullmatch(r"[0-9]{1,9}(?:\.0*)?", number):
-            raise DataError(f"{path} line {line}: must start with the number of a class, got {number[:40]!r}.")
-        if (key := int(number.partition(".")[0])) not in names:
-            raise DataError(
-                f"{path} line {line}: there is no class {number}; {source} names {min(names)} to {max(names)}. "
-                "Correct the number or add the name."
-            )
-        tags[names[key]] = None
-    return tuple(tags)
+    lines = numbered_lines(path)
+    return tuple(dict.fromkeys(class_of(text, f"{path} line {line}", names, source) for line, text in lines))
+
+
+def class_of(text: str, where: str, names: dict[int, str], source: Path) -> str:
+    """The class whose number begins a line of a label file.
+
+    Raises:
+        DataError: it is no number, or one that `names`, which `source` says, do not have.
+    """
+    number = text.split()[0]
+    if not re.fullmatch(r"[0-9]{1,9}(?:\.0*)?", number):
+        raise DataError(f"{where}: must start with the number of a class, got {number[:40]!r}.")
+    if (key := int(number.partition(".")[0])) not in names:
+        raise DataError(
+            f"{where}: there is no class {number}; {source} names {min(names)} to {max(names)}. "
+            "Correct the number or add the name."
+        )
+    return names[key]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import os
+import secrets
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -16,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from tag2mask.base.files import whole_file
 from tag2mask.config import MAX_PIXELS
 from tag2mask.data.dataset import LabelMap, MaskCodes
 from tag2mask.data.storage.labelmap import LABELMAP, packed
 from tag2mask.data.storage.shards import is_in_shard, shard_bytes
 from tag2mask.data.storage.suffixes import FORMATS, missing_reader
 
+_log = logging.getLogger(__name__)
 _ORIENTATION, _IMAGE_WIDTH = 0x0112, 0x0100
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 _PART = 1 << 24
@@ -107,6 +112,26 @@ class _File(io.BufferedReader):
         if size is not None and size > io.DEFAULT_BUFFER_SIZE:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)
+
+
+def place_picture(path: Path, place: Path, *, link: bool) -> None:
+    """Write the bytes of a picture of a `PictureSet` as the file `place`, or make that a second name of its file.
+
+    A link is tried where it is asked for; whole or not at all, and a file that is there is replaced.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if link and not is_stored(path):
+        other = place.with_name(f".{secrets.token_hex(8)}.part{place.suffix}")
+        try:
+            os.link(path.resolve(), other)  # resolved: a link to a link would break with it
+            other.replace(place)
+            return
+        except OSError as error:
+            _log.debug("%s is copied: %s", path, error)
+        finally:
+            other.unlink(missing_ok=True)  # two names of one file are not renamed
+    with open_picture(path) as file, whole_file(place) as copy, copy.open("wb") as written:
+        shutil.copyfileobj(file, written)
 
 
 def is_stored(path: Path) -> bool:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tag2mask.base.arrays import label_counts
 from tag2mask.base.files import make_folder_atomically, write_lines, write_text
 from tag2mask.config.formats import DataOptions
-from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, open_picture, read_split
+from tag2mask.data import DataError, Picture, PictureSet, SplitError, list_splits, read_split
 from tag2mask.data.findings import Finding
 from tag2mask.data.masks.tally import MaskTally
-from tag2mask.data.storage.pictures import is_stored, read_ids
+from tag2mask.data.storage.pictures import place_picture, read_ids
 from tag2mask.data.storage.result_names import result_names
 from tag2mask.data.storage.tables import class_indices, read_classes, read_tag_table
 from tag2mask.outputs.render import save_mask
@@ -57,7 +56,7 @@ def write_plain_folder(
     become label PNG with ids outside the class list as 255, and splits become splits/NAME.txt.
     """
     own = tuple(splits) or list_splits(source, options=options)
-    sets = _open(source, own, options)
+    sets = open_splits(source, own, options)
     first = next(iter(sets.values()))
     pictures = {picture.name: picture for each in sets.values() for picture in each.pictures}
     # groups are not seen in names: what they are split into is written down
@@ -86,12 +85,15 @@ def write_plain_folder(
     )
 
 
-def _open(source: Path, own: Sequence[str], options: DataOptions) -> dict[str, PictureSet]:
-    """The splits of a data set, or its two halves by hash."""
-    sets = {name: read_split(source, split=name, options=options) for name in own or ("train",)}
+def open_splits(
+    source: Path, own: Sequence[str], options: DataOptions, *, need_tags: bool = True
+) -> dict[str, PictureSet]:
+    """The splits `own` of a data set, or its two halves by hash where it has none."""
+    read = partial(read_split, source, need_tags=need_tags, options=options)
+    sets = {name: read(split=name) for name in own or ("train",)}
     if not own:
         try:
-            sets["val"] = read_split(source, split="val", options=options)
+            sets["val"] = read(split="val")
         except SplitError as error:  # a single picture
             _log.info("%s", error)
     return sets
@@ -163,12 +165,4 @@ def _place(path: Path, place: Path, *, link: bool) -> None:
     """
     if place.exists():
         raise DataError(f"{place} is there already: two pictures differ in letter case or accents only. Rename one.")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if link and not is_stored(path):
-        try:
-            os.link(path.resolve(), place)  # resolved: a link to a link would break with it
-            return
-        except OSError as error:
-            _log.debug("%s is copied: %s", path, error)
-    with open_picture(path) as file, place.open("wb") as copy:
-        shutil.copyfileobj(file, copy)
+    place_picture(path, place, link=link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ from tag2mask.base.options import public
 from tag2mask.config.formats import MASK_FORMATS, DataOptions, OutputOptions
 
 if TYPE_CHECKING:
+    from tag2mask.jobs.converting.exports import ConvertedExport
     from tag2mask.jobs.converting.folders import ConvertedData
     from tag2mask.jobs.converting.masks import ConvertedMasks
     from tag2mask.jobs.converting.weights import ConvertedWeights
 
-FORMATS = ("safetensors", "folder", *MASK_FORMATS)
+FORMATS = ("safetensors", "folder", "masks", *MASK_FORMATS)
 
 
 @public
@@ -24,6 +26,7 @@ def convert(
     *,
     to: str,
     out: str | Path,
+    data: str | Path | None = None,
     splits: Sequence[str] = (),
     link: bool = False,
     classes: str | Path | None = None,
@@ -32,16 +35,18 @@ def convert(
     progress: Callable[[int, int], object] | None = None,
     data_options: DataOptions | None = None,
     **fields: Any,
-) -> ConvertedWeights | ConvertedData | ConvertedMasks:
+) -> ConvertedWeights | ConvertedData | ConvertedExport | ConvertedMasks:
     """Write `source` in another format.
 
     Args:
         source: For `folder` a data set (docs/data.md); for `safetensors` a published file of weights (docs/weights.md).
+            For `masks` the export of an annotation tool, a folder, zip or JSON file (docs/formats.md, masks in).
             For the other formats (docs/formats.md) a folder of indexed PNG files NAME.png with labels 0..C and 255,
             searched with its sub-folders; or a folder with such a folder `masks` in it.
-        to: `folder`, the plain folder; `safetensors`, the weights of this package; `coco`, `yolo`, `label-studio`,
-            `cvat`, `geojson` or `voc`, masks for annotation tools.
+        to: `folder`, the plain folder; `safetensors`, the weights of this package; `masks`, label PNG;
+            `coco`, `yolo`, `label-studio`, `cvat`, `geojson`, `voc` or `ultralytics-semantic`, masks for other tools.
         out: New folder or file, as the format wants it: `NAME.safetensors`, `NAME.json`, `NAME.zip`.
+        data: For `masks`: the data set whose pictures were annotated (docs/data.md), for names, sizes and classes.
         splits: Splits of a data set to write; default all. Pictures of no split are left out. Without splits of its
             own none are written, as the halves by hash stay the same with the names; those of `group_by` are written.
         link: Hard links to the pictures instead of copies, where the file system can do it.
@@ -65,6 +70,13 @@ def convert(
         raise FileExistsError(f"--out {out} exists. Choose another name or remove it")
     check_folder(out.absolute().parent)
     reading = DataOptions.merged(data_options, fields)
+    options = options or OutputOptions()
+    link = link or options.link
+    if (data is not None) != (to == "masks"):
+        raise ValueError(
+            "--to masks and --data go together: the data set whose pictures were annotated says the names, sizes and "
+            "classes of the masks."
+        )
     if to in MASK_FORMATS:
         from tag2mask.jobs.converting.masks import convert_masks
 
@@ -74,12 +86,19 @@ def convert(
             out=out,
             classes=None if classes is None else Path(classes),
             images=None if images is None else Path(images),
-            options=options,
+            options=replace(options, link=link),
             mask_ids=reading.mask_ids,
             progress=progress,
         )
-    if classes is not None or images is not None:
+    if images is not None or (classes is not None and to != "masks"):
         raise ValueError(f"--classes and --images are for masks (--to {', '.join(MASK_FORMATS)}), not for --to {to}.")
+    if data is not None:
+        from tag2mask.jobs.converting.exports import convert_export
+
+        listed = None if classes is None else Path(classes)
+        return convert_export(
+            source, data=Path(data).expanduser(), out=out, reading=reading, classes=listed, progress=progress
+        )
     if to == "folder":
         from tag2mask.jobs.converting.folders import write_plain_folder
 

@@ -47,7 +47,7 @@ class PredictSummary:
     archive: Path | None = None
     """results.tgz of the formats comp5 and comp6; None where a prediction failed."""
     files: dict[str, Path] = field(default_factory=dict)
-    """File or folder of each other format: coco, yolo, label-studio, cvat, geojson, voc."""
+    """File or folder of each other format: a name of `tag2mask.config.formats.MaskFormat`."""
     complete: bool = True
     """Whether every picture has been tried; False while other processes of the job work on theirs. The last one writes
     scores.csv, `archive` and `files`."""
@@ -89,8 +89,8 @@ def predict(
             float16 [K, H, W] and `labels`, the names of its K maps; `comp6` (or `comp5`) for OUT/results.tgz, the
             archive of the PASCAL VOC test server (see `voc_archive`), and the masks in it as files; the formats of
             annotation tools (docs/formats.md): `coco` for OUT/coco.json, `label-studio` for OUT/label-studio.json and
-            .xml, `cvat` for OUT/cvat.zip, `yolo`, `geojson` and `voc` for folders of that name. Those appear when
-            all pictures are done; a picture in `errors` is not in them.
+            .xml, `cvat` for OUT/cvat.zip, `yolo`, `geojson`, `voc` and `ultralytics-semantic` for folders of that
+            name. Those appear when all pictures are done; a picture in `errors` is not in them.
         tags: The classes known to be in each picture: a table in either form of a data set's tags.csv, or a data set in
             any format; pictures that it does not list are predicted without. Tags belong to their very file where that
             is predicted, else to the picture of that path below its source; those of a bare name to the only picture
@@ -256,7 +256,7 @@ def _gather(plan: Plan, everything: Gathered) -> None:
             if plan.has_tools:
                 with opened(mask, None) as image:
                     labels = np.asarray(image)
-                add(outputs.LabeledPicture(picture.name, picture.file_name, labels, line["scores"]))
+                add(outputs.LabeledPicture(picture.name, picture.file_name, labels, line["scores"], picture.path))
     if not done:
         (out / "scores.csv").unlink()
     if reviewed:
