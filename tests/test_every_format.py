@@ -259,7 +259,7 @@ def model(forty, tmp_path_factory) -> Path:
 
 # -- out ---------------------------------------------------------------------------------------------------------------
 
-ALL = ("png", "coco", "yolo", "label-studio", "cvat", "geojson", "voc", "ultralytics-semantic", "comp6")
+ALL = ("png", "coco", "yolo", "label-studio", "cvat", "geojson", "voc", "ultralytics-semantic", "hf-imagefolder", "comp6")
 
 
 class Predicted:
@@ -383,9 +383,10 @@ def test_geojson(some):
     compare(found, some)
 
 
-def test_ultralytics_semantic(some):
+@pytest.mark.parametrize("name", ["ultralytics-semantic", "hf-imagefolder"])
+def test_pictures_and_masks(name, some):
     for kind in some.objects():
-        root = kind / "ultralytics-semantic"
+        root = kind / name
         compare({path.stem: np.array(Image.open(path)) for path in (root / "masks").iterdir()}, some)
         pictures = {path.name: path.read_bytes() for path in some.pictures.iterdir()}
         assert {path.name: path.read_bytes() for path in (root / "images").iterdir()} == pictures

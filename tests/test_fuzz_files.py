@@ -18,7 +18,9 @@ def fuzz(*arguments: str, keep: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_damaged_files_are_read_or_refused_by_name(tmp_path):
-    done = fuzz("--cases", "600", "--seed", "3", "--families", "pictures", "masks", "tags", "configs", keep=tmp_path)
+    done = fuzz(
+        "--cases", "600", "--seed", "3", "--families", "pictures", "masks", "tags", "exports", "configs", keep=tmp_path
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "cases from seed 3, 0 findings" in done.stdout
 

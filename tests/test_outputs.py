@@ -381,6 +381,24 @@ def test_ultralytics_semantic(tmp_path, link):
     assert len(list(out.rglob("*"))) == 9  # nothing but two pictures, two masks, their folders and data.yaml
 
 
+def test_hf_imagefolder_by_datasets(tmp_path, monkeypatch):
+    """Each row's mask is that of its picture; a.jpg and a.png in one folder are no matter."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    masks = semantic_world(tmp_path)
+    Image.fromarray(masks["a b"]).save(tmp_path / "masks" / "a b.png.png")
+    (tmp_path / "masks" / "a b.png").rename(tmp_path / "masks" / "a b.jpg.png")
+    Image.new("RGB", masks["a b"].shape[::-1]).save(tmp_path / "images" / "a b.png")
+    out = convert(tmp_path, "hf-imagefolder", images=tmp_path / "images")
+    rows = datasets.load_dataset("imagefolder", data_dir=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == 3
+    for row in rows:
+        name = "sub/größe" if row["mask"].size[::-1] == masks["sub/größe"].shape else "a b"
+        assert row["image"].size == row["mask"].size
+        np.testing.assert_array_equal(np.array(row["mask"]), masks[name])
+    assert json.loads((out / "id2label.json").read_text("utf-8"))["3"] == CLASSES[2]
+
+
 def test_ultralytics_semantic_refuses_what_it_would_lose(tmp_path):
     semantic_world(tmp_path, ".gif")
     with pytest.raises(ValueError, match="writes the pictures too: give their folder"):
@@ -545,6 +563,11 @@ REFUSED = {
     "geojson": {"classes": [LONG], "pictures": []},
     "label-studio": {"classes": [LONG], "pictures": []},
     "yolo": {"classes": [LONG], "pictures": [("a.jpg", "A.png"), ("images/a.jpg",), ("sub/images/a.jpg",)]},
+    "ultralytics-semantic": {
+        "classes": [LONG],
+        "pictures": [("a.jpg", "A.png"), ("images/a.jpg",), ("sub/images/a.jpg",), ("a.gif",), ("a",)],
+    },
+    "hf-imagefolder": {"classes": [LONG], "pictures": [("a.jpg", "A.jpg")]},
     "cvat": {
         "classes": [LONG, ("#x",), ("a:b",), ("a\nb",), (" a",), ("a ",), ("background",)],
         "pictures": [("#b.jpg",), (" a.jpg",), ("a .jpg",), ("a\nb.jpg",), ("a.jpg", "a.png")],
@@ -577,13 +600,14 @@ def test_each_format_refuses_what_it_cannot_hold_and_writes_the_rest(to, tmp_pat
         assert refuses(to, pictures=pictures), pictures
     assert refuses(to, pictures=("a.jpg", "a.jpg"))
     labels = np.array([[1, 0], [1, 1]], np.uint8)
+    Image.new("RGB", (2, 2)).save(tmp_path / "picture.jpg")
     held = [(c, ("a.jpg",)) for c in ODD_CLASSES] + [(CLASSES, p) for p in ODD_PICTURES]
     written = 0
     for number, (classes, pictures) in enumerate(held):
         if not refuses(to, classes, pictures):
             with FORMATS[to].writer(tmp_path / f"{number}{SUFFIX.get(to, '')}", classes, OutputOptions()) as add:
                 for name in pictures:
-                    add(LabeledPicture(name, name, labels))
+                    add(LabeledPicture(name, name, labels, path=tmp_path / "picture.jpg"))
             written += 1
     assert written >= len(held) - 10, "whatever a check lets through is written"
 

@@ -13,6 +13,7 @@ The files of a finding are kept below --keep. Same seed, same cases. `tools/fuzz
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import io
 import json
@@ -26,12 +27,15 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-FAMILIES = {"pictures": 0.3, "masks": 0.1, "tags": 0.35, "configs": 0.1, "weights": 0.12, "onnx": 0.03}
+FAMILIES = {
+    "pictures": 0.25, "masks": 0.1, "tags": 0.3, "exports": 0.15, "configs": 0.08, "weights": 0.1, "onnx": 0.02,
+}  # fmt: skip
 """Share of the cases."""
 CPU_SECONDS, SILENT_SECONDS, MEMORY = 20, 300, 4 << 30
 """Most work of a case; most wall time without a new case; most memory of pictures, masks, tags and settings."""
@@ -216,6 +220,60 @@ def tag_files() -> list[tuple[str, str, Files]]:
     ]
 
 
+def export_files() -> list[tuple[str, str, Files]]:
+    """(source, the file that is damaged, all files) of small exports of annotation tools, and the data set around."""
+    import numpy as np
+
+    from tag2mask.outputs.rle import brush_rle, coco_counts, coco_string
+
+    size = (11, 9)
+    shown = np.arange(99).reshape(size) % 7 < 3
+    runs = coco_counts(shown, (0, 0), size)
+    ring = [1, 1, 8, 1, 8, 7.5, 1, 7]
+    drawn = [[ring], {"size": list(size), "counts": coco_string(runs)}, {"size": list(size), "counts": runs}, []]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 11, "width": 9}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1 + i % 2, "segmentation": each, "bbox": [0, 0, 3, 3], "iscrowd": 0}
+            for i, each in enumerate(drawn)
+        ],
+    }
+    round_ = {"x": 50, "y": 50, "radiusX": 9, "radiusY": 8}
+    shared = {"original_width": 9, "original_height": 11, "image_rotation": 0}
+    results = [
+        {**shared, "type": "brushlabels", "value": {"rle": brush_rle(shown, (0, 0), size), "brushlabels": ["cat"]}},
+        {**shared, "type": "polygonlabels", "value": {"points": [[5, 5], [90, 5], [50, 90]], "polygonlabels": ["dog"]}},
+        {**shared, "type": "ellipselabels", "value": {**round_, "ellipselabels": ["dog"]}},
+    ]  # fmt: skip
+    tasks = [{"id": 1, "data": {"image": "/data/upload/1/a.png"}, "annotations": [{"result": results}]}]
+    spot = base64.b64encode(_picture("1", 3, format="PNG")).decode()
+    shapes = [
+        {"label": "cat", "points": [[1, 1], [8, 1], [8, 7.5]], "shape_type": "polygon"},
+        {"label": "dog", "points": [[2, 2], [4, 6]], "shape_type": "mask", "mask": spot},
+        {"label": "dog", "points": [[5, 5], [6, 7]], "shape_type": "circle"},
+    ]
+    labelme = {"version": "6", "shapes": shapes, "imagePath": "a.png", "imageHeight": 11, "imageWidth": 9}
+    colors = b"background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
+    text = b"0 0.1 0.1 0.9 0.1 0.9 0.8\n1 0.5 0.5 0.2 0.2\n"
+    exports = [
+        ("coco.json", {"coco.json": json.dumps(coco).encode()}),
+        ("tasks.json", {"tasks.json": json.dumps(tasks).encode()}),
+        ("a.json", {"a.json": json.dumps(labelme).encode()}),
+        ("labels/a.txt", {"labels/a.txt": text, "data.yaml": b"names: [cat, dog]\n"}),
+        ("labelmap.txt", {"labelmap.txt": colors, "SegmentationClass/a.png": _picture(format="PNG")}),
+        ("SegmentationClass/a.png", {"SegmentationClass/a.png": _picture("P", format="PNG"), "labelmap.txt": colors}),
+    ]
+    photos = {"photos/images/a.png": _picture(format="PNG"), "photos/tags.csv": b"file_name,tags\na.png,cat;dog\n"}
+    made = [("export", f"export/{name}", {f"export/{n}": d for n, d in files.items()}) for name, files in exports]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in exports[0][1].items():
+            archive.writestr(name, data)
+    made.append(("export.zip", "export.zip", {"export.zip": packed.getvalue()}))
+    return [(source, name, files | photos) for source, name, files in made]
+
+
 def _shard(members: Files) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -315,6 +373,8 @@ def read_one(family: str, kind: str, root: Path, name: str) -> None:
         expect(set(labels.tolist()) <= {0, 1, 2, 3, 255}, f"labels {labels}")
     elif family == "tags":
         _read_tags(root, kind)
+    elif family == "exports":
+        _read_export(root, kind)
     elif family == "configs":
         from tag2mask.config import load_config, parse_config
 
@@ -334,6 +394,19 @@ def _read_tags(root: Path, kind: str) -> None:
         expect(place.resolve().is_relative_to(root.resolve()), f"{picture.path} is outside {root}")
         expect(all(0 <= tag < pictures.num_classes for tag in picture.tags), f"tags {picture.tags}")
     "\n".join((*pictures.classes, *(picture.name for picture in pictures.pictures))).encode()
+
+
+def _read_export(root: Path, source: str) -> None:
+    import numpy as np
+    from PIL import Image
+
+    import tag2mask
+
+    result = tag2mask.convert(root / source, to="masks", data=root / "photos", out=root / "out")
+    expect(result.num_masks == 1, f"{result.num_masks} masks")
+    labels = np.asarray(Image.open(root / "out" / "a.png"))
+    expect(labels.shape == (11, 9), f"a mask of {labels.shape}")
+    expect(set(np.unique(labels).tolist()) <= {0, 1, 2, 255}, f"labels {np.unique(labels)}")
 
 
 def _read_weights(path: Path) -> None:
@@ -373,8 +446,8 @@ def is_named(error: BaseException, root: Path) -> bool:
 
 def good_files(family: str) -> list[tuple[str, str, Files]]:
     """(kind, name of the file that is damaged, all files) of a family."""
-    if family == "tags":
-        return tag_files()
+    if family in ("tags", "exports"):
+        return tag_files() if family == "tags" else export_files()
     if family == "configs":
         from tag2mask.config import RetrainConfig, TrainConfig
 
@@ -394,7 +467,7 @@ def run_case(family: str, number: int, seed: int, root: Path, good: list[tuple[s
     weighted = [each for each in good for _ in range(1 if each[1] == "model.safetensors" else 4)]
     kind, name, files = draw.choice(weighted)
     shutil.rmtree(root, ignore_errors=True)
-    text = family in ("tags", "configs") and not name.endswith(".tar")
+    text = family in ("tags", "exports", "configs") and not name.endswith((".tar", ".zip", ".png"))
     for place, data in (files | {name: damaged(draw, files[name], text=text)}).items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_bytes(data)

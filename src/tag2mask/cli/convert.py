@@ -80,6 +80,7 @@ _IMPORTS = {
     "geojson": "drop a file on its open picture in QuPath",
     "voc": "add the pictures as JPEGImages/",
     "ultralytics-semantic": "give data.yaml to Ultralytics: yolo semantic train data=data.yaml model=yolo26n-sem.pt",
+    "hf-imagefolder": 'datasets.load_dataset("imagefolder", data_dir=DIR) has the columns image and mask',
 }
 """What to do with the files, in the words of docs/formats.md."""
 

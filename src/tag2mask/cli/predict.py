@@ -28,8 +28,8 @@ class Predict(Command):
     out: Path
     """Folder for the results."""
     formats: Annotated[tuple[OutputFormat, ...], tyro.conf.arg(name="format", metavar="F...")] = ("png",)
-    """png (masks, overlays), ids (grey masks), npz (probabilities), comp5, comp6 (VOC test server), coco, yolo,
-    label-studio, cvat, geojson, voc, ultralytics-semantic (docs/formats.md)."""
+    """png (masks, overlays), ids (grey masks), npz (probabilities), comp5, comp6 (VOC test server), and those of
+    docs/formats.md."""
     options: OutputOptions = OutputOptions()
     inference: InferenceOptions = InferenceOptions()
     tags: Path | None = None

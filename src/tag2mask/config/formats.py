@@ -112,7 +112,7 @@ class OutputOptions:
         require(fine, f"--tolerance is a number of pixels, 0 or more, got {self.tolerance}.")
 
 
-MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc", "ultralytics-semantic"]
+MaskFormat = Literal["coco", "yolo", "label-studio", "cvat", "geojson", "voc", "ultralytics-semantic", "hf-imagefolder"]
 """Formats of annotation tools that masks are written in (docs/formats.md)."""
 OutputFormat = Literal["png", "ids", "npz", "comp5", "comp6", MaskFormat]
 """`predict --format`."""
@@ -130,6 +130,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "geojson": ("geojson/NAME.geojson",),
     "voc": ("voc/SegmentationClass/NAME.png", "voc/SegmentationObject/NAME.png"),
     "ultralytics-semantic": ("ultralytics-semantic/masks/NAME.png", "ultralytics-semantic/images/"),
+    "hf-imagefolder": ("hf-imagefolder/masks/NAME.png", "hf-imagefolder/images/"),
 }
 """What `predict` writes below OUT in each format: whole files, folders, and the files of each picture NAME."""
 

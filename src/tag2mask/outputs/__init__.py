@@ -17,7 +17,7 @@ from tag2mask.outputs.cvat import cvat_writer
 from tag2mask.outputs.geojson import geojson_writer
 from tag2mask.outputs.label_studio import check_label_studio, label_studio_writer
 from tag2mask.outputs.objects import Add, Check, LabeledPicture, Wanted, Writer, check_names
-from tag2mask.outputs.semantic import check_semantic, semantic_writer
+from tag2mask.outputs.semantic import check_hf, check_semantic, hf_writer, semantic_writer
 from tag2mask.outputs.voc import check_tree, check_voc, voc_writer
 from tag2mask.outputs.yolo import check_yolo, yolo_writer
 
@@ -42,6 +42,7 @@ FORMATS: dict[str, Format] = {
     "geojson": Format(geojson_writer),
     "voc": Format(voc_writer, check_voc),
     "ultralytics-semantic": Format(semantic_writer, check_semantic, has_pictures=True),
+    "hf-imagefolder": Format(hf_writer, check_hf, has_pictures=True),
 }
 PLACES = {name: place_of(RESULTS[name][0]) for name in FORMATS}
 """What `predict` calls the file or folder of a format, below OUT."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import tempfile
@@ -38,7 +39,9 @@ def unpacked(source: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(source) as archive:
                 _unpack(archive, folder, source)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a place before the file's begin
+                raise
             raise DataError(f"{source} cannot be read as a zip file: {error}. Export it again.") from error
         try:
             yield folder

@@ -44,7 +44,8 @@ def convert(
             For the other formats (docs/formats.md) a folder of indexed PNG files NAME.png with labels 0..C and 255,
             searched with its sub-folders; or a folder with such a folder `masks` in it.
         to: `folder`, the plain folder; `safetensors`, the weights of this package; `masks`, label PNG;
-            `coco`, `yolo`, `label-studio`, `cvat`, `geojson`, `voc` or `ultralytics-semantic`, masks for other tools.
+            `coco`, `yolo`, `label-studio`, `cvat`, `geojson`, `voc`, `ultralytics-semantic` or `hf-imagefolder`, masks
+            for other tools.
         out: New folder or file, as the format wants it: `NAME.safetensors`, `NAME.json`, `NAME.zip`.
         data: For `masks`: the data set whose pictures were annotated (docs/data.md), for names, sizes and classes.
         splits: Splits of a data set to write; default all. Pictures of no split are left out. Without splits of its
