@@ -374,7 +374,7 @@ def test_the_table(capsys):
     assert cli.main(["bench", "--quick", "--rounds", "1", "--only", "pair-l3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "core" in lines[0]
-    assert lines[1:3] == ["", "Kernels and training step"]
+    assert lines[1:3] == ["", "Kernels, predictions and training step"]
     assert "112×112, L = 3" in lines[4]
     assert lines[-1] == "next: tag2mask bench"
 
@@ -462,7 +462,7 @@ def test_markdown(report, curves, tmp_path):
         "`tag2mask bench --rounds 7`, 2026-01-02. compiled core, avx2; Fast CPU, 2 cores, no GPU, "
         "Linux x86_64; tag2mask 0.1.0, torch 2.9, pydensecrf2 1.1. Load average at the start: 0.12.",
         "",
-        "### Kernels and training step",
+        "### Kernels, predictions and training step",
         "",
         "| work | tag2mask | against | pydensecrf | ratio | asked |  |",
         "|---|---|---|---|---|---|---|",

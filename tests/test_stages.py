@@ -146,3 +146,19 @@ def test_work_is_done_in_the_callers_thread_and_goes_on_while_others_finish():
     list(Stages(read=lambda item: item, work=work, finish=finish, jobs=2).run(range(3)))
     assert threads == {threading.get_ident()}
     assert overlapped.is_set()
+
+
+def test_what_was_finished_when_somebody_leaves_is_not_lost():
+    written = []
+
+    def finish(item, value, result):
+        written.append(item)
+        return result
+
+    run = Stages(read=lambda item: item, work=doubled, finish=finish, batch=2, jobs=2).run(iter(range(1000)))
+    taken = [next(run).item for _ in range(3)]
+    left = run.close()
+    assert taken + [outcome.item for outcome in left] == sorted(written)
+    assert all(outcome.get() == 2 * outcome.item for outcome in left)
+    assert len(written) < 12
+    assert run.close() == []

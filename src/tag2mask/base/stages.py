@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -49,17 +49,9 @@ class Stages(Generic[_Item, _Result]):
     jobs: int = 1
     """Threads that read and finish."""
 
-    def run(self, items: Iterable[_Item]) -> Iterator[Outcome[_Item, _Result]]:
-        """The outcomes in the order of the items, which are asked for as they are needed, in the caller's thread.
-
-        An exception of a stage is the outcome of its item; where several were worked on together each is tried alone
-        first. Anything else, such as a KeyboardInterrupt, ends the run; what has not begun then never does.
-        """
-        pool = ThreadPoolExecutor(self.jobs)
-        try:
-            yield from _Run(self, iter(items), pool).outcomes()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def run(self, items: Iterable[_Item]) -> Run[_Item, _Result]:
+        """Begin; items are asked for as they are needed, in the caller's thread."""
+        return Run(self, iter(items))
 
 
 @dataclass(eq=False)
@@ -85,25 +77,41 @@ class _Slot:
         return self.error is None
 
 
-@dataclass(eq=False)
-class _Run:
-    stages: Stages[Any, Any]
-    items: Iterator[Any]
-    pool: ThreadPoolExecutor
-    slots: deque[_Slot] = field(default_factory=deque)
-    coming: list[tuple[Any, int]] = field(default_factory=list)
-    """The item that comes next, if it has been asked for already, with its cost."""
+class Run(Generic[_Item, _Result]):
+    """The outcomes in the order of the items.
 
-    def outcomes(self) -> Iterator[Outcome[Any, Any]]:
+    An exception of a stage is the outcome of its item; where several were worked on together each is tried alone first.
+    Anything else, such as a KeyboardInterrupt, is raised. Whoever takes not all of them closes it.
+    """
+
+    def __init__(self, stages: Stages[_Item, _Result], items: Iterator[_Item]) -> None:
+        """Start the threads."""
+        self.stages, self.items = stages, items
+        self.pool = ThreadPoolExecutor(stages.jobs)
+        self.slots: deque[_Slot] = deque()
+        self.coming: list[tuple[Any, int]] = []
+        """The item that comes next, if it has been asked for already, with its cost."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Outcome[_Item, _Result]:
         while True:
             self._read_ahead()
             if not self.slots:
-                return
+                self.pool.shutdown()
+                raise StopIteration
             group, full = self._group()
-            if full or (group and group[0] is self.slots[0]):
-                self._work(group)
-            else:
-                yield self._outcome(self.slots.popleft())
+            if not full and not (group and group[0] is self.slots[0]):
+                return self._outcome(self.slots.popleft())
+            self._work(group)
+
+    def close(self) -> list[Outcome[_Item, _Result]]:
+        """Begin nothing more, wait for what has begun, and give the outcomes that were finished but not taken."""
+        self.pool.shutdown(cancel_futures=True)
+        done = [slot for slot in self.slots if slot.finishing is not None and not slot.finishing.cancelled()]
+        self.slots.clear()
+        return [self._outcome(slot) for slot in done]
 
     def _group(self) -> tuple[list[_Slot], bool]:
         """What is worked on next: the first full batch of one kind that is held, else all there is of the first kind.

@@ -13,7 +13,8 @@ class Bench(Command):
 
     only: tuple[str, ...] = ()
     """Measurements to make: pair-l3, pair-l5, pair-l21, cold-l3, batch-8, inference-l21, energy-160, energy-224,
-    twin-l3, cuda-batch-8, training-step; default all."""
+    twin-l3, cuda-batch-8, predict-l3, predict-l21, predict-l81, predict-batch-8, predict-files, predict-crf,
+    training-step; default all."""
     rounds: int | None = None
     """Counted rounds of each contender; default 7, 2 with --quick."""
     quick: bool = False

@@ -26,6 +26,8 @@ def folded(network: SegmentationNetwork) -> SegmentationNetwork:
     In evaluation a batch normalization is a factor and an offset per channel, which the convolution before it can
     apply itself; torch's channels-last layout saves the CPU a reordering of every layer.
     """
+    if not any(isinstance(each, nn.BatchNorm2d) for each in network.modules()):
+        return network
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     picture = torch.linspace(0, 255, 3 * _SIDE * _SIDE, device=network.mean.device).view(1, 3, _SIDE, _SIDE)
     images = copied.normalize(picture.to(torch.uint8))

@@ -301,9 +301,12 @@ class Segmenter:
         return self.prediction(rgb, maps, scores, inference)
 
     def _stream(self, sources: Iterable[Source], inference: Inference) -> Iterator[Prediction]:
-        asked = _asked(sources, inference.tags)
-        for outcome in self.stages(inference, lambda _, prediction: prediction).run(asked):
-            yield outcome.get()
+        run = self.stages(inference, lambda _, prediction: prediction).run(_asked(sources, inference.tags))
+        try:
+            for outcome in run:
+                yield outcome.get()
+        finally:
+            run.close()
 
     def stages(self, inference: Inference, finish: Callable[[Asked, Prediction], _Result]) -> Stages[Asked, _Result]:
         """How many pictures are predicted: read ahead in threads, through the network, and finished behind in threads.

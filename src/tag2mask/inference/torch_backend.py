@@ -132,14 +132,14 @@ class TorchBackend:
 
     def prepared(self, rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
         """A picture [H, W, 3] resized to `size`."""
-        picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)
+        picture = torch.from_numpy(np.require(rgb, requirements=["C", "W"])).permute(2, 0, 1)
         small: NDArray[np.uint8] = resize(picture, list(size), antialias=True).permute(1, 2, 0).numpy()
         return small
 
     def run(self, rgb: NDArray[np.uint8], scale: float | None = None) -> tuple[Floats, Floats]:
         """Logits [B, K, h', w'] and tag scores [B, C] of pictures uint8 [B, h, w, 3] of the network's size."""
         with self.inference():
-            pictures = torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).to(self.device)
+            pictures = torch.from_numpy(np.require(rgb, requirements=["C", "W"])).permute(0, 3, 1, 2).to(self.device)
             network = self._for_prediction()
             outputs = network(network.normalize(pictures))
             return outputs.seg_logits.float().cpu().numpy(), outputs.tag_logits.float().sigmoid().cpu().numpy()

@@ -246,7 +246,7 @@ def _mask(annotated: Annotated, picture: Picture, names: _Classes, place: Path) 
     return _Mask(picture.name, painted, frozenset(unknown))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Counts:
     """Counts over the masks; of the masks themselves nothing is kept."""
 

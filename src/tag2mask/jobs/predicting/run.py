@@ -18,6 +18,7 @@ from tag2mask.base.arrays import stored
 from tag2mask.base.files import whole_file, write_atomically, write_lines
 from tag2mask.base.memory import ran_out
 from tag2mask.base.options import public
+from tag2mask.base.stages import Outcome
 from tag2mask.config.formats import OutputFormat
 from tag2mask.config.inference import Inference
 from tag2mask.data.findings import Finding, log_findings
@@ -154,27 +155,37 @@ def _predict_share(plan: Plan, manifest: Manifest, progress: Callable[[int, int]
         if picture.name in manifest.done and all(path.is_file() for path in plan.mask_files(picture))
     }
     asked = (Asked(each.path, plan.tags.get(each.file_name), each) for each in own if each.name not in known)
-    outcomes = plan.segmenter.stages(plan.inference, partial(_write_picture, plan)).run(asked)
+    run = plan.segmenter.stages(plan.inference, partial(_write_picture, plan)).run(asked)
     written: list[str] = []
     errors: dict[str, str] = {}
     too_large = 0
-    for done, picture in enumerate(own, start=1):
-        try:
-            made = None if picture.name in known else next(outcomes).get()
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            errors[str(picture.path)] = _reason(error, picture)
-            too_large += isinstance(error, PictureTooLarge)
-            manifest.add(picture.name, {}, error=errors[str(picture.path)])
-        else:
-            written.append(picture.name)
-            if made is not None:
-                manifest.add(picture.name, made[0], **made[1])
-        if progress is not None:
-            progress(done, len(own))
+    try:
+        for done, picture in enumerate(own, start=1):
+            try:
+                if picture.name not in known:
+                    _note(manifest, next(run))
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                errors[str(picture.path)] = _reason(error, picture)
+                too_large += isinstance(error, PictureTooLarge)
+                manifest.add(picture.name, {}, error=errors[str(picture.path)])
+            else:
+                written.append(picture.name)
+            if progress is not None:
+                progress(done, len(own))
+    finally:
+        for outcome in run.close():  # of an interrupted call
+            if outcome.error is None:
+                _note(manifest, outcome)
     findings = plan.findings + plan.segmenter.findings
     return PredictSummary(
         out=plan.out, written=tuple(written), errors=errors, too_large=too_large, complete=False, findings=findings
     )
+
+
+def _note(manifest: Manifest, outcome: Outcome[Asked, tuple[dict[str, float], dict[str, Any]]]) -> None:
+    """Write into the manifest that a picture is done."""
+    scores, more = outcome.get()
+    manifest.add(outcome.item.name.name, scores, **more)
 
 
 def _write_picture(plan: Plan, asked: Asked, result: Prediction) -> tuple[dict[str, float], dict[str, Any]]:
