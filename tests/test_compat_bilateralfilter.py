@@ -214,6 +214,10 @@ def test_what_the_extension_converts_is_converted() -> None:
         out = np.zeros(values.size, np.float32)
         bilateralfilter_batch(colored, given, out, 1, 2, 9, 7, 15, 5)
         np.testing.assert_array_equal(out, want)
+    out = np.zeros(values.size, np.float32)
+    sizes = np.int64(1), torch.tensor(2), np.int32(9), 7
+    bilateralfilter_batch(image, values, out, *sizes, np.float32(15), torch.tensor(5.0))
+    np.testing.assert_array_equal(out, want)
     result = torch.zeros(1, 2, 9, 7)
     bilateralfilter_batch(image, values, result, 1, 2, 9, 7, 15, 5)  # shares its memory with numpy
     np.testing.assert_array_equal(result.numpy().ravel(), want)
@@ -286,6 +290,7 @@ def test_bad_inputs() -> None:
         (2, out.astype(np.float64), TypeError, "outs is written in place: .* got float64"),
         (2, np.zeros(48, np.float32)[::2], TypeError, "contiguous and writable"),
         (2, frozen, TypeError, "contiguous and writable"),
+        (5, 3.0, TypeError, "integer"),
         (2, [0.0] * 24, TypeError, "outs must be a numpy array"),
     ]
     for place, wrong, kind, message in bad:

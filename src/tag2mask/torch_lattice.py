@@ -319,24 +319,20 @@ def _neighbors(corners: _Points, vertices: Tensor, places: list[tuple[int, int]]
     dims, keys = len(places) - 1, corners.keys[vertices]
     own = torch.arange(1, len(keys) + 1, device=keys.device)
     lowest = corners.words[0][vertices] % (dims + 1) == 0
-    words = []
+    back = []  # one step down every coordinate
     for number, word in enumerate(corners.words):
-        units = [stride if at == number else 0 for at, stride in places]
-        units, step = units[1:], units[0]
-        here = word[vertices]
-        back = torch.where(lowest, here + (dims * step - sum(units)), here - step)
-        words.append(back + torch.tensor([*units, 0], device=keys.device)[:, None])
-    wanted = corners.find(words)
-    found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-    hit = keys[found] == wanted
-    first = torch.where(hit, found + 1, 0)
-    # Whom a vertex has as first neighbor has it as second. Row 0 takes what has none, and is emptied again.
-    second = torch.zeros(dims + 1, len(keys) + 1, dtype=torch.int64, device=keys.device)
-    second.scatter_(1, first, own.expand_as(first))
+        here, units = word[vertices], [stride if at == number else 0 for at, stride in places]
+        back.append(torch.where(lowest, here + (dims * units[0] - sum(units[1:])), here - units[0]))
     rows = torch.zeros(dims + 1, len(keys) + 1, 4, dtype=_kind(4 * len(keys)), device=keys.device)
     rows[:, 1:, 0] = rows[:, 1:, 1] = own
-    rows[:, 1:, 2] = first
-    rows[:, 1:, 3] = second[:, 1:]
+    for axis, each in enumerate(rows):  # the last one goes down every coordinate alone
+        at, stride = places[axis + 1] if axis < dims else (0, 0)
+        wanted = corners.find([word + stride if number == at else word for number, word in enumerate(back)])
+        found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        first = torch.where(keys[found] == wanted, found + 1, 0)
+        # Whom a vertex has as first neighbor has it as second. Row 0 takes what has none, and is emptied again.
+        second = torch.zeros(len(keys) + 1, dtype=torch.int64, device=keys.device).scatter_(0, first, own)
+        each[1:, 2], each[1:, 3] = first, second[1:]
     return rows
 
 

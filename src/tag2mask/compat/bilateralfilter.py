@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,11 @@ def bilateralfilter(image: Any, _in: Any, out: Floats, H: int, W: int, sigmargb:
         sigmaxy: spatial width in pixels.
 
     Raises:
-        TypeError: no arrays, or `out` is no float32 array that can be written in place.
+        TypeError: no arrays, `out` is no float32 array that can be written in place, or a size is no whole number.
         ValueError: lengths that do not belong together, colors that are not finite, widths that are not greater than 0
             or so small that the lattice cannot be numbered.
     """
-    pixels = int(H) * int(W)
+    pixels = operator.index(H) * operator.index(W)
     values = _floats("_in", _in)
     if pixels < 1 or values.size == 0 or values.size % pixels:
         raise ValueError(f"_in must hold K H W = K * {pixels} values for H={H}, W={W}, got {values.size}")
@@ -87,8 +88,8 @@ def _filter(
     sigmargb: float,
     sigmaxy: float,
 ) -> None:
-    batch, channels, height, width = shape = tuple(int(n) for n in shape)  # type: ignore[assignment]
-    if min(shape) < 1:
+    batch, channels, height, width = (operator.index(n) for n in shape)
+    if min(batch, channels, height, width) < 1:
         raise ValueError(f"N, K, H and W must be at least 1, got {batch}, {channels}, {height}, {width}")
     for name, sigma in (("sigmargb", sigmargb), ("sigmaxy", sigmaxy)):
         if not (math.isfinite(sigma) and sigma > 0):
@@ -106,7 +107,8 @@ def _filter(
         core = importlib.import_module("tag2mask._core")
     except ImportError:
         return _filter_on_torch(rgb, ins, out, sigmargb, sigmaxy)
-    core.bilateral_filter(rgb, ins, out, sigmaxy, sigmargb, False, min(batch, usual_threads()), filled=True)
+    threads = min(batch, usual_threads())
+    core.bilateral_filter(rgb, ins, out, float(sigmaxy), float(sigmargb), False, threads, filled=True)
 
 
 def _floats(name: str, value: Any) -> Floats:
