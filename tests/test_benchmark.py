@@ -464,7 +464,7 @@ def test_markdown(report, curves, tmp_path):
         "",
         "### Kernels, predictions and training step",
         "",
-        "| work | tag2mask | against | pydensecrf | ratio | asked |  |",
+        "| work | tag2mask | against | other | ratio | asked |  |",
         "|---|---|---|---|---|---|---|",
         "| both runs | 61.2 ms | theirs | 745.1 ms | 12.2 × | ≥ 10 × | met |",
         "| energy | 15.2 ms | theirs | 750.0 ms | 2.03 % | ≤ 1.9 % | not met |",
