@@ -158,8 +158,8 @@ def test_vit_tokens_lie_row_by_row_without_the_class_token():
 def test_unknown_and_rigid_backbones_are_refused_with_a_cure():
     with pytest.raises(ValueError, match=r"did you mean.*resnet18"):
         build("resnet181", 16)
-    with pytest.raises(ValueError, match=r"test_vit_relpos takes only pictures of 160x160"):
-        build("test_vit_relpos", 16)
+    with pytest.raises(ValueError, match=r"vit_relpos_small_patch16_224 takes only pictures of 224x224"):
+        build("vit_relpos_small_patch16_224", 16)
     with pytest.raises(ValueError, match="at least one class"):
         build_network(TrainConfig(weights="none"), [])
 
