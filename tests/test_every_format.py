@@ -259,7 +259,18 @@ def model(forty, tmp_path_factory) -> Path:
 
 # -- out ---------------------------------------------------------------------------------------------------------------
 
-ALL = ("png", "coco", "yolo", "label-studio", "cvat", "geojson", "voc", "ultralytics-semantic", "hf-imagefolder", "comp6")
+ALL = (
+    "png",
+    "coco",
+    "yolo",
+    "label-studio",
+    "cvat",
+    "geojson",
+    "voc",
+    "ultralytics-semantic",
+    "hf-imagefolder",
+    "comp6",
+)
 
 
 class Predicted:
