@@ -407,29 +407,6 @@ def test_the_tour_names_every_file_of_a_run_folder(world):
     )
 
 
-def test_masks_come_back_from_cvat(tmp_path, monkeypatch):
-    """The block of review.md makes the labels of cvat.zip again; 255 is black there, as the background."""
-    import zipfile
-
-    import numpy as np
-    from PIL import Image
-
-    from tag2mask import outputs
-
-    classes, labels = ("cat", "dog", "a cow"), np.array([[0, 1, 2], [3, 3, 255]], np.uint8)
-    with outputs.writers(tmp_path, ("cvat",), classes, outputs.OutputOptions()) as add:
-        add(outputs.LabeledPicture("sub/a", "sub/a.jpg", labels, dict.fromkeys(classes, 0.5)))
-    with zipfile.ZipFile(tmp_path / outputs.PLACES["cvat"]) as archive:
-        archive.extractall(tmp_path / "export")
-    (tmp_path / "review").mkdir()
-    (tmp_path / "review" / "classes.txt").write_text("\n".join(classes) + "\n")
-    (block,) = [b for b in BLOCKS[ROOT / "docs" / "review.md"] if b.language == "python"]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block.text, block.place, "exec"), {})
-    with Image.open("corrected/sub/a.png") as mask:
-        assert np.asarray(mask).tolist() == [[0, 1, 2], [3, 3, 0]]
-
-
 def test_install_lists_every_extra():
     assert sorted(table_cells("install.md", "| extra |")) == sorted(EXTRAS)
 
