@@ -16,11 +16,11 @@ from PIL import Image
 import tag2mask
 from tag2mask import cli
 from tag2mask.config import RetrainConfig, load_config
-from tag2mask.data import DataError, PictureError, open_data, read_mask
+from tag2mask.data import DataError, PictureError, open_data, read_mask, voc_palette
 from tag2mask.data.masks.labels import MaskFiles, given_codes, mask_list, parsed_mask_ids
 from tag2mask.data.masks.survey import survey, with_measuring_masks
 from tag2mask.data.readers.voc import VOC_CLASSES
-from tag2mask.data.storage.labelmap import read_labelmap
+from tag2mask.data.storage.labelmap import packed, read_labelmap
 from tag2mask.data.storage.pictures import shown_size
 from tag2mask.jobs.converting.run import convert
 from tag2mask.jobs.predicting.run import predict
@@ -520,6 +520,7 @@ def test_indexed_masks_beside_a_labelmap_of_other_colors_keep_their_ids(tmp_path
     [
         ("# nothing\n", "names no class"),
         ("ball:1,2\n", "line 1: must be 'name:r,g,b::'"),
+        ("ball:1,2,3::\ncrate:::\n", "line 2: must be 'name:r,g,b::'"),
         ("ball:1,2,300::\n", "line 1: must be"),
         ("ball:1,2,3::\nleaf:1,2,3::\n", "line 2: .* already above"),
         ("ball:1,2,3::\nball:1,2,4::\n", "line 2: .* already above"),
@@ -540,6 +541,13 @@ def test_a_labelmap_as_datumaro_writes_it(tmp_path):
     assert found.ids_of(np.array([0, 0x010203, 0x040506, 0x090909, 0xE0E0C0, 7], np.uint32)).tolist() == [
         0, 1, 2, 255, 255, 254,
     ]  # fmt: skip
+
+
+def test_a_labelmap_without_colors_has_those_of_the_palette(tmp_path):
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:::\ncat:::\na:b:::head:\n")
+    found = read_labelmap(tmp_path / "labelmap.txt")
+    assert found.names == ("cat", "a:b")
+    assert found.ids_of(packed(voc_palette()[[0, 1, 2, 3, 255]])).tolist() == [0, 1, 2, 254, 255]
 
 
 @pytest.mark.parametrize("to", ["voc", "cvat"])

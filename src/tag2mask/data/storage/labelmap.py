@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from tag2mask.base.spelling import class_name, is_background
 from tag2mask.config import BACKGROUND, IGNORE
-from tag2mask.data.dataset import UNNAMED, DataError, LabelMap
+from tag2mask.data.dataset import UNNAMED, DataError, LabelMap, voc_palette
 from tag2mask.data.storage.tables import checked_classes, numbered_lines
 
 LABELMAP = "labelmap.txt"
-_LINE = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(?::.*)?")
+_LINE = re.compile(r"(.+?):\s*(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*)?(?::.*)?")
+_PALETTE: list[list[int]] = voc_palette().tolist()
 _BLACK, _BORDER = 0, 0xE0E0C0
 """Background and VOC's line around objects, where the file says nothing else of these colors."""
 _IGNORED = ("ignore", "ignored")
@@ -24,18 +25,18 @@ def read_labelmap(path: Path) -> LabelMap:
     """Lines `name:r,g,b:parts:actions`; `#` begins a remark.
 
     Black is the background and VOC's border (224, 224, 192) is ignored, if no line says something else. The names
-    `background` and `ignored` stand for 0 and 255.
+    `background` and `ignored` stand for 0 and 255. Where no line has a color, as datumaro writes class lists, each has
+    that of its place in the VOC palette.
 
     Raises:
         DataError: a line that is none, a name or a color twice, or no class; names file and line.
     """
     colors: dict[int, int] = {}
     names: list[str] = []
-    for line, text in numbered_lines(path):
-        if text.startswith("#"):
-            continue
-        match = _LINE.fullmatch(text)
-        values = [int(value) for value in match.groups()[1:]] if match else []
+    lines = [(line, text, _LINE.fullmatch(text)) for line, text in numbered_lines(path) if not text.startswith("#")]
+    plain = not any(match is not None and match.group(2) for _, _, match in lines) and len(lines) <= len(_PALETTE)
+    for place, (line, text, match) in enumerate(lines):
+        values = _PALETTE[place] if plain else [int(value or 256) for value in match.groups()[1:]] if match else []
         if match is None or max(values) > 255:
             raise DataError(
                 f"{path} line {line}: must be 'name:r,g,b::' with a color of three numbers 0 to 255, got {text!r}."
