@@ -4,13 +4,14 @@
 //
 // Every case draws sizes, channels, numbers and threads from its seed, calls the functions of pictures.hpp and checks
 // what must hold whatever was drawn: the filter is linear, has an adjoint and keeps channels apart, marginals sum to
-// one, a NaN is reported for the right picture, and nothing but the documented exceptions is thrown. Arrays are
-// allocated to the element, so that the address sanitizer sees every step beside one.
+// one, labels are the most probable ones, a NaN is reported for the right picture, and nothing but the documented
+// exceptions is thrown. Arrays are allocated to the element, so that the address sanitizer sees every step beside one.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <new>
 #include <random>
@@ -533,6 +534,80 @@ void fuzz_large(Draw& draw) {
     check_crf(draw, std::move(c), settings);
 }
 
+// Adds the probabilities of one map at a pixel of a picture, in double precision and one by one.
+void add_map(const LabelJob& job, const ScoreMap& map, std::int64_t y, std::int64_t x, std::vector<double>& sums) {
+    const auto place = [](std::int64_t i, std::int64_t pixels, std::int64_t cells, std::int64_t& low, std::int64_t& high) {
+        const double factor = static_cast<double>(cells) / static_cast<double>(pixels);
+        const double at = std::max(0.0, (static_cast<double>(i) + 0.5) * factor - 0.5);
+        low = std::min(static_cast<std::int64_t>(at), cells - 1), high = std::min(low + 1, cells - 1);
+        return at - static_cast<double>(low);
+    };
+    std::int64_t top, bottom, left, right;
+    const double down = place(y, job.height, map.height, top, bottom), across = place(x, job.width, map.width, left, right);
+    std::vector<double> logits;
+    for (std::int64_t l = 0; l < job.labels; ++l) {
+        const float* const plane = map.logits + l * map.height * map.width;
+        const auto row = [&](std::int64_t r) {
+            const double a = plane[r * map.width + left], b = plane[r * map.width + right];
+            return a + (b - a) * across;
+        };
+        logits.push_back(row(top) + (row(bottom) - row(top)) * down);
+    }
+    const auto softmax = [&](const std::function<bool(std::size_t)>& taken) {
+        std::vector<double> out(logits.size(), 0.0);
+        double most = -static_cast<double>(kInfinity), sum = 0.0;
+        for (std::size_t l = 0; l < out.size(); ++l) most = taken(l) ? std::max(most, logits[l]) : most;
+        for (std::size_t l = 0; l < out.size(); ++l) sum += out[l] = taken(l) ? std::exp(logits[l] - most) : 0.0;
+        for (double& e : out) e /= sum;
+        return out;
+    };
+    const auto all = softmax([](std::size_t) { return true; });
+    if (job.allowed == nullptr) {
+        for (std::size_t l = 0; l < sums.size(); ++l) sums[l] += all[l];
+        return;
+    }
+    const auto objects = softmax([&](std::size_t l) { return l > 0 && job.allowed[l] != 0; });
+    sums[0] += all[0];
+    for (std::size_t l = 1; l < sums.size(); ++l) sums[l] += job.allowed[l] != 0 ? (1.0 - all[0]) * objects[l] : 0.0;
+}
+
+void fuzz_labels(Draw& draw) {
+    LabelJob job;
+    some_size(draw, job.height, job.width);
+    if (draw.chance(0.05)) job.height = 260, job.width = 253;  // enough for threads
+    job.labels = draw.of<int>({1, 2, 3, 5, 21, 256}), job.count = draw.of<int>({1, 1, 2, 5});
+    std::vector<Floats> logits;
+    std::vector<ScoreMap> maps;
+    const double scale = draw.of<double>({0.1, 5.0, 400.0});
+    for (int m = 0; m < job.count; ++m) {
+        ScoreMap map;
+        some_size(draw, map.height, map.width);
+        logits.push_back(draw.reals(static_cast<std::size_t>(job.labels * map.height * map.width), -scale, scale));
+        map.logits = logits.back().data();
+        maps.push_back(map);
+    }
+    Bytes allowed(static_cast<std::size_t>(job.labels));
+    for (std::uint8_t& each : allowed) each = draw.chance(0.5) ? 1 : 0;
+    allowed[0] = 1;
+    const bool some = job.labels > 1 && draw.chance(0.5);
+    if (some) allowed[static_cast<std::size_t>(draw.whole(1, job.labels - 1))] = 1, job.allowed = allowed.data();
+    Bytes out(static_cast<std::size_t>(job.height * job.width), 0), again(out.size(), 1);
+    job.maps = maps.data(), job.out = out.data();
+    labels(job, 1);
+    job.out = again.data();
+    labels(job, static_cast<int>(draw.whole(2, 70)));
+    expect(out == again, "threads find other labels");
+    for (int i = 0; i < 40; ++i) {
+        const std::int64_t y = draw.whole(0, job.height - 1), x = draw.whole(0, job.width - 1);
+        const std::size_t label = out[static_cast<std::size_t>(y * job.width + x)];
+        expect(label < allowed.size() && (!some || allowed[label] != 0), "a label that may not occur");
+        std::vector<double> sums(allowed.size(), 0.0);
+        for (const ScoreMap& map : maps) add_map(job, map, y, x, sums);
+        const double missed = *std::max_element(sums.begin(), sums.end()) - sums[label];
+        expect(missed < 1e-3, "a label less probable than another by " + text(missed));
+    }
+}
+
 // Callers side by side share nothing but the cache.
 void fuzz_callers(Draw& draw) {
     const CRFCase c = some_crf(draw);
@@ -550,12 +625,13 @@ void fuzz_callers(Draw& draw) {
 
 void run_case(std::uint64_t seed) {
     Draw draw(seed);
-    const auto kind = draw.whole(0, 9);
+    const auto kind = draw.whole(0, 11);
     if (draw.chance(0.02)) fuzz_large(draw);
     else if (kind <= 3) fuzz_lattice(draw);
     else if (kind <= 5) fuzz_bilateral(draw);
     else if (kind <= 8) fuzz_crf(draw);
-    else fuzz_callers(draw);
+    else if (kind <= 9) fuzz_callers(draw);
+    else fuzz_labels(draw);
 }
 
 }  // namespace

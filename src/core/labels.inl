@@ -173,11 +173,11 @@ Status rows_of_labels(const LabelJob& job, std::int64_t first, std::int64_t last
 }
 
 Status labels(const LabelJob& job, const Crew& crew) {
-    const int parts = job.height * job.width < kSharedPixels || crew.size > job.height ? 1 : crew.size;
-    Status status[64] = {};
-    const int rest = parts < 64 ? parts : 64;
-    parallel(crew, rest, [&](int part) { status[part] = rows_of_labels(job, job.height * part / rest, job.height * (part + 1) / rest); });
-    for (int part = 0; part < rest; ++part) {
+    constexpr int most = 64;
+    Status status[most] = {};
+    const int parts = crew.size < most ? crew.size : most;
+    parallel(crew, parts, [&](int part) { status[part] = rows_of_labels(job, job.height * part / parts, job.height * (part + 1) / parts); });
+    for (int part = 0; part < parts; ++part) {
         if (status[part] != Status::ok) return status[part];
     }
     return Status::ok;
