@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tag2mask.base.core import find_core
 from tag2mask.inference import score_maps
-from tag2mask.inference.score_maps import NUMPY, ScoreMaps, compiled_core
+from tag2mask.inference.score_maps import NUMPY, ScoreMaps
 from tag2mask.inference.tiles import labels_of
 
-needs_core = pytest.mark.skipif(compiled_core() is None, reason="the core is not built")
+needs_core = pytest.mark.skipif(find_core()[0] is None, reason="the core is not built")
 
 
 def logits(labels: int, height: int, width: int, seed: int) -> NDArray[np.float32]:
@@ -91,7 +92,7 @@ def test_every_instruction_set_finds_them(isa):
         "    for allowed in (None, np.arange(21) % 4 == 0):\n"
         "        maps = tuple(logits(21, *size, seed=i) for i, size in enumerate(views))\n"
         "        expect_same(ScoreMaps(logits=maps, size=(123, 217), allowed=allowed))\n"
-        "print(compiled_core().instruction_set())\n"
+        "print(find_core()[0].instruction_set())\n"
     )
     env = os.environ | {"TAG2MASK_ISA": isa}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
@@ -101,7 +102,7 @@ def test_every_instruction_set_finds_them(isa):
 
 @needs_core
 def test_what_is_no_map_is_refused():
-    core, out = compiled_core(), np.zeros((4, 4), np.uint8)
+    core, out = find_core()[0], np.zeros((4, 4), np.uint8)
     good = logits(3, 2, 2, seed=0)
     for maps, allowed in (([], None), ([good, good[:2]], None), ([good], np.ones(2, np.uint8)), ([good[:0]], None)):
         with pytest.raises(ValueError, match=r"maps must|allowed must"):
@@ -112,5 +113,5 @@ def test_what_is_no_map_is_refused():
 
 def test_without_the_core_they_come_from_the_probabilities(monkeypatch):
     maps = ScoreMaps(logits=(logits(4, 6, 5, seed=0),), size=(60, 50), arithmetic=NUMPY)
-    monkeypatch.setattr(score_maps, "compiled_core", lambda: None)
+    monkeypatch.setattr(score_maps, "find_core", lambda: (None, "not built"))
     np.testing.assert_array_equal(maps.labels(), labels_of(maps.parts(), maps.size))

@@ -11,7 +11,6 @@ Two implementations of the same arithmetic: a compiled core (CPU, float32, up to
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 import warnings
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
+from tag2mask.base.core import find_core
 from tag2mask.base.processes import survive_forks
 from tag2mask.torch_lattice import TOO_FINE, TorchLattice, picture_features, spatial_twin
 
@@ -35,15 +35,14 @@ survive_forks(partial(torch.set_num_threads, 1))
 @functools.cache
 def load_core() -> ModuleType | None:
     """The compiled core, or None (with one warning) where it was not built."""
-    try:
-        return importlib.import_module("tag2mask._core")
-    except ImportError as error:
+    core, reason = find_core()
+    if core is None:
         warnings.warn(
-            f"The compiled core of tag2mask is missing ({error}); dense CRF and dense energy run on torch, several "
+            f"The compiled core of tag2mask is missing ({reason}); dense CRF and dense energy run on torch, several "
             "times slower. Install a C++ compiler and reinstall tag2mask to get it.",
             stacklevel=2,
         )
-        return None
+    return core
 
 
 def pick_core(backend: Backend, *tensors: Tensor) -> ModuleType | None:

@@ -15,7 +15,6 @@ slower.
 
 from __future__ import annotations
 
-import importlib
 import math
 import operator
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tag2mask.base.core import find_core
 from tag2mask.base.processes import usual_threads
 from tag2mask.compat.arrays import as_array
 
@@ -103,9 +103,8 @@ def _filter(
                 f"{batch * planes * height * width} in all, got {array.size}"
             )
     rgb, ins, out = (x.reshape(batch, -1, height, width) for x in (colors, values, result))
-    try:
-        core = importlib.import_module("tag2mask._core")
-    except ImportError:
+    core, _ = find_core()
+    if core is None:
         return _filter_on_torch(rgb, ins, out, sigmargb, sigmaxy)
     threads = min(batch, usual_threads())
     core.bilateral_filter(rgb, ins, out, float(sigmaxy), float(sigmargb), False, threads, filled=True)

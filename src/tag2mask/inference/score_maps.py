@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from types import ModuleType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tag2mask.base.arrays import Size, is_large, row_strips
+from tag2mask.base.core import find_core
 from tag2mask.base.processes import usual_threads
 from tag2mask.config import CRFParams
 from tag2mask.config.inference import CRFChoice, resolve_crf
@@ -51,14 +50,6 @@ class Arithmetic(NamedTuple):
         return self.lerp(values.take(low, 2), values.take(high, 2), weight)
 
 
-def compiled_core() -> ModuleType | None:
-    """The compiled core, or None where it was not built."""
-    try:
-        return importlib.import_module("tag2mask._core")
-    except ImportError:
-        return None
-
-
 def _softmax(logits: Floats) -> Floats:
     exponents = np.exp(logits - logits.max(0))
     probs: Floats = exponents / exponents.sum(0)
@@ -71,11 +62,11 @@ def _dense_crf(rgb: NDArray[np.uint8], probs: Floats, present: NDArray[np.bool_]
     Raises:
         ValueError: the core is missing, or the probabilities hold NaN.
     """
-    core = compiled_core()
+    core, reason = find_core()
     if core is None:
         raise ValueError(
-            "crf with an ONNX model needs the compiled core of tag2mask, which is missing: install a C++ compiler and "
-            "reinstall tag2mask, load the run itself, or leave crf out."
+            f"crf with an ONNX model needs the compiled core of tag2mask, which is missing ({reason}): install a C++ "
+            "compiler and reinstall tag2mask, load the run itself, or leave crf out."
         )
     out = np.zeros((1, 1, *probs.shape), dtype=np.float32)
     bad = core.dense_crf(
@@ -133,13 +124,12 @@ class ScoreMaps:
 
         By the compiled core, else from `parts`. The two differ where labels are equal within rounding.
         """
-        core = compiled_core()
+        if self.allowed is not None and not self.allowed[1:].any():
+            return np.zeros(self.size, np.uint8)
+        core, _ = find_core()
         if core is None:
             return labels_of(self.parts(), self.size)
         out = np.empty(self.size, np.uint8)
-        if self.allowed is not None and not self.allowed[1:].any():
-            out[:] = 0  # which the logits of the others may hide in rounding
-            return out
         allowed = None if self.allowed is None else self.allowed.astype(np.uint8)
         core.labels([np.ascontiguousarray(each) for each in self.logits], allowed, out, usual_threads())
         return out
