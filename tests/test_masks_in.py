@@ -78,12 +78,16 @@ def box(x, y, to_x, to_y, label, size=SIZE):
 # --- what predict and convert write comes back, pixel for pixel ---
 
 
+def masks_and_photos(root, masks):
+    """A folder with masks, and a data set of their pictures in photos/."""
+    write_masks(root, masks)
+    data_set(root / "photos", [f"{n}.jpg" for n in masks], CLASSES, {f"{n}.jpg": m.shape for n, m in masks.items()})
+    return root
+
+
 @pytest.fixture(scope="module")
 def hard(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hard")
-    write_masks(root, MASKS)
-    data_set(root / "photos", [f"{n}.jpg" for n in MASKS], CLASSES, {f"{n}.jpg": m.shape for n, m in MASKS.items()})
-    return root
+    return masks_and_photos(tmp_path_factory.mktemp("hard"), MASKS)
 
 
 def submitted(path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mask_cases import CLASSES, blobs, hard_masks, write_masks
 from PIL import Image
-from test_masks_in import as_text, data_set, submitted, written, zipped
+from test_masks_in import as_text, data_set, masks_and_photos, submitted, written, zipped
 
 import tag2mask
 from tag2mask.jobs.converting.masks import convert_masks
@@ -95,10 +95,7 @@ TOOLS = {
 
 @pytest.fixture(scope="module")
 def hard(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hard")
-    write_masks(root, MASKS)
-    data_set(root / "photos", [f"{n}.jpg" for n in MASKS], CLASSES, {f"{n}.jpg": m.shape for n, m in MASKS.items()})
-    return root
+    return masks_and_photos(tmp_path_factory.mktemp("hard"), MASKS)
 
 
 @pytest.mark.parametrize("instances", [False, True])

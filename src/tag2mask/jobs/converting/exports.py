@@ -77,6 +77,10 @@ def convert_export(
         chosen, findings = _matched(export, pictures, data, reading)
         counts = _Counts()
 
+        def told() -> tuple[Finding, ...]:
+            found = (*findings, *names.findings(counts.unknown), *counts.findings(export.source))
+            return (*export.findings, *found)
+
         def fill(place: Path) -> None:
             results = dict(zip(pictures, result_names(list(pictures), numbered=False), strict=True))
 
@@ -87,12 +91,10 @@ def convert_export(
                 counts.add(mask)
                 if progress is not None:
                     progress(done, len(chosen))
-            told = (*findings, *names.findings(counts.unknown), *counts.findings(export.source))
-            _refuse_nothing(export, counts, told)
+            _refuse_nothing(export, counts, told())
             write_lines(place / "classes.txt", names.written)
 
         make_folder_atomically(out, fill)
-        told = (*export.findings, *findings, *names.findings(counts.unknown), *counts.findings(export.source))
         return ConvertedExport(
             out=out,
             data_format=export.data_format,
@@ -102,7 +104,7 @@ def convert_export(
             num_empty=counts.empty,
             num_images=len(pictures),
             ignored_share=float(counts.pixels[IGNORE] / counts.pixels.sum()),
-            findings=tuple(replace(each, message=each.message.replace(str(folder), str(source))) for each in told),
+            findings=tuple(replace(each, message=each.message.replace(str(folder), str(source))) for each in told()),
         )
 
 
@@ -235,8 +237,7 @@ def _mask(annotated: Annotated, picture: Picture, names: _Classes, place: Path) 
 
     try:
         size, drawn = shown_size(picture.path), annotated.size()
-        if drawn not in (None, size):
-            assert drawn is not None
+        if drawn is not None and drawn != size:
             problem = f"was drawn on {drawn[0]} x {drawn[1]} (height x width), the picture has {size[0]} x {size[1]}"
             return _Mask(picture.name, None, frozenset(), f"{picture.name} {problem} after EXIF rotation")
         painted = annotated.paint(size, label_of)
@@ -317,7 +318,7 @@ def _refuse_nothing(export: Export, counts: _Counts, findings: Sequence[Finding]
     Raises:
         DataError: with the findings, which say why.
     """
-    told = warned((*export.findings, *findings))
+    told = warned(findings)
     if not counts.masks:
         left = [each.message for each in findings if each.code == "unlabeled"]
         raise DataError(f"No mask can be made of {export.source}.{told or ''.join(f' {each}' for each in left)}")
